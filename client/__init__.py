@@ -1,0 +1,1 @@
+"""The asking side: routes, sessions, sampling, the public API."""

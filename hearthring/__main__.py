@@ -1,0 +1,5 @@
+"""``python -m hearthring``."""
+
+from hearthring.cli import main
+
+raise SystemExit(main())

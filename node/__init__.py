@@ -1,0 +1,1 @@
+"""The serving side: daemon, stages, announcements."""

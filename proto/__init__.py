@@ -1,0 +1,1 @@
+"""Wire truth: the .proto files and the code generated from them."""

@@ -1,0 +1,1 @@
+"""What every member of a swarm agrees on: messages, limits, identity, records, transport."""

@@ -1,0 +1,74 @@
+"""Residual rows on the wire: little-endian, row-major, in one of three types.
+
+A residual type is exact on the wire because every engine already rounds to it at each layer
+boundary: ``pack`` of what an engine returned loses nothing, and ``unpack`` widens without change.
+"""
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearthring.protocol.errors import BadShape, NonFinite, ResidualOverflow
+
+F32 = NDArray[np.float32]
+
+
+class Residual(StrEnum):
+    """The type that the residual stream is rounded to at every layer boundary."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one value."""
+        return 4 if self is Residual.FP32 else 2
+
+
+def bf16_bits(values: F32) -> NDArray[np.uint16]:
+    """bf16 bit patterns of float32 values, rounded to nearest even."""
+    word = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((word + 0x7FFF + ((word >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def pack(states: F32, kind: Residual) -> bytes:
+    """States ``[rows, width]`` as wire bytes.
+
+    Raises ``ResidualOverflow`` when a value doesn't fit the type: the sender's own error.
+    """
+    if kind is Residual.FP16:
+        with np.errstate(over="ignore"):
+            narrow = states.astype("<f2")
+    elif kind is Residual.BF16:
+        narrow = bf16_bits(states).astype("<u2")
+    else:
+        narrow = states.astype("<f4")
+    if not np.isfinite(_widen(narrow, kind)).all():
+        raise ResidualOverflow(
+            f"a residual exceeds {kind.value}", field="residual", mend="use --residual bf16 or fp32"
+        )
+    return narrow.tobytes()
+
+
+def unpack(data: bytes, rows: int, width: int, kind: Residual) -> F32:
+    """Wire bytes as float32 ``[rows, width]``, checked for length and finite values.
+
+    Raises ``BadShape`` or ``NonFinite``; nothing is allocated before the length is right.
+    """
+    if len(data) != rows * width * kind.bytes:
+        raise BadShape(
+            f"{len(data)} bytes for {rows} rows of {width} in {kind.value}", field="states"
+        )
+    wire = {Residual.FP32: "<f4", Residual.FP16: "<f2", Residual.BF16: "<u2"}[kind]
+    states = _widen(np.frombuffer(data, wire).reshape(rows, width), kind)
+    if not np.isfinite(states).all():
+        raise NonFinite("an infinity or a NaN", field="states")
+    return states
+
+
+def _widen(narrow: NDArray[np.generic], kind: Residual) -> F32:
+    if kind is Residual.BF16:
+        return (narrow.astype(np.uint32) << 16).view(np.float32)
+    return narrow.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Models: manifests, files, tokenizers, engines, KV slots."""

@@ -1,0 +1,1 @@
+"""Trust: digests, row hashes, receipts, proofs, audits."""
