@@ -1,0 +1,74 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ProofSampling(_message.Message):
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class StageProof(_message.Message):
+    __slots__ = ("receipt", "signature", "received")
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    receipt: bytes
+    signature: bytes
+    received: bytes
+    def __init__(self, receipt: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., received: _Optional[bytes] = ...) -> None: ...
+
+class ProofBody(_message.Message):
+    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "token_ids", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "created_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_HASH_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_RULE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    IN_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    OUT_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    client: str
+    session: bytes
+    nonce: bytes
+    model_id: str
+    model_name: str
+    residual: str
+    numerics: str
+    fingerprint: str
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    prompt_tokens: int
+    prompt_hash: bytes
+    sampling: ProofSampling
+    sampling_rule: str
+    stages: _containers.RepeatedCompositeFieldContainer[StageProof]
+    in_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    out_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    created_ms: int
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., created_ms: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,278 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Hello(_message.Message):
+    __slots__ = ("version", "caller", "swarm", "signature", "membership")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    SWARM_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    caller: str
+    swarm: str
+    signature: bytes
+    membership: bytes
+    def __init__(self, version: _Optional[int] = ..., caller: _Optional[str] = ..., swarm: _Optional[str] = ..., signature: _Optional[bytes] = ..., membership: _Optional[bytes] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("name", "message", "field", "mend")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    MEND_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    message: str
+    field: str
+    mend: str
+    def __init__(self, name: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., mend: _Optional[str] = ...) -> None: ...
+
+class Row(_message.Message):
+    __slots__ = ("id", "parent", "position", "kind")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    parent: int
+    position: int
+    kind: int
+    def __init__(self, id: _Optional[int] = ..., parent: _Optional[int] = ..., position: _Optional[int] = ..., kind: _Optional[int] = ...) -> None: ...
+
+class HopTime(_message.Message):
+    __slots__ = ("queue_us", "compute_us")
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
+    queue_us: int
+    compute_us: int
+    def __init__(self, queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("session", "epoch", "step_id", "commit", "drop", "rows", "dead", "states", "want_output", "signature", "times")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    WANT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    epoch: int
+    step_id: int
+    commit: _containers.RepeatedScalarFieldContainer[int]
+    drop: _containers.RepeatedScalarFieldContainer[int]
+    rows: _containers.RepeatedCompositeFieldContainer[Row]
+    dead: _containers.RepeatedScalarFieldContainer[int]
+    states: bytes
+    want_output: bool
+    signature: bytes
+    times: _containers.RepeatedCompositeFieldContainer[HopTime]
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., step_id: _Optional[int] = ..., commit: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., dead: _Optional[_Iterable[int]] = ..., states: _Optional[bytes] = ..., want_output: bool = ..., signature: _Optional[bytes] = ..., times: _Optional[_Iterable[_Union[HopTime, _Mapping]]] = ...) -> None: ...
+
+class PassReady(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    NONCE_HASH_FIELD_NUMBER: _ClassVar[int]
+    TAPS_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    epoch: int
+    model_id: str
+    start: int
+    end: int
+    residual: str
+    fingerprint: str
+    previous: str
+    next: str
+    next_address: str
+    max_rows: int
+    nonce_hash: bytes
+    taps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ("numerics", "rows")
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    numerics: str
+    rows: int
+    def __init__(self, numerics: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class Tap(_message.Message):
+    __slots__ = ("step_id", "boundary", "ids", "states")
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    step_id: int
+    boundary: int
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    states: bytes
+    def __init__(self, step_id: _Optional[int] = ..., boundary: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., states: _Optional[bytes] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ("last_step", "commit")
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    last_step: int
+    commit: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, last_step: _Optional[int] = ..., commit: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EvidenceQuery(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SignedRows(_message.Message):
+    __slots__ = ("epoch", "step_id", "ids", "hashes", "signature")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    step_id: int
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    signature: bytes
+    def __init__(self, epoch: _Optional[int] = ..., step_id: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., hashes: _Optional[_Iterable[bytes]] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Evidence(_message.Message):
+    __slots__ = ("received",)
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    received: _containers.RepeatedCompositeFieldContainer[SignedRows]
+    def __init__(self, received: _Optional[_Iterable[_Union[SignedRows, _Mapping]]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("body", "signature")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class ReceiptBody(_message.Message):
+    __slots__ = ("version", "node", "client", "session", "epoch", "nonce_hash", "model_id", "start", "end", "residual", "numerics", "fingerprint", "previous", "next", "rows", "in_roots", "out_roots", "digests")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NONCE_HASH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    IN_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    OUT_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    node: str
+    client: str
+    session: bytes
+    epoch: int
+    nonce_hash: bytes
+    model_id: str
+    start: int
+    end: int
+    residual: str
+    numerics: str
+    fingerprint: str
+    previous: str
+    next: str
+    rows: int
+    in_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    out_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., rows: _Optional[int] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AttachUp(_message.Message):
+    __slots__ = ("open", "cancel", "finish", "evidence")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    open: Open
+    cancel: Cancel
+    finish: Finish
+    evidence: EvidenceQuery
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., evidence: _Optional[_Union[EvidenceQuery, _Mapping]] = ...) -> None: ...
+
+class AttachDown(_message.Message):
+    __slots__ = ("opened", "result", "tap", "receipt", "evidence")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    TAP_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    opened: Opened
+    result: Step
+    tap: Tap
+    receipt: Receipt
+    evidence: Evidence
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., result: _Optional[_Union[Step, _Mapping]] = ..., tap: _Optional[_Union[Tap, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ...) -> None: ...
+
+class DirectoryQuery(_message.Message):
+    __slots__ = ("model_id",)
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    def __init__(self, model_id: _Optional[str] = ...) -> None: ...
+
+class DirectoryReply(_message.Message):
+    __slots__ = ("model_id", "records")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, model_id: _Optional[str] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class StatusQuery(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("node", "version", "record", "dht_addresses", "sessions", "uptime_s")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    DHT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    version: int
+    record: bytes
+    dht_addresses: _containers.RepeatedScalarFieldContainer[str]
+    sessions: int
+    uptime_s: float
+    def __init__(self, node: _Optional[str] = ..., version: _Optional[int] = ..., record: _Optional[bytes] = ..., dht_addresses: _Optional[_Iterable[str]] = ..., sessions: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,98 @@
+"""Who a peer is: one ed25519 key, written as its libp2p peer id (``12D3KooW…``).
+
+The id contains the public key, so whoever knows an id can check signatures without asking anyone.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import base58
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+
+from hearthring.protocol.errors import BadIdentityFile, BadSignature, Malformed
+
+_ID_PREFIX = bytes.fromhex("002408011220")
+"""Identity multihash of a libp2p ``PublicKey`` message of type Ed25519."""
+_FILE_PREFIX = bytes.fromhex("08011240")
+"""Start of a libp2p ``PrivateKey`` message of type Ed25519: 32 bytes seed + 32 bytes public."""
+
+
+def node_id_of(public_key: bytes) -> str:
+    """The node id of a 32-byte public key."""
+    return base58.b58encode(_ID_PREFIX + public_key).decode()
+
+
+def public_key_of(node_id: str) -> bytes:
+    """The 32-byte public key inside a node id. Raises ``Malformed``."""
+    try:
+        raw = base58.b58decode(node_id) if len(node_id) <= 64 else b""
+    except ValueError:
+        raw = b""
+    if len(raw) != len(_ID_PREFIX) + 32 or not raw.startswith(_ID_PREFIX):
+        raise Malformed("not the id of an ed25519 key (12D3KooW…)", field="node id")
+    return raw[len(_ID_PREFIX) :]
+
+
+def verify(node_id: str, message: bytes, signature: bytes) -> None:
+    """Check a signature of the peer with that id. Raises ``BadSignature`` or ``Malformed``."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key_of(node_id)).verify(signature, message)
+    except InvalidSignature:
+        raise BadSignature(f"not signed by {node_id}", field="signature") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A key pair. The private half never leaves this object but through ``libp2p_bytes``."""
+
+    node_id: str
+    _key: Ed25519PrivateKey
+
+    @staticmethod
+    def new() -> "Identity":
+        """A fresh identity that exists only in memory."""
+        return Identity._of(Ed25519PrivateKey.generate())
+
+    @staticmethod
+    def load_or_create(path: Path) -> "Identity":
+        """The identity in ``path``; a new one is written there (mode 0400) if there is none.
+
+        The file is libp2p's own key format, so that the directory runs under the same id. Two
+        processes that create it at once end up with the same key. Raises ``BadIdentityFile``.
+        """
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fresh = path.with_name(f".{path.name}.{os.getpid()}")
+            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400)
+            with os.fdopen(handle, "wb") as file:
+                file.write(Identity.new().libp2p_bytes())
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+            fresh.unlink()
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise BadIdentityFile(error.strerror or "can't be read", field=str(path)) from None
+        if len(raw) != 68 or not raw.startswith(_FILE_PREFIX):
+            raise BadIdentityFile(
+                "not a libp2p ed25519 key", field=str(path), mend="move it away to get a new one"
+            )
+        return Identity._of(Ed25519PrivateKey.from_private_bytes(raw[4:36]))
+
+    @staticmethod
+    def _of(key: Ed25519PrivateKey) -> "Identity":
+        return Identity(node_id_of(key.public_key().public_bytes_raw()), key)
+
+    def libp2p_bytes(self) -> bytes:
+        """The private key as libp2p writes it to a file."""
+        return _FILE_PREFIX + self._key.private_bytes_raw() + public_key_of(self.node_id)
+
+    def sign(self, message: bytes) -> bytes:
+        """A 64-byte ed25519 signature."""
+        return self._key.sign(message)

@@ -1,0 +1,166 @@
+"""What travels in a stream, as frozen dataclasses. ``protocol/wire.py`` turns them into bytes."""
+
+from dataclasses import dataclass
+
+ROOT = 0
+"""The parent of the first row."""
+PROMPT, GENERATED = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who is calling, signed over the server's nonce and certificate."""
+
+    version: int
+    caller: str
+    swarm: str
+    signature: bytes
+    membership: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token row: ``position`` is its parent's plus one, the root stands at -1."""
+
+    id: int
+    parent: int
+    position: int
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
+class HopTime:
+    """What a step cost at one stage, in seconds."""
+
+    queue: float
+    compute: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Rows on their way round the ring; ``states`` holds the rows that aren't ``dead``."""
+
+    session: bytes
+    epoch: int
+    step_id: int
+    rows: tuple[Row, ...] = ()
+    states: bytes = b""
+    commit: tuple[int, ...] = ()
+    drop: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
+    want_output: bool = True
+    signature: bytes = b""
+    times: tuple[HopTime, ...] = ()
+
+    @property
+    def live(self) -> tuple[Row, ...]:
+        """The rows that have states, in their order."""
+        gone = frozenset(self.dead)
+        return tuple(row for row in self.rows if row.id not in gone) if gone else self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A client's wish for a place in a stage: what it will send, from whom, and to whom."""
+
+    session: bytes
+    epoch: int
+    model_id: str
+    start: int
+    end: int
+    residual: str
+    fingerprint: str
+    previous: str
+    next: str
+    next_address: str
+    max_rows: int
+    nonce_hash: bytes
+    taps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stage holds ``rows`` KV rows for the session."""
+
+    numerics: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Residuals at an inner boundary."""
+
+    step_id: int
+    boundary: int
+    ids: tuple[int, ...]
+    states: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Rows that nobody wants any more; may overtake the ordered stream."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Commit these once ``last_step`` has run, and send the receipt."""
+
+    last_step: int
+    commit: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceQuery:
+    """Ask a stage for what its predecessor signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRows:
+    """The row hashes of one step and their sender's signature."""
+
+    epoch: int
+    step_id: int
+    ids: tuple[int, ...]
+    hashes: tuple[bytes, ...]
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything a stage was sent, by hash, with the sender's signatures."""
+
+    received: tuple[SignedRows, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt's exact bytes and their signature; ``verify.receipts`` reads them."""
+
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply:
+    """A node about itself."""
+
+    node: str
+    record: bytes
+    dht_addresses: tuple[str, ...]
+    sessions: int
+    uptime: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryReply:
+    """Signed records of a model."""
+
+    model_id: str
+    records: tuple[bytes, ...]
+
+
+AttachUp = Open | Cancel | Finish | EvidenceQuery
+AttachDown = Opened | Step | Tap | Receipt | Evidence

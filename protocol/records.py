@@ -1,0 +1,141 @@
+"""What a node announces: one signed record that expires by itself."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from google.protobuf.message import DecodeError
+
+from hearthring.proto import record_pb2
+from hearthring.protocol import identity
+from hearthring.protocol.errors import HearthringError, Malformed, TooLarge
+from hearthring.protocol.limits import LIMITS
+
+PROTOCOL_VERSION = 1
+_CONTEXT = b"hearthring/record/1"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """One node's offer of one model.
+
+    ``step_seconds`` and ``row_seconds`` fit the time of a step through the whole window,
+    ``t(m) = step_seconds + m * row_seconds``. ``expires`` is wall-clock seconds.
+    """
+
+    node: str
+    model_id: str
+    windows: tuple[tuple[int, int], ...]
+    addresses: tuple[str, ...]
+    expires: float
+    sequence: int = 0
+    leaving: bool = False
+    model_name: str = ""
+    engine: str = ""
+    residual: str = ""
+    numerics: str = ""
+    fingerprint: str = ""
+    step_seconds: float = 0.0
+    row_seconds: float = 0.0
+    free_rows: int = 0
+    sessions: int = 0
+    swarm: str = "open"
+    owner: str = ""
+    owner_signature: bytes = b""
+    relay_addresses: tuple[str, ...] = ()
+    version: int = PROTOCOL_VERSION
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """Every layer in the windows."""
+        return frozenset(layer for start, end in self.windows for layer in range(start, end))
+
+    def withdrawn(self) -> "NodeRecord":
+        """The record that ends this one; it outlives it, since a directory keeps the later one."""
+        return replace(self, leaving=True, sequence=self.sequence + 1, expires=self.expires + 1.0)
+
+
+def sign(record: NodeRecord, who: identity.Identity) -> bytes:
+    """The record as bytes that only ``who`` could have made."""
+    assert record.node == who.node_id
+    message = record_pb2.NodeRecord(
+        **{name: getattr(record, name) for name in _SAME},
+        expires_ms=round(record.expires * 1000),
+        windows=[record_pb2.Window(start=start, end=end) for start, end in record.windows],
+        addresses=record.addresses,
+        relay_addresses=record.relay_addresses,
+    )
+    body = message.SerializeToString(deterministic=True)
+    return record_pb2.SignedRecord(
+        body=body, signature=who.sign(_CONTEXT + body)
+    ).SerializeToString()
+
+
+def read(data: bytes) -> NodeRecord:
+    """Check size, signature and fields of a record. Expiry is judged by the reader, by its clock.
+
+    Raises ``TooLarge``, ``Malformed`` or ``BadSignature``.
+    """
+    if len(data) > LIMITS.record_bytes:
+        raise TooLarge(f"{len(data)} bytes", field="record")
+    try:
+        signed = record_pb2.SignedRecord.FromString(data)
+        body = record_pb2.NodeRecord.FromString(signed.body)
+    except DecodeError:
+        raise Malformed("doesn't decode", field="record") from None
+    identity.verify(body.node, _CONTEXT + signed.body, signed.signature)
+    windows = tuple((window.start, window.end) for window in body.windows)
+    if not windows or any(not start < end <= 4096 for start, end in windows) or len(windows) > 64:
+        raise Malformed("no valid window", field="record.windows")
+    if len(body.addresses) > LIMITS.addresses_per_record:
+        raise TooLarge("too many addresses", field="record.addresses")
+    if body.owner:
+        identity.verify(body.owner, owner_claim(body.node), body.owner_signature)
+    return NodeRecord(
+        **{name: getattr(body, name) for name in _SAME},
+        windows=windows,
+        addresses=tuple(body.addresses),
+        relay_addresses=tuple(body.relay_addresses),
+        expires=body.expires_ms / 1000,
+    )
+
+
+def read_all(datas: Iterable[bytes], model_id: str, now: float | None = None) -> list[NodeRecord]:
+    """The valid, live records of a model, one per node: the newest. Bad ones are left out."""
+    now = time.time() if now is None else now
+    newest: dict[str, NodeRecord] = {}
+    for data in datas:
+        try:
+            record = read(data)
+        except HearthringError:
+            continue
+        known = newest.get(record.node)
+        if record.model_id == model_id and (known is None or known.sequence < record.sequence):
+            newest[record.node] = record
+    return [r for r in newest.values() if not r.leaving and r.expires > now]
+
+
+def owner_claim(node_id: str) -> bytes:
+    """What an owner key signs to claim a node."""
+    return b"hearthring/owner/1" + node_id.encode()
+
+
+_SAME = (
+    "version",
+    "node",
+    "swarm",
+    "owner",
+    "owner_signature",
+    "sequence",
+    "leaving",
+    "model_id",
+    "model_name",
+    "engine",
+    "residual",
+    "numerics",
+    "fingerprint",
+    "step_seconds",
+    "row_seconds",
+    "free_rows",
+    "sessions",
+)

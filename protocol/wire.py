@@ -1,0 +1,294 @@
+"""Messages to bytes and back; the only importer of ``ring_pb2``.
+
+``encode_*`` and ``decode_*`` are inverse to each other. Decoding checks counts and ranges against
+``limits`` before anything is built from them, and raises ``Malformed`` or ``TooLarge`` with the
+offending field; what needs a session's context (shapes, order, signatures) is checked where the
+session is.
+"""
+
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from hearthring.proto import ring_pb2 as pb
+from hearthring.protocol.errors import Malformed, TooLarge
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import (
+    GENERATED,
+    PROMPT,
+    AttachDown,
+    AttachUp,
+    Cancel,
+    DirectoryReply,
+    Evidence,
+    EvidenceQuery,
+    Finish,
+    Hello,
+    HopTime,
+    Open,
+    Opened,
+    Receipt,
+    Row,
+    SignedRows,
+    StatusReply,
+    Step,
+    Tap,
+)
+
+M = TypeVar("M", bound=Message)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """A caller's first message."""
+    return pb.Hello(**{name: getattr(hello, name) for name in Hello.__slots__}).SerializeToString()
+
+
+def decode_hello(data: bytes) -> Hello:
+    """A caller's first message."""
+    hello = _parse(pb.Hello, data)
+    _count("hello.caller", hello.caller, LIMITS.name_chars)
+    _count("hello.swarm", hello.swarm, LIMITS.name_chars)
+    return Hello(**{name: getattr(hello, name) for name in Hello.__slots__})
+
+
+def encode_step(step: Step) -> bytes:
+    """A step as bytes."""
+    return _step(step).SerializeToString()
+
+
+def decode_step(data: bytes) -> Step:
+    """A step from bytes of a peer."""
+    return _read_step(_parse(pb.Step, data))
+
+
+def encode_up(frame: AttachUp) -> bytes:
+    """A client's frame on ``Attach``."""
+    match frame:
+        case Open():
+            up = pb.AttachUp(open=pb.Open(**{n: getattr(frame, n) for n in Open.__slots__}))
+        case Cancel(ids):
+            up = pb.AttachUp(cancel=pb.Cancel(ids=ids))
+        case Finish(last_step, commit):
+            up = pb.AttachUp(finish=pb.Finish(last_step=last_step, commit=commit))
+        case EvidenceQuery():
+            up = pb.AttachUp(evidence=pb.EvidenceQuery())
+    return up.SerializeToString()
+
+
+def decode_up(data: bytes) -> AttachUp:
+    """A client's frame on ``Attach``."""
+    frame = _parse(pb.AttachUp, data)
+    match frame.WhichOneof("frame"):
+        case "open":
+            wish = frame.open
+            _count("open.taps", wish.taps, 64)
+            for name in ("model_id", "residual", "fingerprint", "previous", "next", "next_address"):
+                _count(f"open.{name}", getattr(wish, name), LIMITS.name_chars)
+            _exactly("open.session", wish.session, 16)
+            _exactly("open.nonce_hash", wish.nonce_hash, 32)
+            fields = {name: getattr(wish, name) for name in Open.__slots__}
+            return Open(**fields | {"taps": tuple(wish.taps)})
+        case "cancel":
+            _count("cancel.ids", frame.cancel.ids, LIMITS.session_rows)
+            return Cancel(tuple(frame.cancel.ids))
+        case "finish":
+            _count("finish.commit", frame.finish.commit, LIMITS.session_rows)
+            return Finish(frame.finish.last_step, tuple(frame.finish.commit))
+        case "evidence":
+            return EvidenceQuery()
+    raise Malformed("no known frame", field="attach")
+
+
+def encode_down(frame: AttachDown) -> bytes:
+    """A stage's frame on ``Attach``."""
+    match frame:
+        case Opened(numerics, rows):
+            down = pb.AttachDown(opened=pb.Opened(numerics=numerics, rows=rows))
+        case Step():
+            down = pb.AttachDown(result=_step(frame))
+        case Tap(step_id, boundary, ids, states):
+            tap = pb.Tap(step_id=step_id, boundary=boundary, ids=ids, states=states)
+            down = pb.AttachDown(tap=tap)
+        case Receipt(body, signature):
+            down = pb.AttachDown(receipt=pb.Receipt(body=body, signature=signature))
+        case Evidence():
+            down = pb.AttachDown(evidence=_evidence(frame))
+    return down.SerializeToString()
+
+
+def decode_down(data: bytes) -> AttachDown:
+    """A stage's frame on ``Attach``."""
+    frame = _parse(pb.AttachDown, data)
+    match frame.WhichOneof("frame"):
+        case "opened":
+            _count("opened.numerics", frame.opened.numerics, LIMITS.name_chars)
+            return Opened(frame.opened.numerics, frame.opened.rows)
+        case "result":
+            return _read_step(frame.result)
+        case "tap":
+            _count("tap.ids", frame.tap.ids, LIMITS.rows_per_step)
+            tap = frame.tap
+            return Tap(tap.step_id, tap.boundary, tuple(tap.ids), tap.states)
+        case "receipt":
+            return Receipt(frame.receipt.body, frame.receipt.signature)
+        case "evidence":
+            return _read_evidence(frame.evidence)
+    raise Malformed("no known frame", field="attach")
+
+
+def encode_evidence(evidence: Evidence) -> bytes:
+    """Evidence as it is kept in a proof."""
+    return _evidence(evidence).SerializeToString()
+
+
+def decode_evidence(data: bytes) -> Evidence:
+    """Evidence out of a proof."""
+    return _read_evidence(_parse(pb.Evidence, data))
+
+
+def encode_status(status: StatusReply) -> bytes:
+    """A node's status."""
+    return pb.StatusReply(
+        node=status.node,
+        record=status.record,
+        dht_addresses=status.dht_addresses,
+        sessions=status.sessions,
+        uptime_s=status.uptime,
+        version=status.version,
+    ).SerializeToString()
+
+
+def decode_status(data: bytes) -> StatusReply:
+    """A node's status."""
+    reply = _parse(pb.StatusReply, data)
+    _count("status.dht_addresses", reply.dht_addresses, 64)
+    return StatusReply(
+        reply.node,
+        reply.record,
+        tuple(reply.dht_addresses),
+        reply.sessions,
+        reply.uptime_s,
+        reply.version,
+    )
+
+
+def encode_query(model_id: str) -> bytes:
+    """The question for a model's records; empty: the model of the asked node."""
+    return pb.DirectoryQuery(model_id=model_id).SerializeToString()
+
+
+def decode_query(data: bytes) -> str:
+    """The model id asked for."""
+    query = _parse(pb.DirectoryQuery, data)
+    _count("query.model_id", query.model_id, LIMITS.name_chars)
+    return str(query.model_id)
+
+
+def encode_records(reply: DirectoryReply) -> bytes:
+    """The answer to a directory query."""
+    return pb.DirectoryReply(model_id=reply.model_id, records=reply.records).SerializeToString()
+
+
+def decode_records(data: bytes) -> DirectoryReply:
+    """The answer to a directory query."""
+    reply = _parse(pb.DirectoryReply, data)
+    return DirectoryReply(reply.model_id, tuple(reply.records))
+
+
+def _step(step: Step) -> pb.Step:
+    return pb.Step(
+        session=step.session,
+        epoch=step.epoch,
+        step_id=step.step_id,
+        commit=step.commit,
+        drop=step.drop,
+        rows=[
+            pb.Row(id=r.id, parent=r.parent, position=r.position, kind=r.kind) for r in step.rows
+        ],
+        dead=step.dead,
+        states=step.states,
+        want_output=step.want_output,
+        signature=step.signature,
+        times=[
+            pb.HopTime(queue_us=round(t.queue * 1e6), compute_us=round(t.compute * 1e6))
+            for t in step.times
+        ],
+    )
+
+
+def _read_step(step: pb.Step) -> Step:
+    _exactly("step.session", step.session, 16)
+    _count("step.rows", step.rows, LIMITS.rows_per_step)
+    _count("step.dead", step.dead, LIMITS.rows_per_step)
+    _count("step.commit", step.commit, LIMITS.session_rows)
+    _count("step.drop", step.drop, LIMITS.session_rows)
+    _count("step.times", step.times, 256)
+    rows = tuple(Row(r.id, r.parent, r.position, r.kind) for r in step.rows)
+    for row in rows:
+        if row.kind not in (PROMPT, GENERATED):
+            raise Malformed(f"{row.kind} is neither prompt nor generated", field="row.kind")
+        if row.parent >= row.id:
+            raise Malformed("a parent's id is smaller than its child's", field="row.parent")
+    return Step(
+        session=step.session,
+        epoch=step.epoch,
+        step_id=step.step_id,
+        rows=rows,
+        states=step.states,
+        commit=tuple(step.commit),
+        drop=tuple(step.drop),
+        dead=tuple(step.dead),
+        want_output=step.want_output,
+        signature=step.signature,
+        times=tuple(HopTime(t.queue_us / 1e6, t.compute_us / 1e6) for t in step.times),
+    )
+
+
+def _evidence(evidence: Evidence) -> pb.Evidence:
+    return pb.Evidence(
+        received=[
+            pb.SignedRows(
+                epoch=s.epoch, step_id=s.step_id, ids=s.ids, hashes=s.hashes, signature=s.signature
+            )
+            for s in evidence.received
+        ]
+    )
+
+
+def _read_evidence(evidence: pb.Evidence) -> Evidence:
+    _count("evidence.received", evidence.received, LIMITS.session_rows)
+    received = []
+    for signed in evidence.received:
+        if len(signed.ids) != len(signed.hashes):
+            raise Malformed("as many ids as hashes are needed", field="evidence.ids")
+        for digest in signed.hashes:
+            _exactly("evidence.hashes", digest, 32)
+        received.append(
+            SignedRows(
+                signed.epoch,
+                signed.step_id,
+                tuple(signed.ids),
+                tuple(signed.hashes),
+                signed.signature,
+            )
+        )
+    return Evidence(tuple(received))
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    if len(data) > LIMITS.message_bytes:
+        raise TooLarge(f"{len(data)} bytes", field=kind.DESCRIPTOR.name)
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise Malformed("doesn't decode", field=kind.DESCRIPTOR.name) from None
+
+
+def _count(field: str, items: Any, most: int) -> None:
+    if len(items) > most:
+        raise TooLarge(f"{len(items)}, at most {most}", field=field)
+
+
+def _exactly(field: str, data: bytes, length: int) -> None:
+    if len(data) != length:
+        raise Malformed(f"{len(data)} bytes instead of {length}", field=field)

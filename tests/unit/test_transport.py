@@ -1,0 +1,176 @@
+"""Both transports keep the same promises."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from hearthring.protocol.errors import (
+    BadSignature,
+    HearthringError,
+    NoRoute,
+    PeerUnreachable,
+    PortInUse,
+    TooLarge,
+    WrongIdentity,
+    WrongSwarm,
+)
+from hearthring.protocol.grpc_transport import GrpcTransport
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
+from hearthring.protocol.transport import Method, Stream, Transport
+
+Make = Callable[[], Transport]
+
+
+@pytest.fixture(params=["memory", "grpc"])
+async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    network, made = MemoryNetwork(), []
+
+    def build() -> Transport:
+        who = Identity.new()
+        made.append(
+            MemoryTransport(network, who) if request.param == "memory" else GrpcTransport(who)
+        )
+        return made[-1]
+
+    yield build
+    for transport in made:
+        await transport.close()
+
+
+async def echo(stream: Stream) -> None:
+    while (data := await stream.receive()) is not None:
+        await stream.send(stream.peer.encode() + b":" + data)
+
+
+async def refuse(stream: Stream) -> None:
+    await stream.receive()
+    raise NoRoute("layers 3 to 5 are missing", field="route", mend="start a node")
+
+
+async def count_then_end(stream: Stream) -> None:
+    for n in range(3):
+        await stream.send(bytes([n]))
+
+
+async def test_handler_knows_the_caller_and_echoes(make: Make) -> None:
+    server, caller = make(), make()
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    assert stream.peer == server.identity.node_id
+    for n in range(5):
+        await stream.send(b"%d" % n)
+        assert await stream.receive() == caller.identity.node_id.encode() + b":%d" % n
+    await stream.close()
+
+
+async def test_a_named_error_arrives_whole(make: Make) -> None:
+    server, caller = make(), make()
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: refuse})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    await stream.send(b"x")
+    with pytest.raises(NoRoute) as caught:
+        await stream.receive()
+    assert str(caught.value) == "route: layers 3 to 5 are missing (start a node)"
+    with pytest.raises(HearthringError):
+        await stream.receive()
+
+
+async def test_a_proper_end_is_none(make: Make) -> None:
+    server, caller = make(), make()
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: count_then_end})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    assert [await stream.receive() for _ in range(4)] == [b"\0", b"\1", b"\2", None]
+
+
+async def test_a_closing_server_is_an_error_not_an_end(make: Make) -> None:
+    server, caller = make(), make()
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    await stream.send(b"x")
+    await stream.receive()
+    reading = asyncio.create_task(_receive(stream))
+    await asyncio.sleep(0.05)
+    await server.close()
+    with pytest.raises(HearthringError):
+        await asyncio.wait_for(reading, 10)
+
+
+def _receive(stream: Stream) -> Awaitable[bytes | None]:
+    return stream.receive()
+
+
+async def test_a_callers_close_ends_the_handler(make: Make) -> None:
+    ended = asyncio.Event()
+
+    async def wait(stream: Stream) -> None:
+        try:
+            while await stream.receive() is not None:
+                pass
+        finally:
+            ended.set()
+
+    server, caller = make(), make()
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: wait})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    await stream.send(b"x")
+    await stream.close()
+    await stream.close()
+    await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_nobody_there_another_there_and_port_taken(make: Make) -> None:
+    server, caller, other = make(), make(), make()
+    with pytest.raises(PeerUnreachable):
+        await caller.dial("127.0.0.1:9", server.identity.node_id, Method.STATUS)
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    with pytest.raises(WrongIdentity):
+        await caller.dial(address, other.identity.node_id, Method.STATUS)
+    with pytest.raises(PortInUse):
+        await other.serve(address, {Method.STATUS: echo})
+
+
+async def test_too_large_a_message_is_refused_before_it_is_sent(make: Make) -> None:
+    server, caller = make(), make()
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    with pytest.raises(TooLarge):
+        await stream.send(bytes(LIMITS.message_bytes + 1))
+    await stream.send(bytes(LIMITS.message_bytes - 100))
+    await stream.close()
+
+
+async def test_a_private_swarm_admits_only_who_knows_its_key() -> None:
+    server = GrpcTransport(Identity.new(), b"k" * 32)
+    member = GrpcTransport(Identity.new(), b"k" * 32)
+    stranger = GrpcTransport(Identity.new())
+    liar = GrpcTransport(Identity.new(), b"j" * 32)
+    liar._swarm = member._swarm
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    try:
+        stream = await member.dial(address, server.identity.node_id, Method.STATUS)
+        await stream.send(b"x")
+        assert await stream.receive()
+        for outsider in (stranger, liar):
+            stream = await outsider.dial(address, server.identity.node_id, Method.STATUS)
+            with pytest.raises(WrongSwarm):
+                await stream.receive()
+    finally:
+        for transport in (member, stranger, liar, server):
+            await transport.close()
+
+
+async def test_a_caller_can_not_be_somebody_else() -> None:
+    server, caller = GrpcTransport(Identity.new()), GrpcTransport(Identity.new())
+    honest = caller.identity
+    caller.identity = Identity(Identity.new().node_id, honest._key)
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    try:
+        stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+        with pytest.raises(BadSignature):
+            await stream.receive()
+    finally:
+        await caller.close()
+        await server.close()
