@@ -5,6 +5,48 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ReceiptBody(_message.Message):
+    __slots__ = ("version", "node", "client", "session", "epoch", "nonce_hash", "model_id", "start", "end", "residual", "numerics", "fingerprint", "previous", "next", "rows", "in_roots", "out_roots", "digests", "previous_fingerprint")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NONCE_HASH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    IN_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    OUT_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    node: str
+    client: str
+    session: bytes
+    epoch: int
+    nonce_hash: bytes
+    model_id: str
+    start: int
+    end: int
+    residual: str
+    numerics: str
+    fingerprint: str
+    previous: str
+    next: str
+    rows: int
+    in_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    out_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    previous_fingerprint: str
+    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., rows: _Optional[int] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., previous_fingerprint: _Optional[str] = ...) -> None: ...
+
 class ProofSampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -22,17 +64,23 @@ class ProofSampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StageProof(_message.Message):
-    __slots__ = ("receipt", "signature", "received")
+    __slots__ = ("node", "start", "end", "receipt", "signature", "received")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    start: int
+    end: int
     receipt: bytes
     signature: bytes
     received: bytes
-    def __init__(self, receipt: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., received: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, node: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., receipt: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., received: _Optional[bytes] = ...) -> None: ...
 
 class ProofBody(_message.Message):
-    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "token_ids", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "created_ms")
+    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "token_ids", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "received", "created_ms", "row_ids")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -51,7 +99,9 @@ class ProofBody(_message.Message):
     IN_ROOTS_FIELD_NUMBER: _ClassVar[int]
     OUT_ROOTS_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    ROW_IDS_FIELD_NUMBER: _ClassVar[int]
     version: int
     client: str
     session: bytes
@@ -70,5 +120,7 @@ class ProofBody(_message.Message):
     in_roots: _containers.RepeatedScalarFieldContainer[bytes]
     out_roots: _containers.RepeatedScalarFieldContainer[bytes]
     digests: _containers.RepeatedScalarFieldContainer[bytes]
+    received: bytes
     created_ms: int
-    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., created_ms: _Optional[int] = ...) -> None: ...
+    row_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., received: _Optional[bytes] = ..., created_ms: _Optional[int] = ..., row_ids: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -82,7 +82,7 @@ class PassReady(_message.Message):
     def __init__(self) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps")
+    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class Open(_message.Message):
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     NONCE_HASH_FIELD_NUMBER: _ClassVar[int]
     TAPS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     epoch: int
     model_id: str
@@ -109,7 +110,8 @@ class Open(_message.Message):
     max_rows: int
     nonce_hash: bytes
     taps: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ...) -> None: ...
+    previous_fingerprint: str
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("numerics", "rows")
@@ -176,46 +178,6 @@ class Receipt(_message.Message):
     body: bytes
     signature: bytes
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
-
-class ReceiptBody(_message.Message):
-    __slots__ = ("version", "node", "client", "session", "epoch", "nonce_hash", "model_id", "start", "end", "residual", "numerics", "fingerprint", "previous", "next", "rows", "in_roots", "out_roots", "digests")
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    NODE_FIELD_NUMBER: _ClassVar[int]
-    CLIENT_FIELD_NUMBER: _ClassVar[int]
-    SESSION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    NONCE_HASH_FIELD_NUMBER: _ClassVar[int]
-    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
-    START_FIELD_NUMBER: _ClassVar[int]
-    END_FIELD_NUMBER: _ClassVar[int]
-    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
-    NUMERICS_FIELD_NUMBER: _ClassVar[int]
-    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
-    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
-    NEXT_FIELD_NUMBER: _ClassVar[int]
-    ROWS_FIELD_NUMBER: _ClassVar[int]
-    IN_ROOTS_FIELD_NUMBER: _ClassVar[int]
-    OUT_ROOTS_FIELD_NUMBER: _ClassVar[int]
-    DIGESTS_FIELD_NUMBER: _ClassVar[int]
-    version: int
-    node: str
-    client: str
-    session: bytes
-    epoch: int
-    nonce_hash: bytes
-    model_id: str
-    start: int
-    end: int
-    residual: str
-    numerics: str
-    fingerprint: str
-    previous: str
-    next: str
-    rows: int
-    in_roots: _containers.RepeatedScalarFieldContainer[bytes]
-    out_roots: _containers.RepeatedScalarFieldContainer[bytes]
-    digests: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., rows: _Optional[int] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AttachUp(_message.Message):
     __slots__ = ("open", "cancel", "finish", "evidence")

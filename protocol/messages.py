@@ -75,6 +75,7 @@ class Open:
     next_address: str
     max_rows: int
     nonce_hash: bytes
+    previous_fingerprint: str = ""
     taps: tuple[int, ...] = ()
 
 

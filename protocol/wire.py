@@ -82,8 +82,9 @@ def decode_up(data: bytes) -> AttachUp:
         case "open":
             wish = frame.open
             _count("open.taps", wish.taps, 64)
-            for name in ("model_id", "residual", "fingerprint", "previous", "next", "next_address"):
-                _count(f"open.{name}", getattr(wish, name), LIMITS.name_chars)
+            for name in Open.__slots__:
+                if isinstance(getattr(wish, name), str):
+                    _count(f"open.{name}", getattr(wish, name), LIMITS.name_chars)
             _exactly("open.session", wish.session, 16)
             _exactly("open.nonce_hash", wish.nonce_hash, 32)
             fields = {name: getattr(wish, name) for name in Open.__slots__}

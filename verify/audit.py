@@ -1,0 +1,215 @@
+"""Auditing a proof by replaying it.
+
+Within the numerics class of the route an honest replay differs by not one bit, so row hashes
+convict: chunk by chunk, the first stage whose signed output isn't what its (matching) input gives
+is guilty, and what comes after it accuses nobody. In another class rounding differs, so the
+replay is compared with the stages' TOPLOC digests within a tolerance; that can accept or reject an
+answer, but never names a stage.
+
+Replaying needs weights, which this package knows nothing of: they come as a ``Replayer``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hearthring.protocol.errors import BadProof
+from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
+from hearthring.verify import consistency
+from hearthring.verify.digest import Comparison, compare_all
+from hearthring.verify.proof import Proof
+from hearthring.verify.receipts import ReceiptBody
+from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
+from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, rejected
+
+MIXED_EXP, MIXED_MEAN, MIXED_CHUNK_EXP = 10.0, 4.0, 64
+"""Tolerance between classes, SmolLM2-135M: request means, and the single chunk beyond doubt."""
+TOKEN_MARGIN = 0.5
+"""Logits by which another class's best token may differ before the mismatch counts."""
+
+Progress = Callable[[str, int, int], None]
+
+
+class Replayer(Protocol):
+    """Own weights of the proof's model, in the route's residual type."""
+
+    fingerprint: str
+    """Class of the engine."""
+    ends_fingerprint: str
+    """Class of embedding, norm and head."""
+
+    def embed(self, token_ids: Sequence[int]) -> F32:
+        """Rows at boundary 0, ``[tokens, width]``."""
+
+    def run(self, start: int, end: int, states: F32, kinds: Sequence[int]) -> F32:
+        """Replay layers ``[start, end)`` over a whole sequence of rows of these kinds."""
+
+    def norm(self, states: F32) -> F32:
+        """The final norm."""
+
+    def choose(self, proof: Proof, row: int, state: F32) -> tuple[int, float]:
+        """The token that follows ``row``, and by how much its score exceeds the proof's token."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Boundary:
+    """One stage's output replayed: roots in its class, and bf16 patterns for digests."""
+
+    roots: tuple[bytes, ...]
+    comparison: Comparison
+
+
+def audit(
+    proof: Proof, layers: int, replayer: Replayer, progress: Progress = lambda *_: None
+) -> Verdict:
+    """Replay a proof with own weights. The verdict always comes with its figures."""
+    if verdict := consistency.contradiction(proof, layers):
+        return verdict
+    bodies = [body for body in consistency.bodies_of(proof) if body is not None]
+    same = proof.fingerprint == replayer.ends_fingerprint and all(
+        body.fingerprint == replayer.fingerprint for body in bodies
+    )
+    strength = Strength.BITS if same else Strength.TOLERANCE
+    figures: dict[str, Any] = {"rows": proof.rows, "chunks": len(proof.in_roots), "stages": []}
+    kinds, residual = proof.kinds, Residual(proof.residual)
+    states = replayer.embed(proof.token_ids[: proof.rows])
+    sent = _roots(proof, states, bodies[0].previous_fingerprint, 0, residual)
+    if same and sent != proof.in_roots:
+        return rejected(
+            "the client sent other embeddings than those of its tokens", strength=strength
+        )
+    replays = []
+    for place, body in enumerate(bodies):
+        progress(f"replaying layers {body.start} to {body.end}", place, len(bodies))
+        states = replayer.run(body.start, body.end, states, kinds)
+        try:
+            replays.append(_replayed(proof, body, states, residual))
+        except BadProof as error:
+            guilty = Guilty(body.node, body.start, body.end)
+            return rejected(f"{body.node} signed a digest that is none: {error}", guilty)
+        figures["stages"].append(_stage_figures(body, replays[-1]))
+    progress("checking tokens", len(bodies), len(bodies))
+    if same:
+        verdict = _judge_bits(proof, bodies, replays, figures)
+    else:
+        verdict = _judge_tolerance(bodies, replays, figures)
+    return verdict or _judge_tokens(proof, replayer, states, strength, figures)
+
+
+def _roots(
+    proof: Proof, states: F32, fingerprint: str, boundary: int, residual: Residual
+) -> tuple[bytes, ...]:
+    rows = proof.rows
+    hashes = row_hashes(
+        bytes.fromhex(proof.model_id),
+        bytes.fromhex(fingerprint),
+        boundary,
+        proof.kinds,
+        range(rows),
+        pack(states, residual),
+        rows,
+    )
+    return tuple(chunk_roots(range(rows), hashes))
+
+
+def _replayed(proof: Proof, body: ReceiptBody, states: F32, residual: Residual) -> _Boundary:
+    roots = _roots(proof, states, body.fingerprint, body.end, residual)
+    return _Boundary(roots, compare_all(body.digests, _chunks(states)))
+
+
+def _chunks(states: F32) -> list[Any]:
+    return [bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)]
+
+
+def _stage_figures(body: ReceiptBody, replay: _Boundary) -> dict[str, Any]:
+    equal = [mine == theirs for mine, theirs in zip(replay.roots, body.out_roots, strict=True)]
+    return {
+        "node": body.node,
+        "start": body.start,
+        "end": body.end,
+        "numerics": body.numerics,
+        "chunks_equal": sum(equal),
+        "first_chunk_different": equal.index(False) if False in equal else None,
+        "exp_mismatches_mean": round(replay.comparison.mean.exp_mismatches, 3),
+        "mantissa_mean": _figure(replay.comparison.mean.mantissa_mean),
+    }
+
+
+def _figure(value: float) -> float:
+    return round(min(value, 1e6), 4)
+
+
+def _judge_bits(
+    proof: Proof, bodies: list[ReceiptBody], replays: list[_Boundary], figures: dict[str, Any]
+) -> Verdict | None:
+    for chunk in range(len(proof.in_roots)):
+        for body, replay in zip(bodies, replays, strict=True):
+            guilty = Guilty(body.node, body.start, body.end)
+            first = chunk * CHUNK
+            where = f"positions {first} to {min(first + CHUNK, proof.rows) - 1}"
+            if replay.roots[chunk] != body.out_roots[chunk]:
+                reason = (
+                    f"{body.node} did not compute layers {body.start} to {body.end} of the model "
+                    f"from what it was sent: its output differs at {where}"
+                )
+                return rejected(reason, guilty, strength=Strength.BITS, **figures)
+            off = replay.comparison.chunks[chunk]
+            if off.exp_mismatches or off.mantissa_mean:
+                reason = f"{body.node} signed a digest at {where} that isn't of its own output"
+                return rejected(reason, guilty, strength=Strength.BITS, **figures)
+    return None
+
+
+def _judge_tolerance(
+    bodies: list[ReceiptBody], replays: list[_Boundary], figures: dict[str, Any]
+) -> Verdict | None:
+    figures["thresholds"] = {
+        "exp_mismatches_mean": MIXED_EXP,
+        "mantissa_mean": MIXED_MEAN,
+        "exp_mismatches_chunk": MIXED_CHUNK_EXP,
+    }
+    for body, replay in zip(bodies, replays, strict=True):
+        mean, worst = replay.comparison.mean, replay.comparison.chunks
+        if (
+            mean.exp_mismatches > MIXED_EXP
+            or mean.mantissa_mean > MIXED_MEAN
+            or any(chunk.exp_mismatches >= MIXED_CHUNK_EXP for chunk in worst)
+        ):
+            figures["suspects"] = [b.node for b in bodies if b.end <= body.end]
+            reason = (
+                f"the output of layer {body.end} is farther from the replay than other kernels "
+                f"explain; the fault lies at or before {body.node}"
+            )
+            return rejected(reason, strength=Strength.TOLERANCE, **figures)
+    return None
+
+
+def _judge_tokens(
+    proof: Proof, replayer: Replayer, states: F32, strength: Strength, figures: dict[str, Any]
+) -> Verdict:
+    """Replay the choice of every token; the stages are cleared by now."""
+    try:
+        normed = compare_all(proof.digests, _chunks(replayer.norm(states)))
+    except BadProof as error:
+        return rejected(f"the client's digest of the final norm is none: {error}")
+    figures["final_norm_exp_mismatches_mean"] = round(normed.mean.exp_mismatches, 3)
+    answer = range(proof.prompt_tokens, len(proof.token_ids))
+    wrong, beyond = [], []
+    for position in answer:
+        chosen, lead = replayer.choose(proof, position - 1, states[position - 1])
+        if chosen != proof.token_ids[position]:
+            wrong.append(position)
+            if strength is Strength.BITS or not np.isfinite(lead) or lead > TOKEN_MARGIN:
+                beyond.append(position)
+    figures |= {"tokens_checked": len(answer), "tokens_different": len(wrong)}
+    if beyond:
+        reason = f"the token at position {beyond[0]} isn't the one that the sampling rule gives"
+        return rejected(f"{reason}: the client chose it", strength=strength, **figures)
+    how = {
+        Strength.BITS: "every row is bit for bit what the model gives",
+        Strength.TOLERANCE: "every stage is within the tolerance between numerics classes",
+        Strength.NONE: "",
+    }[strength]
+    return Verdict(Outcome.ACCEPTED, how, (), strength, figures)

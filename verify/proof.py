@@ -1,0 +1,241 @@
+"""Output proofs: one file that says what was answered, by whom, and how to check it.
+
+Layout: ``hearthring proof\\n`` (17 bytes), format version (1 byte), length of the body (4 bytes,
+big-endian), the body (protobuf ``ProofBody``), and the client's ed25519 signature over everything
+before it. Not a byte may differ: the signature covers all of them, and nothing may follow it.
+"""
+
+import json
+import os
+import struct
+import tempfile
+import time
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from hearthring.proto import proof_pb2
+from hearthring.protocol import identity
+from hearthring.protocol.errors import BadProof, HearthringError
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import GENERATED, PROMPT, Evidence, Receipt
+from hearthring.protocol.wire import decode_evidence, encode_evidence
+from hearthring.verify import receipts
+
+FORMAT = 1
+SAMPLING_RULE = "penalty,temperature,top-k,top-p,min-p,gumbel-philox4x32-10"
+_MAGIC = b"hearthring proof\n"
+_CONTEXT = b"hearthring/proof/1"
+_HEAD = len(_MAGIC) + 1 + 4
+_SIGNATURE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ProofSampling:
+    """How tokens were chosen, as the proof keeps it."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageProof:
+    """One stage of the route: its receipt, or none if it withheld it.
+
+    ``received`` is there only where the receipts of this stage and the one before disagree: what
+    the one before had signed.
+    """
+
+    node: str
+    start: int
+    end: int
+    receipt: Receipt | None
+    received: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Everything that was promised about one answer. ``token_ids``: prompt, then answer."""
+
+    client: str
+    session: bytes
+    nonce: bytes
+    model_id: str
+    model_name: str
+    residual: str
+    numerics: str
+    fingerprint: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    sampling: ProofSampling
+    stages: tuple[StageProof, ...]
+    in_roots: tuple[bytes, ...]
+    out_roots: tuple[bytes, ...]
+    digests: tuple[bytes, ...]
+    row_ids: tuple[int, ...] = ()
+    received: Evidence | None = None
+    created_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    sampling_rule: str = SAMPLING_RULE
+    _file: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def rows(self) -> int:
+        """Rows that went through the ring: every token but the last of an answer."""
+        return len(self.token_ids) - (len(self.token_ids) > self.prompt_tokens)
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Kind of each row."""
+        generated = self.rows - self.prompt_tokens
+        return (PROMPT,) * self.prompt_tokens + (GENERATED,) * generated
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the proof file, whole or not at all."""
+        target = Path(path)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".proof-", delete=False) as file:
+            file.write(self._file)
+        os.replace(file.name, target)
+        return target
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Proof":
+        """Read a proof file. Raises ``BadProof``; ``OSError`` when there is no such file."""
+        with Path(path).open("rb") as file:
+            return read(file.read(LIMITS.proof_bytes + 1))
+
+    def as_json(self) -> dict[str, Any]:
+        """A view for people and other programs; the file itself stays the truth."""
+        view: dict[str, Any] = {"format": FORMAT}
+        for item in fields(self):
+            if item.name not in ("stages", "sampling", "received", "_file"):
+                view[item.name] = _plain(getattr(self, item.name))
+        view["sampling"] = {n: getattr(self.sampling, n) for n in ProofSampling.__slots__}
+        view["stages"] = []
+        for stage in self.stages:
+            one: dict[str, Any] = {"node": stage.node, "start": stage.start, "end": stage.end}
+            if stage.receipt is not None:
+                body = receipts.read(stage.receipt)
+                one["receipt"] = {
+                    n: _plain(getattr(body, n)) for n in receipts.ReceiptBody.__slots__
+                }
+            view["stages"].append(one)
+        return json.loads(json.dumps(view))  # type: ignore[no-any-return]
+
+
+def prompt_hash(token_ids: tuple[int, ...]) -> bytes:
+    """SHA-256 of a prompt's ids."""
+    return sha256(struct.pack(f">{len(token_ids)}I", *token_ids)).digest()
+
+
+def sign(proof: Proof, who: identity.Identity) -> Proof:
+    """The proof with its file bytes, signed by the client it names."""
+    assert proof.client == who.node_id
+    body = proof_pb2.ProofBody(
+        version=FORMAT,
+        prompt_hash=prompt_hash(proof.token_ids[: proof.prompt_tokens]),
+        sampling=proof_pb2.ProofSampling(
+            **{n: getattr(proof.sampling, n) for n in ProofSampling.__slots__}
+        ),
+        stages=[_stage(stage) for stage in proof.stages],
+        received=encode_evidence(proof.received) if proof.received else b"",
+        **{name: getattr(proof, name) for name in _SAME},
+    ).SerializeToString(deterministic=True)
+    data = _MAGIC + bytes([FORMAT]) + struct.pack(">I", len(body)) + body
+    data += who.sign(_CONTEXT + data)
+    if len(data) > LIMITS.proof_bytes:
+        raise BadProof(f"{len(data)} bytes are too many", field="proof")
+    return read(data)
+
+
+def read(data: bytes) -> Proof:
+    """A proof from a file's bytes, with every signature in it checked.
+
+    Raises ``BadProof`` for anything that isn't exactly what a client signed.
+    """
+    if len(data) > LIMITS.proof_bytes:
+        raise BadProof("larger than any proof", field="proof")
+    if not data.startswith(_MAGIC) or len(data) < _HEAD + _SIGNATURE:
+        raise BadProof("not a hearthring proof, or cut off", field="proof")
+    if data[len(_MAGIC)] != FORMAT:
+        raise BadProof(
+            f"format {data[len(_MAGIC)]} isn't known to this release", field="proof.version"
+        )
+    (length,) = struct.unpack(">I", data[_HEAD - 4 : _HEAD])
+    if len(data) != _HEAD + length + _SIGNATURE:
+        raise BadProof("cut off, or something was added", field="proof")
+    try:
+        body = proof_pb2.ProofBody.FromString(data[_HEAD:-_SIGNATURE])
+        identity.verify(body.client, _CONTEXT + data[:-_SIGNATURE], data[-_SIGNATURE:])
+        stages = tuple(_read_stage(stage) for stage in body.stages)
+        received = decode_evidence(body.received) if body.received else None
+    except DecodeError:
+        raise BadProof("altered: the body doesn't decode", field="proof") from None
+    except HearthringError as error:
+        raise BadProof(f"altered, or forged: {error}", field="proof") from None
+    values = {name: getattr(body, name) for name in _SAME}
+    for name in ("token_ids", "in_roots", "out_roots", "digests", "row_ids"):
+        values[name] = tuple(values[name])
+    proof = Proof(
+        **values,
+        sampling=ProofSampling(**{n: getattr(body.sampling, n) for n in ProofSampling.__slots__}),
+        stages=stages,
+        received=received,
+        _file=data,
+    )
+    if not 0 < proof.prompt_tokens <= len(proof.token_ids):
+        raise BadProof("no prompt, or a longer one than all tokens", field="proof.prompt_tokens")
+    if body.prompt_hash != prompt_hash(proof.token_ids[: proof.prompt_tokens]):
+        raise BadProof("isn't the hash of the prompt's ids", field="proof.prompt_hash")
+    return proof
+
+
+def _stage(stage: StageProof) -> proof_pb2.StageProof:
+    return proof_pb2.StageProof(
+        node=stage.node,
+        start=stage.start,
+        end=stage.end,
+        receipt=stage.receipt.body if stage.receipt else b"",
+        signature=stage.receipt.signature if stage.receipt else b"",
+        received=encode_evidence(stage.received) if stage.received else b"",
+    )
+
+
+def _read_stage(stage: proof_pb2.StageProof) -> StageProof:
+    receipt = Receipt(stage.receipt, stage.signature) if stage.receipt else None
+    if receipt is not None and receipts.read(receipt).node != stage.node:
+        raise BadProof("a receipt of another node", field="proof.stages")
+    received = decode_evidence(stage.received) if stage.received else None
+    return StageProof(stage.node, stage.start, stage.end, receipt, received)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+_SAME = (
+    "client",
+    "session",
+    "nonce",
+    "model_id",
+    "model_name",
+    "residual",
+    "numerics",
+    "fingerprint",
+    "token_ids",
+    "prompt_tokens",
+    "sampling_rule",
+    "in_roots",
+    "out_roots",
+    "digests",
+    "row_ids",
+    "created_ms",
+)

@@ -1,0 +1,68 @@
+"""What an audit says."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """Accepted, rejected, or not decidable with what there is."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def exit_code(self) -> int:
+        """Of ``hearthring audit``."""
+        return {"accepted": 0, "rejected": 1, "inconclusive": 2}[self.value]
+
+
+class Strength(StrEnum):
+    """What the verdict rests on: equal bits, a calibrated tolerance, or no replay at all."""
+
+    BITS = "bits"
+    TOLERANCE = "tolerance"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Guilty:
+    """A stage that contradicts the replay, or itself."""
+
+    node: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome, who is to blame if that is certain, and the figures it rests on."""
+
+    outcome: Outcome
+    reason: str
+    guilty: tuple[Guilty, ...] = ()
+    strength: Strength = Strength.NONE
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of ``hearthring audit --json``."""
+        return {
+            "verdict": self.outcome.value,
+            "guilty": [{"node": g.node, "start": g.start, "end": g.end} for g in self.guilty],
+            "strength": self.strength.value,
+            "figures": self.figures,
+            "reason": self.reason,
+        }
+
+
+def rejected(
+    reason: str, *guilty: Guilty, strength: Strength = Strength.NONE, **figures: Any
+) -> Verdict:
+    """A rejection."""
+    return Verdict(Outcome.REJECTED, reason, guilty, strength, figures)
+
+
+def inconclusive(reason: str, **figures: Any) -> Verdict:
+    """No verdict either way."""
+    return Verdict(Outcome.INCONCLUSIVE, reason, figures=figures)
