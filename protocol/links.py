@@ -1,0 +1,110 @@
+"""Links: one ordered ``Pass`` stream per peer, shared by all sessions that send rows there."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from hearthring.protocol.errors import (
+    DeadlineExceeded,
+    HearthringError,
+    PeerUnreachable,
+    QuotaExceeded,
+)
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.tasks import cancel, race
+from hearthring.protocol.transport import Method, Stream, Transport
+
+_DEPTH = 256
+OnBreak = Callable[[HearthringError], None]
+
+
+class Link:
+    """An open ``Pass`` stream with its own writer. Ends once, and tells its users why."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.node_id = stream.peer
+        self.broken: HearthringError | None = None
+        self._stream = stream
+        self._queue = asyncio.Queue[bytes](_DEPTH)
+        self._users = set[OnBreak]()
+        self._task = asyncio.create_task(self._run())
+
+    def post(self, data: bytes) -> None:
+        """Queue a message behind those before it. Never blocks.
+
+        Raises what broke the link, or ``QuotaExceeded`` when the peer reads too slowly.
+        """
+        if self.broken is not None:
+            raise self.broken
+        try:
+            self._queue.put_nowait(data)
+        except asyncio.QueueFull:
+            raise QuotaExceeded("the next stage reads too slowly", field=self.node_id) from None
+
+    def use(self, on_break: OnBreak) -> Callable[[], None]:
+        """Be told when the link breaks; returns how to stop being told."""
+        self._users.add(on_break)
+        return lambda: self._users.discard(on_break)
+
+    async def close(self) -> None:
+        await cancel([self._task])
+        await self._stream.close()
+
+    async def _run(self) -> None:
+        try:
+            await race(self._write(), self._watch())
+            raise PeerUnreachable("the stage ended the stream", field=self.node_id)
+        except HearthringError as error:
+            self.broken = error
+            for on_break in list(self._users):
+                on_break(error)
+
+    async def _write(self) -> None:
+        while True:
+            await self._stream.send(await self._queue.get())
+
+    async def _watch(self) -> None:
+        while await self._stream.receive() is not None:
+            pass
+
+
+class Links:
+    """The links of one process, by peer and address."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._links: dict[tuple[str, str], Link] = {}
+        self._opening: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def get(self, address: str, node_id: str) -> Link:
+        """The link to a peer, opened if need be.
+
+        Raises what ``dial`` raises, or ``DeadlineExceeded`` if the peer doesn't say that it is
+        ready to take rows.
+        """
+        key = (address, node_id)
+        async with self._opening.setdefault(key, asyncio.Lock()):
+            link = self._links.get(key)
+            if link is None or link.broken is not None:
+                link = self._links[key] = Link(await self._open(address, node_id))
+            return link
+
+    async def _open(self, address: str, node_id: str) -> Stream:
+        stream = await self._transport.dial(address, node_id, Method.PASS)
+        try:
+            async with asyncio.timeout(LIMITS.connect):
+                if await stream.receive() is None:
+                    raise PeerUnreachable("the stage takes no rows", field=node_id)
+        except TimeoutError:
+            await stream.close()
+            raise DeadlineExceeded("the stage doesn't take rows in time", field=node_id) from None
+        except HearthringError:
+            await stream.close()
+            raise
+        return stream
+
+    async def close(self) -> None:
+        links, self._links = self._links, {}
+        for link in links.values():
+            with contextlib.suppress(HearthringError):
+                await link.close()
