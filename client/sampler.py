@@ -70,18 +70,22 @@ def choose(logits: F32, history: Sequence[int], position: int, sampling: Samplin
     return best if ids is None else int(ids[best])
 
 
-def margin(logits: F32, history: Sequence[int], position: int, sampling: Sampling) -> float:
-    """How far the chosen token's score is above the second best, in units of logits / T.
+def lead(
+    logits: F32, history: Sequence[int], position: int, sampling: Sampling, token: int
+) -> tuple[int, float]:
+    """The chosen token, and how far its score is above that of ``token``: 0 if it is the same.
 
-    At temperature 0 in units of logits. Infinite if no other token was left to choose. An auditor
-    with other kernels holds a different choice against nobody when this is within their noise.
-    Raises as ``choose``.
+    In units of logits / T (of logits at temperature 0); infinite when ``token`` was cut off. An
+    auditor with other kernels holds a different choice against nobody when the lead is within
+    their noise. Raises as ``choose``.
     """
-    scores = _candidates(logits, history, position, sampling)[1]
-    if scores.size < 2:
-        return float("inf")
-    second, best = np.partition(scores, scores.size - 2)[-2:]
-    return float(best) - float(second)
+    ids, scores = _candidates(logits, history, position, sampling)
+    best = int(scores.argmax())
+    chosen = best if ids is None else int(ids[best])
+    place = token if ids is None else int(np.searchsorted(ids, token))
+    if not 0 <= place < scores.size or (ids is not None and ids[place] != token):
+        return chosen, float("inf")
+    return chosen, float(scores[best]) - float(scores[place])
 
 
 def _candidates(

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hearthring.protocol.errors import BadProof
+from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
 from hearthring.verify import consistency
 from hearthring.verify.digest import Comparison, compare_all
@@ -67,6 +67,13 @@ def audit(
     """Replay a proof with own weights. The verdict always comes with its figures."""
     if verdict := consistency.contradiction(proof, layers):
         return verdict
+    try:
+        return _replay(proof, replayer, progress)
+    except HearthringError as error:
+        return rejected(f"what the proof says can't be run: {error}")
+
+
+def _replay(proof: Proof, replayer: Replayer, progress: Progress) -> Verdict:
     bodies = [body for body in consistency.bodies_of(proof) if body is not None]
     same = proof.fingerprint == replayer.ends_fingerprint and all(
         body.fingerprint == replayer.fingerprint for body in bodies

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hearthring.client.philox import gumbel
-from hearthring.client.sampler import Sampling, choose, margin
+from hearthring.client.sampler import Sampling, choose, lead
 
 # Eighths make ties common, and sums of their exponentials harmless to compare.
 LOGITS = arrays(
@@ -58,14 +58,18 @@ def by_the_page(
 
 @settings(deadline=None, max_examples=300)
 @given(LOGITS, st.data(), st.integers(0, 2**32 - 1), OPTIONS)
-def test_choice_and_margin(
+def test_choice_and_lead(
     values: np.ndarray, data: st.DataObject, position: int, options: Sampling
 ) -> None:
     history = data.draw(st.lists(st.integers(0, values.size - 1), max_size=12))
     expected = by_the_page(values, history, position, options)
     assert choose(values, history, position, options) == expected[0][1]
-    lead = expected[1][0] - expected[0][0] if len(expected) > 1 else math.inf
-    assert math.isclose(margin(values, history, position, options), lead, abs_tol=1e-9)
+    totals = {token: -total for total, token in expected}
+    for token in range(values.size):
+        behind = -expected[0][0] - totals[token] if token in totals else math.inf
+        chosen, found = lead(values, history, position, options, token)
+        assert chosen == expected[0][1]
+        assert math.isclose(found, behind, abs_tol=1e-9)
 
 
 @settings(deadline=None)

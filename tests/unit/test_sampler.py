@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hearthring.client.philox import gumbel
-from hearthring.client.sampler import Sampling, choose, margin
+from hearthring.client.sampler import Sampling, choose, lead
 from hearthring.protocol.errors import BadOption, BadShape, NonFinite
 
 INF = float("inf")
@@ -87,7 +87,7 @@ def test_repetition_penalty() -> None:
     assert choose(logits(4, 2, 1), [0], 0, penalty) == 0  # a tie: the lowest id
     assert choose(logits(3, 2, 1), [], 0, penalty) == 0
     assert choose(logits(2, 3, -INF), [1, 2], 0, penalty) == 0
-    assert margin(logits(3, 2, 1), [0], 0, penalty) == 0.5
+    assert lead(logits(3, 2, 1), [0], 0, penalty, 0) == (1, 0.5)
 
 
 @pytest.mark.parametrize("history", [[-1], [3], [0, 7]])
@@ -118,7 +118,8 @@ def test_the_rule_is_the_published_one() -> None:
         sampling = Sampling(temperature=0.7, seed=11)
         assert choose(values, [], position, sampling) == int(scores.argmax())
         best = np.sort(scores)
-        assert margin(values, [], position, sampling) == best[-1] - best[-2]
+        second = int(scores.argsort()[-2])
+        assert lead(values, [], position, sampling, second)[1] == best[-1] - best[-2]
 
 
 def test_a_forbidden_token_is_never_chosen() -> None:
@@ -153,12 +154,14 @@ def test_cut_offs() -> None:
     assert kept(slope, top_p=0.9, min_p=0.6) == {1}
 
 
-def test_margin_of_the_only_token_left() -> None:
-    assert margin(logits(1, 2, 3), [], 0, Sampling(temperature=1, top_k=1, seed=0)) == INF
-    assert margin(logits(1), [], 0, Sampling()) == INF
-    assert margin(logits(1, -INF), [], 0, Sampling()) == INF
-    assert margin(logits(2, 2), [], 0, Sampling()) == 0
-    assert margin(logits(1, 2.5, 2), [], 0, Sampling()) == 0.5
+def test_lead_over_a_token() -> None:
+    assert lead(logits(1, 2, 3), [], 0, Sampling(temperature=1, top_k=1, seed=0), 0) == (2, INF)
+    assert lead(logits(1, 2, 3), [], 0, Sampling(temperature=1, top_k=1, seed=0), 2) == (2, 0)
+    assert lead(logits(1), [], 0, Sampling(), 0) == (0, 0)
+    assert lead(logits(1, -INF), [], 0, Sampling(), 1) == (0, INF)
+    assert lead(logits(2, 2), [], 0, Sampling(), 1) == (0, 0)
+    assert lead(logits(1, 2.5, 2), [], 0, Sampling(), 2) == (1, 0.5)
+    assert lead(logits(1, 2), [], 0, Sampling(), 7) == (1, INF)
 
 
 def test_inputs_are_left_alone() -> None:

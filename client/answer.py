@@ -1,0 +1,82 @@
+"""What a client hands back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hearthring.client.route import Stage
+from hearthring.verify.proof import Proof
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds and rates of one generation.
+
+    ``first_token_s`` counts from the request, route and sessions included; ``decode_tokens_per_s``
+    covers the tokens after the first. ``stage_compute_s`` and ``stage_queue_s`` are each stage's
+    own account, mean per generated row.
+    """
+
+    first_token_s: float
+    decode_tokens_per_s: float
+    prefill_s: float
+    total_s: float
+    stage_compute_s: tuple[float, ...] = ()
+    stage_queue_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a streamed answer: new text, and the token that brought it."""
+
+    text: str
+    token_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer.
+
+    ``token_ids`` holds every generated id, a final end-of-sequence token included; ``text`` ends
+    before it, and before a stop string. ``stop_reason``: ``eos``, ``stop`` or ``length``.
+    ``proof`` is ``None`` only when the caller asked for none.
+    """
+
+    text: str
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    timings: Timings
+    route: tuple[Stage, ...]
+    seed: int | None
+    _proof: Proof | None = None
+
+    @property
+    def proof(self) -> Proof:
+        """The output proof. Raises ``ValueError`` when it was switched off."""
+        if self._proof is None:
+            raise ValueError("this answer was asked for with proof=False")
+        return self._proof
+
+    def as_json(self, proof: str | None = None) -> dict[str, Any]:
+        """The keys of ``hearthring ask --json``; ``proof`` is the path it was saved to."""
+        t = self.timings
+        return {
+            "text": self.text,
+            "prompt_ids": list(self.prompt_ids),
+            "token_ids": list(self.token_ids),
+            "stop_reason": self.stop_reason,
+            "seed": self.seed,
+            "timings": {
+                "first_token_s": round(t.first_token_s, 4),
+                "decode_tokens_per_s": round(t.decode_tokens_per_s, 2),
+                "prefill_s": round(t.prefill_s, 4),
+                "total_s": round(t.total_s, 4),
+                "stage_compute_s": [round(s, 5) for s in t.stage_compute_s],
+                "stage_queue_s": [round(s, 5) for s in t.stage_queue_s],
+            },
+            "route": [
+                {"node": s.node, "start": s.start, "end": s.end, "numerics": s.numerics}
+                for s in self.route
+            ],
+            "proof": proof,
+        }

@@ -1,0 +1,238 @@
+"""The client: ask a swarm, and audit what it says."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from hearthring.client.answer import Answer, Piece
+from hearthring.client.auditing import audit_offline
+from hearthring.client.config import ClientConfig, threads_of
+from hearthring.client.generation import Generation
+from hearthring.client.proving import prove
+from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
+from hearthring.client.ring import RingSession
+from hearthring.client.route import Stage, find_route
+from hearthring.client.sampler import Sampling
+from hearthring.client.seeds import find_records
+from hearthring.client.stops import StopWatcher
+from hearthring.protocol.errors import LayersOutOfRange
+from hearthring.protocol.grpc_transport import GrpcTransport
+from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.records import NodeRecord
+from hearthring.protocol.tensors import F32, Residual, unpack
+from hearthring.protocol.transport import Transport
+from hearthring.shards.manifest import quiet
+from hearthring.shards.tokenizer import StreamDecoder
+from hearthring.shards.torch_ends import Ends
+from hearthring.verify.proof import Proof
+from hearthring.verify.verdict import Verdict
+
+
+class AsyncClient:
+    """A client of one swarm and one model. Use as ``async with AsyncClient(join=[...]) as c``.
+
+    ``join`` takes invitations; ``model`` an alias, a path, or the id of a model in the cache;
+    ``threads`` is torch's number in this process. Nothing is loaded or dialled before it is
+    needed. Several requests may run at once. After an error or a cancellation nothing of a
+    request stays open, here or at the nodes.
+
+    Requests raise ``SeedUnreachable``, ``NoRoute``, ``StageFailed``, ``PromptTooLong`` and
+    ``BadOption``, all of them ``HearthringError``.
+    """
+
+    def __init__(
+        self,
+        join: Sequence[str | Invitation] = (),
+        model: str = "smollm2",
+        *,
+        threads: int | None = None,
+        transport: Transport | None = None,
+        progress: Progress = quiet,
+    ) -> None:
+        seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
+        self.config = ClientConfig(seeds, model, threads_of(threads))
+        self._transport, self._progress = transport, progress
+        self._thread = ThreadPoolExecutor(1, "ends")
+        self._loading = asyncio.Lock()
+        self._model: PromptModel | None = None
+        self._ends: dict[Residual, Ends] = {}
+
+    async def __aenter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Leave the swarm."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave the swarm. Idempotent."""
+        if self._transport is not None:
+            await self._transport.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    async def generate(self, prompt: str | None = None, **options: Unpack[Options]) -> Answer:
+        """The whole answer to a prompt; see ``Options``. A plain prompt is continued as it is."""
+        stream = self.stream(prompt, **options)
+        async for _ in stream:
+            pass
+        return stream.answer
+
+    async def chat(self, messages: Messages, **options: Any) -> Answer:
+        """The assistant's next turn: ``generate(messages=...)``."""
+        return await self.generate(messages=messages, **options)
+
+    def stream(self, prompt: str | None = None, **options: Unpack[Options]) -> "AnswerStream":
+        """As ``generate``, piece by piece; the stream's ``answer`` is there at its end."""
+        return AnswerStream(self, Request.read(prompt, options))
+
+    async def hidden_states(
+        self, prompt: str | Sequence[int], layers: Sequence[int]
+    ) -> dict[int, F32]:
+        """The residual stream of a prompt (text or ids) at layer boundaries.
+
+        Boundary b is the residual after b layers: 0 the embeddings, the model's number of layers
+        the last, before the final norm. Each is float32 ``[tokens, width]``, computed by the
+        swarm's stages as prompt rows. Raises ``LayersOutOfRange`` for other boundaries.
+        """
+        model = await self._load()
+        if wrong := [layer for layer in layers if not 0 <= layer <= model.shape.layers]:
+            raise LayersOutOfRange(f"{wrong[0]} isn't in 0 to {model.shape.layers}", field="layers")
+        asked = Request(prompt) if isinstance(prompt, str) else Request(prompt_ids=tuple(prompt))
+        ids = model.ids(asked)
+        model.room(ids)
+        route, ends = await self._route_and_ends(len(ids))
+        inner = tuple(sorted({layer for layer in layers if layer}))
+        async with self._ring(route, ends, inner) as ring:
+            await ring.open(len(ids))
+            generation = Generation(ring, ends, self._thread, Sampling(), list(ids))
+            await generation.prefill_only()
+        states = {0: ends.embed(ids)} if 0 in layers else {}
+        for layer in inner:
+            taps = [tap.states for key, tap in sorted(ring.taps.items()) if key[1] == layer]
+            states[layer] = unpack(b"".join(taps), len(ids), model.shape.width, ends.residual)
+        return states
+
+    # -- the swarm -------------------------------------------------------------------------------
+
+    async def records(self) -> list[NodeRecord]:
+        """The live, signed records of this client's model."""
+        model = await self._load()
+        _, records = await find_records(self.transport(), self.config.join, model.entry.model_id)
+        return records
+
+    async def audit(self, proof: Proof) -> Verdict:
+        """Replay a proof offline, with this machine's own weights."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, audit_offline, proof, self.config.threads, self._progress
+        )
+
+    def transport(self) -> Transport:
+        """This client's way into the swarm."""
+        if self._transport is None:
+            key = next((seed.key for seed in self.config.join if seed.key), None)
+            self._transport = GrpcTransport(self.config.identity(), key)
+        return self._transport
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    async def run(self, request: Request, stream: "AnswerStream") -> AsyncIterator[Piece]:
+        """The life of a request: prompt, route, session, tokens, proof, answer."""
+        model = await self._load()
+        ids = model.ids(request)
+        limit = min(request.max_tokens, model.room(ids))
+        route, ends = await self._route_and_ends(len(ids) + limit)
+        text, reason, proof = "", "length", None
+        async with self._ring(route, ends) as ring:
+            await ring.open(len(ids) + limit)
+            generation = Generation(
+                ring, ends, self._thread, request.sampling, list(ids), begun=stream.begun
+            )
+            decoder, watcher = StreamDecoder(model.tokenizer), StopWatcher(request.stop)
+            async for token in generation.tokens(limit, model.tokenizer.eos_ids):
+                if token in model.tokenizer.eos_ids:
+                    reason = "eos"
+                    break
+                emit, stopped = watcher.feed(decoder.feed(token))
+                text += emit
+                yield Piece(emit, token)
+                if stopped:
+                    reason = "stop"
+                    break
+            if reason != "stop":
+                emit, stopped = watcher.feed(decoder.flush())
+                emit += watcher.flush()
+                text, reason = text + emit, "stop" if stopped else reason
+                if emit:
+                    yield Piece(emit, None)
+            timings = generation.timings()
+            if request.proof:
+                who = self.transport().identity
+                proof = await prove(generation, model.entry.model_id, model.entry.name, who)
+        made = tuple(generation.token_ids[len(ids) :])
+        seed = request.sampling.seed
+        stream.finish(Answer(text, tuple(ids), made, reason, timings, route, seed, proof))
+
+    async def _load(self) -> PromptModel:
+        async with self._loading:
+            if self._model is None:
+                self._model = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, PromptModel, self.config.model, self._progress
+                )
+            return self._model
+
+    async def _route_and_ends(self, rows: int) -> tuple[tuple[Stage, ...], Ends]:
+        model = await self._load()
+        route = find_route(await self.records(), model.shape.layers, rows=rows)
+        residual = Residual(route[0].residual)
+        async with self._loading:
+            if residual not in self._ends:
+                self._ends[residual] = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._open_ends, model, residual
+                )
+        return route, self._ends[residual]
+
+    def _open_ends(self, model: PromptModel, residual: Residual) -> Ends:
+        ends = Ends.open(model.gguf, residual, self.config.threads)
+        _ = ends.numerics  # measured here, off the event loop
+        return ends
+
+    def _ring(self, route: Sequence[Stage], ends: Ends, taps: Sequence[int] = ()) -> RingSession:
+        assert self._model is not None
+        fingerprint = ends.numerics.fingerprint
+        return RingSession(self.transport(), route, self._model.entry.model_id, fingerprint, taps)
+
+
+class AnswerStream:
+    """Pieces of an answer as they come; ``answer`` once they have. Iterate it once."""
+
+    def __init__(self, client: AsyncClient, request: Request) -> None:
+        self.begun = time.monotonic()
+        self._answer: Answer | None = None
+        self._pieces = client.run(request, self)
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        """The pieces. Closing the iterator early closes the session."""
+        return self._pieces
+
+    def finish(self, answer: Answer) -> None:
+        """Called once, by the client."""
+        self._answer = answer
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer. Raises ``RuntimeError`` before the last piece was taken."""
+        if self._answer is None:
+            raise RuntimeError("the stream hasn't ended yet")
+        return self._answer

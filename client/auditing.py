@@ -1,0 +1,39 @@
+"""Auditing offline: find the proof's model on this machine, replay, judge."""
+
+from collections.abc import Callable
+
+from hearthring.client.replay import EngineReplayer
+from hearthring.protocol.errors import HearthringError, ModelNotHere, UnknownModel
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.store import ModelStore
+from hearthring.verify.audit import audit
+from hearthring.verify.consistency import contradiction
+from hearthring.verify.proof import Proof
+from hearthring.verify.verdict import Verdict, inconclusive
+
+Progress = Callable[[str, int, int], None]
+
+
+def audit_offline(proof: Proof, threads: int, progress: Progress = lambda *_: None) -> Verdict:
+    """Judge a proof with the weights in this machine's model cache.
+
+    Without the model the verdict is inconclusive and says how to get it. Raises ``BadModelFile``
+    when the cached file isn't what it was.
+    """
+    try:
+        entry = ModelStore().find(proof.model_id)
+    except (UnknownModel, ModelNotHere) as error:
+        name = proof.model_name or "FILE.gguf"
+        return inconclusive(
+            f"the model {proof.model_id[:12]}… ({name}) isn't on this machine: get it with "
+            f"`hearthring model import {name}`",
+            error=type(error).__name__,
+        )
+    layers = entry.manifest.shape.layers
+    if verdict := contradiction(proof, layers):
+        return verdict
+    try:
+        replayer = EngineReplayer(entry.open(), Residual(proof.residual), threads)
+    except HearthringError as error:
+        return inconclusive(f"this machine can't replay it: {error}")
+    return audit(proof, layers, replayer, progress)

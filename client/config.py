@@ -1,0 +1,45 @@
+"""What a client process is told once, at start."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from hearthring.protocol.errors import BadOption
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.invitation import Invitation
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """``threads``: of torch in this process. ``data``: where the client's identity is kept."""
+
+    join: tuple[Invitation, ...]
+    model: str = "smollm2"
+    threads: int = 1
+    data: Path | None = None
+
+    def identity(self) -> Identity:
+        """The client's identity; one for this process alone if the folder can't be written."""
+        data = self.data or Path(platformdirs.user_data_dir("hearthring"))
+        try:
+            return Identity.load_or_create(data / "client.key")
+        except OSError:
+            return Identity.new()
+
+
+def threads_of(wish: int | None) -> int:
+    """The number of threads: as asked, else ``HEARTHRING_THREADS``, else half the processors.
+
+    Raises ``BadOption``.
+    """
+    if wish is None and (text := os.environ.get("HEARTHRING_THREADS")):
+        if not text.isdigit():
+            raise BadOption(f"{text!r} isn't a number", field="HEARTHRING_THREADS")
+        wish = int(text)
+    if wish is None:
+        return max(1, (os.cpu_count() or 1) // 2)
+    if not 1 <= wish <= 1024:
+        raise BadOption(f"{wish} isn't allowed", field="threads", mend="allowed: 1 to 1024")
+    return wish

@@ -1,0 +1,126 @@
+"""One question: what a caller may ask for, checked before anything is loaded or dialled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from hearthring.client.sampler import Sampling
+from hearthring.client.stops import StopWatcher
+from hearthring.protocol.errors import BadOption, PromptTooLong
+from hearthring.shards.chat import render_chat
+from hearthring.shards.manifest import Progress
+from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.shards.tokenizer import Tokenizer
+
+__all__ = ["Messages", "Options", "Progress", "PromptModel", "Request"]
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class Options(TypedDict, total=False):
+    """What ``generate`` and ``stream`` take beside a plain prompt.
+
+    ``messages`` go through the chat template, ``prompt_ids`` are taken as they are. At temperature
+    0 the likeliest token is taken; above it the answer depends on ``seed`` alone, and a drawn seed
+    is in the answer. ``stop``: strings that end the answer and aren't part of it. ``proof`` False
+    saves the receipts.
+    """
+
+    messages: Messages
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    proof: bool
+
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked question: exactly one of ``prompt``, ``messages`` and ``prompt_ids`` is set."""
+
+    prompt: str | None = None
+    messages: Messages | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    proof: bool = True
+
+    @staticmethod
+    def read(prompt: str | None, options: Options) -> "Request":
+        """Raises ``BadOption`` that names the option and what it allows."""
+        if unknown := set(options) - set(Options.__annotations__):
+            raise BadOption("there is no such option", field=min(unknown))
+        chosen = {name: options[name] for name in _SAMPLING if name in options}  # type: ignore[literal-required]
+        limit = options.get("max_tokens", 256)
+        if not isinstance(limit, int) or limit < 1:
+            raise BadOption(f"{limit!r} isn't allowed", field="max_tokens", mend="1 or more")
+        stop = options.get("stop", ())
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        StopWatcher(stops)
+        ids, messages = options.get("prompt_ids"), options.get("messages")
+        if sum(given is not None for given in (prompt, messages, ids)) != 1:
+            raise BadOption("give exactly one of prompt, messages and prompt_ids", field="prompt")
+        return Request(
+            prompt,
+            messages,
+            None if ids is None else tuple(int(token) for token in ids),
+            limit,
+            Sampling(**chosen).seeded(),
+            stops,
+            options.get("proof", True),
+        )
+
+
+class PromptModel:
+    """The part of a model that turns questions into ids: manifest, tokenizer, chat template."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self.entry: ModelEntry = ModelStore().find(name, progress)
+        self.gguf = self.entry.open()
+        self.tokenizer = Tokenizer.from_gguf(self.gguf)
+        self.template = self.gguf.text("tokenizer.chat_template")
+        self.shape = self.entry.manifest.shape
+
+    def ids(self, request: Request) -> list[int]:
+        """The prompt's ids. Raises ``BadOption`` for messages or ids that aren't any."""
+        words = self.tokenizer
+        if request.messages is not None:
+            if self.template is None:
+                raise BadOption("this model has no chat template", field="messages")
+            text = render_chat(
+                request.messages,
+                self.template,
+                bos_token="" if words.bos_id is None else words.token_text(words.bos_id),
+                eos_token="" if words.eos_id is None else words.token_text(words.eos_id),
+            )
+            ids = words.encode(text, specials=True)
+        elif request.prompt is not None:
+            ids = words.encode(request.prompt, specials=True)
+            if words.add_bos and words.bos_id is not None:
+                ids = [words.bos_id, *ids]
+        else:
+            ids = list(request.prompt_ids or ())
+        return ids
+
+    def room(self, ids: Sequence[int]) -> int:
+        """Tokens left for an answer. Raises ``BadOption`` or ``PromptTooLong``."""
+        if not ids:
+            raise BadOption("it is empty", field="prompt")
+        if any(not 0 <= token < self.tokenizer.vocabulary for token in ids):
+            raise BadOption(f"ids go from 0 to {self.tokenizer.vocabulary - 1}", field="prompt_ids")
+        if len(ids) >= self.shape.context:
+            raise PromptTooLong(
+                f"{len(ids)} tokens, and the model's context is {self.shape.context}",
+                field="prompt",
+                mend="shorten it",
+            )
+        return self.shape.context - len(ids)

@@ -1,0 +1,138 @@
+"""The client for programs without an event loop: ``AsyncClient`` on a loop in a thread."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, Self, TypeVar, Unpack
+
+from hearthring.client.answer import Answer, Piece
+from hearthring.client.api import AnswerStream, AsyncClient
+from hearthring.client.request import Messages, Options, Progress
+from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.records import NodeRecord
+from hearthring.protocol.tensors import F32
+from hearthring.shards.manifest import quiet
+from hearthring.verify.proof import Proof
+from hearthring.verify.verdict import Verdict
+
+T = TypeVar("T")
+
+
+class Client:
+    """A client of one swarm and one model; see ``AsyncClient``, whose calls these are.
+
+    Interrupting a call (Ctrl-C) cancels it, and closes its session at every node.
+    """
+
+    def __init__(
+        self,
+        join: Sequence[str | Invitation] = (),
+        model: str = "smollm2",
+        *,
+        threads: int | None = None,
+        progress: Progress = quiet,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._closed = False
+
+        async def make() -> AsyncClient:
+            return AsyncClient(join, model, threads=threads, progress=progress)
+
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="hearthring", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._client = self._run(make())
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the swarm."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the swarm. Idempotent."""
+        if not self._closed:
+            try:
+                self._run(self._client.close())
+            finally:
+                self._stop()
+
+    def generate(self, prompt: str | None = None, **options: Unpack[Options]) -> Answer:
+        """The whole answer to a prompt."""
+        return self._run(self._client.generate(prompt, **options))
+
+    def chat(self, messages: Messages, **options: Any) -> Answer:
+        """The assistant's next turn."""
+        return self._run(self._client.chat(messages, **options))
+
+    def stream(self, prompt: str | None = None, **options: Unpack[Options]) -> "SyncAnswerStream":
+        """The answer piece by piece; its ``answer`` is there at the end."""
+        return SyncAnswerStream(self._client.stream(prompt, **options), self._run)
+
+    def hidden_states(self, prompt: str | Sequence[int], layers: Sequence[int]) -> dict[int, F32]:
+        """The residual stream of a prompt at layer boundaries."""
+        return self._run(self._client.hidden_states(prompt, layers))
+
+    def records(self) -> list[NodeRecord]:
+        """The live, signed records of this client's model."""
+        return self._run(self._client.records())
+
+    def audit(self, proof: Proof) -> Verdict:
+        """Replay a proof offline, with this machine's own weights."""
+        return self._run(self._client.audit(proof))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
+            work.close()
+            raise RuntimeError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _stop(self) -> None:
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class SyncAnswerStream:
+    """Pieces of an answer as they come; iterate it once, ``close`` it to stop early."""
+
+    def __init__(self, stream: AnswerStream, run: Any) -> None:
+        self._stream, self._run, self._pieces = stream, run, aiter(stream)
+
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces."""
+        try:
+            while (piece := self._run(_next(self._pieces))) is not None:
+                yield piece
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the session at every node. Idempotent."""
+        self._run(_close(self._pieces))
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer, once the last piece was taken."""
+        return self._stream.answer
+
+
+async def _next(pieces: Any) -> Piece | None:
+    return await anext(pieces, None)
+
+
+async def _close(pieces: Any) -> None:
+    await pieces.aclose()

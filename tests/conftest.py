@@ -1,0 +1,20 @@
+"""Models for tests: the real SmolLM2 of this user's store, and a tiny random one."""
+
+from pathlib import Path
+
+import pytest
+from hearthring.shards.store import ModelEntry, ModelStore
+
+from tests.tiny import write_tiny_gguf
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> ModelEntry:
+    """SmolLM2-135M-Instruct, downloaded at first use. Mark tests that take it ``model``."""
+    return ModelStore().find("smollm2")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny float32 Llama, written once: not to be changed."""
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
