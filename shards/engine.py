@@ -81,7 +81,10 @@ class Engine(Protocol):
     start: int
     end: int
     width: int
-    numerics: Numerics
+
+    @property
+    def numerics(self) -> Numerics:
+        """The class; engines may measure it when it is first asked for."""
 
     def new_cache(self, slots: int) -> KvCache:
         """A cache of ``slots`` rows; memory is touched only as rows are written."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hearthring.shards.store import ModelEntry, ModelStore
 
+from hearthring.shards.store import ModelEntry, ModelStore
 from tests.tiny import write_tiny_gguf
 
 

@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+
 from hearthring.protocol.errors import BadModelFile, BadOption
 from hearthring.shards.chat import render_chat
-
 from tests.tiny import CHAT_TEMPLATE
 
 USER = {"role": "user", "content": "Why?"}
@@ -32,7 +32,7 @@ def test_blocks_leave_no_blanks_and_specials_are_given() -> None:
     text = render_chat(
         messages, template, bos_token="<s>", eos_token="</s>", now=lambda: datetime(2031, 5, 6)
     )
-    assert text.startswith("<s>\n<é></s>2031[{")
+    assert text.startswith("<s>\n<é>\n</s>2031[{")
     assert '"content": " <é> "' in text
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from hearthring.protocol.errors import BadModelFile, UnknownModel
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.store import ModelEntry
-
 from tests.tiny import tiny_weights, write_tiny_gguf
 
 
@@ -128,6 +128,7 @@ def at(offset: int, new: bytes) -> Callable[[bytes], bytes]:
 
 
 HUGE = struct.pack("<Q", 1 << 62)
+NORM = b"output_norm.weight"
 HEADS = "llama.attention.head_count"
 BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda _: b"", "empty"),
@@ -145,6 +146,10 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a byte short": (lambda data: data[:-1], "ends inside tensor"),
     "in the header": (lambda data: data[:300], "ends inside"),
     "other architecture": (replaced(b"\5\0\0\0\0\0\0\0llama", b"\5\0\0\0\0\0\0\0qwen2"), "'qwen2'"),
+    "no architecture": (
+        replaced(b"general.architecture", b"general.architectura"),
+        "names no arch",
+    ),
     "no UTF-8": (replaced(b"tiny 0", b"tiny \xff"), "UTF-8"),
     "no heads": (replaced(u32(HEADS, 4), u32(HEADS, 0)), "head_count"),
     "too many heads": (replaced(u32(HEADS, 4), u32(HEADS, 1 << 30)), "head_count"),
@@ -160,6 +165,31 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "other width": (
         replaced(u32("llama.embedding_length", 64), u32("llama.embedding_length", 128)),
         "has shape|isn't supported",
+    ),
+    "list length": (
+        replaced(struct.pack("<IIQ", 9, 8, 300), struct.pack("<II", 9, 8) + HUGE),
+        "elements of 'tokenizer.ggml.tokens' are too many",
+    ),
+    "longer list": (
+        replaced(struct.pack("<IIQ", 9, 8, 300), struct.pack("<IIQ", 9, 8, 4_000_000)),
+        "ends inside 'tokenizer.ggml.tokens'",
+    ),
+    "list of lists": (
+        replaced(struct.pack("<IIQ", 9, 8, 300), struct.pack("<IIQ", 9, 9, 300)),
+        "unknown type 9",
+    ),
+    "dimensions": (replaced(NORM + b"\1", NORM + b"\7"), "7 dimensions"),
+    "tensor type": (
+        replaced(NORM + struct.pack("<IQI", 1, 64, 0), NORM + struct.pack("<IQI", 1, 64, 99)),
+        "unknown type 99",
+    ),
+    "tensor too large": (
+        replaced(NORM + struct.pack("<IQI", 1, 64, 0), NORM + struct.pack("<IQI", 1, 1 << 60, 0)),
+        "ends inside tensor 'output_norm",
+    ),
+    "half a block": (
+        replaced(NORM + struct.pack("<IQI", 1, 64, 0), NORM + struct.pack("<IQI", 1, 65, 2)),
+        "can't be of type Q4_0",
     ),
     "missing key": (replaced(b"llama.context_length", b"llama.context_lengtx"), "is missing"),
     "missing tensor": (replaced(b"blk.2.ffn_up.weight", b"blk.2.ffn_xx.weight"), "no tensor"),

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hearthring.protocol.errors import BadModelFile
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import Manifest, build, canonical
 from hearthring.shards.store import ModelEntry
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.tiny import write_tiny_gguf
 
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from hearthring.protocol.errors import BadModelFile, BadOption
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import StreamDecoder, Tokenizer
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from tests.llama_cpp import LlamaVocabulary
 from tests.tiny import SPECIALS, write_tiny_gguf
 

@@ -267,6 +267,11 @@ def test_refusals():
         e.forward((outside,), inputs(1))
 
 
+def test_an_empty_batch_is_nothing():
+    out, taps = engine().forward((), np.zeros((0, EVEN.width), np.float32), frozenset({1}))
+    assert out.shape == taps[1].shape == (0, EVEN.width)
+
+
 def test_progress_counts_layers():
     seen = []
     shape = EVEN

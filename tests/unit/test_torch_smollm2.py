@@ -20,10 +20,8 @@ GENERATED = 4
 @pytest.fixture(scope="module")
 def parts(smollm2):
     file = smollm2.open()
-    engine = TorchEngine(
-        file.dequantised, file.shape, 0, file.shape.layers, Residual.BF16, threads=2
-    )
-    return engine, Ends.open(file, Residual.BF16, threads=2)
+    engine = TorchEngine(file.dequantised, file.shape, 0, file.shape.layers, Residual.BF16)
+    return engine, Ends.open(file, Residual.BF16)
 
 
 def run(engine, states, prompt, steps):
@@ -50,6 +48,6 @@ def test_random_schedules_give_the_same_bits(parts, length):
     plain = run(engine, states, length, [length] + [1] * GENERATED)
     steps = []
     while sum(steps) < total:
-        steps.append(min(draw.choice((1, 3, 8, 50, 64)), total - sum(steps)))
+        steps.append(min(draw.choice((1, 8, 50, 64, 100)), total - sum(steps)))
     assert run(engine, states, length, steps).tobytes() == plain.tobytes()
     assert np.isfinite(ends.logits(ends.norm(plain[-1:]))).all()

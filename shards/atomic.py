@@ -1,0 +1,49 @@
+"""Files that several processes change: locks between them, and writes that happen whole."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO
+
+
+def locked(path: Path) -> AbstractContextManager[None]:
+    """Open ``path`` now, hold its lock from entering to leaving the context.
+
+    Waits while another process or thread holds it; a process that dies lets go. Raises ``OSError``
+    at once when the file can't be opened.
+    """
+    return _holding(path.open("a"))
+
+
+@contextmanager
+def _holding(file: IO[str]) -> Iterator[None]:
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def replace_whole(path: Path, text: str) -> None:
+    """Make ``text`` the content of ``path``, on the disk when this returns.
+
+    Whoever reads meanwhile finds the old content or the new. Raises ``OSError``; the old content
+    then stays, and nothing is left beside it.
+    """
+    handle, new = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    # The rename itself is on the disk only once the folder is.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,85 @@
+"""The fingerprint of a numerics class: what an engine makes of fixed weights.
+
+Two engines with equal fingerprints are taken to give equal bits. So the fixed model has the real
+one's shape (kernels are chosen by shape), and the rows go through both kinds, several batch sizes
+and contexts to 2000.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.shards.shape import Shape
+
+PROMPT = 1991
+STEPS = ((0, 64, 639, 1990), (1991,), (1, 2, 65, 127, 128, 640, 1023, 1991))
+"""Positions of the generated rows, step by step; a row's ancestors are the prompt's rows."""
+
+WeightLoader = Callable[[str], F32]
+
+
+def fingerprint(
+    make_engine: Callable[[WeightLoader], Engine], shape: Shape, residual: Residual
+) -> str:
+    """SHA-256, hex, over the outputs of a one-layer model of ``shape`` with fixed weights.
+
+    ``make_engine`` is given the weights by GGUF name and returns an engine for layer 0. The hash
+    covers the residual type too. ``shape.context`` bounds the contexts that are tried.
+    """
+    engine = make_engine(lambda name: fixed_weight(name, shape))
+    prompt = min(PROMPT, shape.context - 1)
+    steps = [tuple(p for p in step if p <= prompt) for step in STEPS]
+    cache = engine.new_cache(prompt + sum(map(len, steps)))
+    digest = hashlib.sha256(f"hearthring fingerprint 1 {residual.value}".encode())
+    slots = np.arange(prompt, dtype=np.int64)
+
+    def run(rows: list[EngineRow], seed: int) -> None:
+        wide = uniform(seed, (len(rows), shape.width))
+        states = unpack(pack(wide, residual), len(rows), shape.width, residual)
+        out, _ = engine.forward((Segment(cache, tuple(rows)),), states)
+        digest.update(pack(out, residual))
+
+    run([EngineRow(Kind.PROMPT, p, p, slots[: p + 1]) for p in range(prompt)], 1)
+    free = prompt
+    for seed, positions in enumerate(steps, 2):
+        rows = []
+        for position in positions:
+            path = np.append(slots[:position], free)
+            rows.append(EngineRow(Kind.GENERATED, position, free, path))
+            free += 1
+        if rows:
+            run(rows, seed)
+    return digest.hexdigest()
+
+
+def fixed_weight(name: str, shape: Shape) -> F32:
+    """The weight called ``name`` in the fixed model, scaled so that outputs stay near 1."""
+    part = name.split(".", 2)[2].removesuffix(".weight")
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    sizes: dict[str, tuple[int, ...]] = {
+        "attn_norm": (shape.width,),
+        "attn_q": (queries, shape.width),
+        "attn_k": (keys, shape.width),
+        "attn_v": (keys, shape.width),
+        "attn_output": (shape.width, queries),
+        "ffn_norm": (shape.width,),
+        "ffn_gate": (shape.ffn, shape.width),
+        "ffn_up": (shape.ffn, shape.width),
+        "ffn_down": (shape.width, shape.ffn),
+    }
+    size = sizes[part]
+    noise = uniform(int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "big"), size)
+    if len(size) == 1:
+        return (1 + noise / 8).astype(np.float32)
+    return noise * np.float32(2 / size[1] ** 0.5)
+
+
+def uniform(seed: int, size: tuple[int, ...]) -> F32:
+    """Values in [-1, 1) from PCG64's raw words: numpy may change its distributions, not those."""
+    count = int(np.prod(size))
+    words = np.random.PCG64(seed).random_raw(-(-count // 4)).astype("<u8").view("<i2")[:count]
+    values: F32 = (words.astype(np.float32) / np.float32(32768)).reshape(size)
+    return values

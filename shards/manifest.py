@@ -1,0 +1,204 @@
+"""The manifest of a model: what it is, as hashes. Its own hash is the model id.
+
+Two files with the same weights, tokenizer, template and name have the same id wherever they lie;
+nothing of a path, a time or a machine goes into a manifest.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+
+from hearthring.protocol.errors import BadModelFile
+from hearthring.protocol.limits import LIMITS
+from hearthring.shards.gguf_file import MAX_LAYERS, GgufFile
+from hearthring.shards.gguf_header import Value
+from hearthring.shards.shape import Shape
+
+FORMAT: Final = 1
+MANIFEST_BYTES: Final = 1 << 20
+_TEMPLATE: Final = "tokenizer.chat_template"
+_HEX: Final = frozenset("0123456789abcdef")
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how much of how much is done."""
+
+
+def quiet(label: str, done: int, total: int) -> None:
+    """The ``Progress`` of somebody who doesn't look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A model's identity. Hashes are SHA-256 in hex.
+
+    ``layers[i]`` covers the tensors of layer i: name, type, shape and bytes of each, sorted by
+    name. ``embedding`` covers the token embedding; ``head`` the final norm, and the output matrix
+    unless it is the embedding. ``tokenizer`` covers every tokenizer field of the file but the
+    chat template, which has ``chat_template`` for itself. ``types`` names the weight types used
+    in each layer, sorted.
+    """
+
+    name: str
+    shape: Shape
+    layers: tuple[str, ...]
+    types: tuple[tuple[str, ...], ...]
+    embedding: str
+    embedding_type: str
+    head: str
+    head_types: tuple[str, ...]
+    tokenizer: str
+    chat_template: str
+    file_type: int
+    format: int = FORMAT
+
+    @property
+    def model_id(self) -> str:
+        """SHA-256 of ``to_json()``, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, ASCII. Equal manifests give equal text."""
+        return canonical(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """The manifest that ``to_json`` wrote.
+
+        Raises ``BadModelFile`` for anything else: other fields, types, formats or spacing.
+        """
+        try:
+            if len(text) > MANIFEST_BYTES:
+                raise ValueError("it is too long")
+            manifest = cls(**_fields(json.loads(text)))
+            written = text if isinstance(text, str) else text.decode()
+            if manifest.to_json() != written:
+                raise ValueError("it isn't canonical")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BadModelFile(f"the manifest doesn't parse: {error}") from None
+        return manifest
+
+
+def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
+    """Hash a whole model file. Raises ``BadModelFile``."""
+    shape = gguf.shape
+    parts = [gguf.layer_names(layer) for layer in range(shape.layers)]
+    head = tuple(name for name in gguf.tensor_names() if name.startswith("output"))
+    total = sum(gguf.raw(name)[2].size for name in gguf.tensor_names())
+    done = 0
+
+    def digest(names: Iterable[str]) -> str:
+        nonlocal done
+        hashed = hashlib.sha256()
+        for name in names:
+            kind, dims, data = gguf.raw(name)
+            hashed.update(canonical([name, kind, dims, data.size]).encode() + b"\n")
+            hashed.update(data.data)
+            done += data.size
+            progress("hashing", done, total)
+        return hashed.hexdigest()
+
+    tokenizer = gguf.fields("tokenizer.")
+    template = gguf.text(_TEMPLATE)
+    tokenizer.pop(_TEMPLATE, None)
+    named = gguf.text("general.name") or f"{shape.architecture} {shape.layers}x{shape.width}"
+    return Manifest(
+        name="".join(c for c in named if c.isprintable())[: LIMITS.name_chars],
+        shape=shape,
+        layers=tuple(digest(names) for names in parts),
+        types=tuple(_types(gguf, names) for names in parts),
+        embedding=digest(["token_embd.weight"]),
+        embedding_type=gguf.type_name("token_embd.weight"),
+        head=digest(head),
+        head_types=_types(gguf, head),
+        tokenizer=_hash(canonical({key: _plain(value) for key, value in tokenizer.items()})),
+        chat_template=_hash(canonical(template)),
+        file_type=gguf.integer("general.file_type") or 0,
+    )
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys, no spaces and ASCII only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Value) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _types(gguf: GgufFile, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({gguf.type_name(name) for name in names}))
+
+
+def _fields(found: Any) -> dict[str, Any]:
+    """Arguments of ``Manifest``, each of its exact type."""
+    wanted = {field.name for field in fields(Manifest)}
+    if not isinstance(found, dict) or found.keys() != wanted:
+        raise ValueError("its fields aren't those of a manifest")
+    if type(found["format"]) is not int or found["format"] != FORMAT:
+        raise ValueError(f"format {found['format']!r:.20} isn't known, only {FORMAT}")
+    shape = _shape(found["shape"])
+    layers = tuple(_sha256(item) for item in _list(found["layers"], shape.layers))
+    types = tuple(_names(item) for item in _list(found["types"], shape.layers))
+    hashes = {key: _sha256(found[key]) for key in ("embedding", "head", "tokenizer")}
+    if type(found["file_type"]) is not int or found["file_type"] < 0:
+        raise ValueError("its file_type isn't a number")
+    return (
+        found
+        | hashes
+        | {
+            "name": _text(found["name"]),
+            "shape": shape,
+            "layers": layers,
+            "types": types,
+            "embedding_type": _text(found["embedding_type"]),
+            "head_types": _names(found["head_types"]),
+            "chat_template": _sha256(found["chat_template"]),
+        }
+    )
+
+
+def _shape(found: Any) -> Shape:
+    if not isinstance(found, dict) or found.keys() != {field.name for field in fields(Shape)}:
+        raise ValueError("its shape has other fields")
+    for field in fields(Shape):
+        value = found[field.name]
+        if type(value) is not field.type:
+            raise ValueError(f"{field.name} of its shape isn't of type {field.type}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 2**40:
+            raise ValueError(f"{field.name} of its shape is out of range")
+    if found["layers"] > MAX_LAYERS or found["width"] > LIMITS.width:
+        raise ValueError("its shape is out of range")
+    return Shape(**found)
+
+
+def _list(found: Any, length: int) -> list[Any]:
+    if not isinstance(found, list) or len(found) != length:
+        raise ValueError("its layers aren't as many as its shape says")
+    return found
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    names = tuple(_text(item) for item in found) if isinstance(found, list) else ()
+    if not names or list(names) != sorted(set(names)):
+        raise ValueError("its weight types aren't a sorted list")
+    return names
+
+
+def _text(found: Any) -> str:
+    if not isinstance(found, str) or len(found) > LIMITS.name_chars:
+        raise ValueError("it has a text that is none, or too long")
+    return found
+
+
+def _sha256(found: Any) -> str:
+    if not isinstance(found, str) or len(found) != 64 or not set(found) <= _HEX:
+        raise ValueError("it has a hash that is none")
+    return found

@@ -1,0 +1,251 @@
+"""The models of this user: which files there are, what they hold, and where.
+
+A model file is used where it lies and never copied; the store keeps its manifest and remembers the
+file's size and time, so that a file is hashed once. The folder holds ``index.json``, a manifest
+per model in ``manifests/``, files of aliases in ``files/``, and two locks. Any number of processes
+may use it at once: changes are made under a lock and files are replaced whole, so a reader, or a
+process killed half-way, sees the old or the new and nothing in between.
+"""
+
+import json
+import os
+import re
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from hearthring.protocol.errors import BadModelFile, BadOption, ModelNotHere, UnknownModel
+from hearthring.shards.alias import ALIASES, Alias, fetch
+from hearthring.shards.atomic import locked, replace_whole
+from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.manifest import Manifest, Progress, build, quiet
+
+ENVIRONMENT = "HEARTHRING_MODELS"
+INDEX_BYTES = 16 << 20
+_ID = re.compile(r"[0-9a-f]{6,64}")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_GGUF_ONLY = "this release imports GGUF files only"
+_KNOWN = f"known by name: {', '.join(ALIASES)}; `hearthring model list` shows what is here"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the store remembers of a file: a file that still looks so isn't hashed again."""
+
+    model_id: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time, as ``GgufFile.stamp``."""
+        return self.size, self.mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that is here. ``name`` is its alias, or the name in its file."""
+
+    manifest: Manifest
+    path: Path
+    name: str
+    model_id: str
+    seen: Seen
+
+    def open(self) -> GgufFile:
+        """Open the file. One that was touched since it was imported is hashed again.
+
+        Raises ``BadModelFile`` when it holds another model now, ``UnknownModel`` when it is gone.
+        """
+        gguf = GgufFile(self.path)
+        if gguf.stamp != self.seen.stamp and build(gguf).model_id != self.model_id:
+            raise BadModelFile(
+                "the file changed since it was imported",
+                field=str(self.path),
+                mend=f"import it again with `hearthring model import {self.path}`",
+            )
+        return gguf
+
+
+class ModelStore:
+    """The store in ``root``, by default ``$HEARTHRING_MODELS`` or the user's cache folder.
+
+    Every method may raise ``BadOption`` when the folder can't be used, and ``BadModelFile`` when
+    what is kept in it is damaged. A method that raises leaves the store as it was.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        if root is None:
+            set_by_user = os.environ.get(ENVIRONMENT)
+            root = Path(set_by_user) if set_by_user else user_cache_path("hearthring") / "models"
+        self.root = root.expanduser().absolute()
+
+    def list(self) -> list[ModelEntry]:
+        """Models whose file is still there: one entry for each, sorted by name."""
+        entries: dict[str, ModelEntry] = {}
+        for path, seen in self._index().items():
+            if os.path.exists(path):
+                entries.setdefault(seen.model_id, self._entry(path, seen))
+        return sorted(entries.values(), key=lambda entry: (entry.name, entry.model_id))
+
+    def find(self, name: str, progress: Progress = quiet) -> ModelEntry:
+        """A model by alias, by id or its beginning (6 digits at least), by name or by path.
+
+        An alias or a path that isn't here yet is imported. Raises ``UnknownModel`` for a name that
+        nothing has or that several have, and what ``import_alias`` and ``import_file`` raise.
+        """
+        if name in ALIASES:
+            return self.import_alias(name, progress)
+        here = self.list()
+        by_id = _ID.fullmatch(name) is not None
+        found = [entry for entry in here if by_id and entry.model_id.startswith(name)]
+        found = found or [entry for entry in here if entry.name == name]
+        if len(found) > 1:
+            raise UnknownModel(
+                f"{len(found)} models are meant by {name!r}", mend="give more of the model id"
+            )
+        if found:
+            return found[0]
+        if name and "\0" not in name and os.path.exists(os.path.expanduser(name)):
+            return self.import_file(Path(name), progress)
+        if by_id and (gone := [p for p, s in self._index().items() if s.model_id.startswith(name)]):
+            raise ModelNotHere(f"the file of {name} is gone: {gone[0]}", mend="import it again")
+        if _HUB.fullmatch(name) and not name.endswith(".gguf"):
+            raise UnknownModel(
+                f"{name!r} looks like a hub's name, and {_GGUF_ONLY}", mend=f"give a path; {_KNOWN}"
+            )
+        raise UnknownModel(f"there is no model {name!r:.200}", mend=_KNOWN)
+
+    def import_file(self, path: Path, progress: Progress = quiet) -> ModelEntry:
+        """Take a GGUF file in, hashing it unless it is known and looks as it did.
+
+        Raises ``UnknownModel`` when there is no such path, ``BadModelFile`` when it is no model.
+        """
+        path = _real(path)
+        if path.is_dir() and (path / "config.json").exists():
+            raise BadModelFile(
+                f"this is a Hugging Face folder, and {_GGUF_ONLY}",
+                field=str(path),
+                mend=f"convert it to GGUF first; {_KNOWN}",
+            )
+        seen = self._index().get(str(path))
+        if seen is not None and seen.stamp == _stamp(path):
+            return self._entry(str(path), seen)
+        gguf = GgufFile(path)
+        manifest = build(gguf, progress)
+        seen = Seen(manifest.model_id, *gguf.stamp)
+        # A file that is still being written would be remembered with a hash it never had.
+        if seen.stamp != _stamp(path):
+            raise BadModelFile("the file changed while it was read", field=str(path))
+        with self._locked("lock"):
+            index = self._index() | {str(path): seen}
+            self._write(self._manifest_path(seen.model_id), manifest.to_json())
+            self._write(
+                self.root / "index.json",
+                json.dumps({key: asdict(value) for key, value in index.items()}, indent=1),
+            )
+        return self._entry(str(path), seen)
+
+    def import_alias(self, name: str, progress: Progress = quiet) -> ModelEntry:
+        """The model of an alias, downloaded unless it is here. Processes share one download.
+
+        Raises ``UnknownModel`` for another name, ``ModelNotHere`` when it can't be downloaded.
+        """
+        alias = ALIASES.get(name)
+        if alias is None:
+            raise UnknownModel(f"there is no model {name!r:.200}", mend=_KNOWN)
+        path = self._alias_path(alias)
+        seen = self._index().get(str(path))
+        if seen is None or seen.stamp != _stamp(path):
+            with self._locked("download.lock"):
+                seen = self._index().get(str(path))
+                if seen is None or seen.stamp != _stamp(path):
+                    path.parent.mkdir(exist_ok=True)
+                    for left in path.parent.glob("fetch-*"):  # of a process that was killed
+                        shutil.rmtree(left, ignore_errors=True)
+                    fetch(alias, path, progress)
+                    return self.import_file(path, progress)
+        return self._entry(str(path), seen)
+
+    def _alias_path(self, alias: Alias) -> Path:
+        return _real(self.root / "files" / alias.file_name)
+
+    def _manifest_path(self, model_id: str) -> Path:
+        return self.root / "manifests" / f"{model_id}.json"
+
+    def _entry(self, path: str, seen: Seen) -> ModelEntry:
+        kept = self._manifest_path(seen.model_id)
+        manifest = Manifest.from_json(self._read(kept))
+        if manifest.model_id != seen.model_id:
+            raise _damaged(kept)
+        aliases = (a.name for a in ALIASES.values() if str(self._alias_path(a)) == path)
+        name = next(aliases, manifest.name)
+        return ModelEntry(manifest, Path(path), name, seen.model_id, seen)
+
+    def _index(self) -> dict[str, Seen]:
+        path = self.root / "index.json"
+        if not path.exists():
+            return {}
+        try:
+            found = {key: Seen(**value) for key, value in json.loads(self._read(path)).items()}
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise _damaged(path) from None
+        for seen in found.values():
+            numbers = type(seen.size) is int and type(seen.mtime_ns) is int
+            if not numbers or not re.fullmatch("[0-9a-f]{64}", str(seen.model_id)):
+                raise _damaged(path)
+        return found
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            with path.open("rb") as file:
+                return file.read(INDEX_BYTES)
+        except OSError:
+            raise _damaged(path) from None
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            replace_whole(path, text)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return locked(self.root / name)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> BadOption:
+        return BadOption(
+            f"the models folder {self.root} can't be written: {error.strerror}",
+            field=ENVIRONMENT,
+            mend=f"set {ENVIRONMENT} to a folder of yours",
+        )
+
+
+def _real(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(os.path.expanduser(path)))
+    except ValueError:  # a zero byte
+        raise UnknownModel(f"{str(path)!r:.200} isn't a path") from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _damaged(path: Path) -> BadModelFile:
+    return BadModelFile(
+        "this file of the models folder is damaged",
+        field=str(path),
+        mend="remove index.json and import the models again; no model file is lost",
+    )

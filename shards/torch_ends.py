@@ -1,0 +1,128 @@
+"""The client's side of a model: embedding, final norm and output head, in fp32 through torch.
+
+A row's bits depend on the weights and the row alone: norm and head take one row at a time.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from numpy.typing import NDArray
+
+from hearthring.protocol.errors import BadOption, BadShape, ResidualOverflow
+from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.engine import Numerics
+from hearthring.shards.fingerprint import uniform
+from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.shape import Shape
+from hearthring.shards.torch_layer import Linear, Load, rms_norm, round_residual
+
+EMBEDDING = "token_embd.weight"
+Rows = Callable[[NDArray[np.int64]], F32]
+"""Rows of the embedding ``[n, width]`` by token id, dequantised."""
+
+PROBED = 8192  # head rows of the fixed model: enough for the kernel, little enough for memory
+
+
+class Ends:
+    """Embedding, final norm and head of one model.
+
+    ``load`` gives tensors by GGUF name; only the norm and the head are kept in float32, as the
+    embedding is read row by row. Not thread-safe. ``threads`` is set for the whole process.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        rows: Rows,
+        shape: Shape,
+        residual: Residual = Residual.FP32,
+        threads: int = 1,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.shape, self.residual, self.threads = shape, residual, threads
+        self._rows = rows
+        self._norm = torch.from_numpy(load("output_norm.weight").copy())
+        head = EMBEDDING if shape.tied_head else "output.weight"
+        self._head = Linear(load, (head,), threads)
+
+    @classmethod
+    def open(cls, file: GgufFile, residual: Residual = Residual.FP32, threads: int = 1) -> "Ends":
+        """The ends of a model file. Raises ``BadModelFile``."""
+        kind, shape, data = file.raw(EMBEDDING)
+        packed = data.reshape(shape[0], -1)
+
+        def rows(ids: NDArray[np.int64]) -> F32:
+            wide: F32 = dequantize(packed[ids], GGMLQuantizationType(kind))
+            return wide.astype(np.float32, copy=False)
+
+        return cls(file.dequantised, rows, file.shape, residual, threads)
+
+    @cached_property
+    def numerics(self) -> Numerics:
+        """The class of the ends, measured when first asked for."""
+        name = f"torch-{torch.__version__}/fp32/mv/ends/{self.residual.value}"
+        shape = replace(self.shape, vocabulary=min(self.shape.vocabulary, PROBED), tied_head=False)
+        sizes = {"output_norm.weight": (shape.width,), "output.weight": (shape.vocabulary, -1)}
+
+        def load(name: str) -> F32:
+            rows = sizes[name][0]
+            return uniform(rows, (rows, shape.width) if len(sizes[name]) == 2 else (rows,))
+
+        ends = Ends(
+            load,
+            lambda ids: uniform(1, (len(ids), shape.width)),
+            shape,
+            self.residual,
+            self.threads,
+        )
+        digest = hashlib.sha256(f"hearthring ends 1 {self.residual.value}".encode())
+        for count in (1, 3, 8):
+            states = ends.embed(range(count))
+            normed = ends.norm(states)
+            for array in (states, normed, ends.logits(normed)):
+                digest.update(array.astype("<f4").tobytes())
+        return Numerics(name, self.residual, digest.hexdigest())
+
+    def embed(self, ids: Sequence[int]) -> F32:
+        """Embeddings ``[n, width]`` of tokens, rounded to the residual type.
+
+        Raises ``BadOption`` for an id outside the vocabulary, ``ResidualOverflow``.
+        """
+        index = np.asarray(ids, np.int64).reshape(-1)
+        if len(index) and not (index.min() >= 0 and index.max() < self.shape.vocabulary):
+            raise BadOption(f"token id outside 0 .. {self.shape.vocabulary - 1}", field="ids")
+        states = round_residual(torch.from_numpy(self._rows(index)), self.residual)
+        out: F32 = states.numpy()
+        if not np.isfinite(out).all():
+            raise ResidualOverflow(
+                f"an embedding exceeds {self.residual.value}",
+                field="residual",
+                mend="use --residual bf16 or fp32",
+            )
+        return out
+
+    @torch.inference_mode()
+    def norm(self, states: F32) -> F32:
+        """The final RMSNorm of residual rows ``[n, width]``. Raises ``BadShape``."""
+        rows = torch.from_numpy(self._checked(states))
+        out: F32 = rms_norm(rows, self._norm, self.shape.norm_epsilon).contiguous().numpy()
+        return out
+
+    @torch.inference_mode()
+    def logits(self, normed: F32) -> F32:
+        """Logits of normed rows: ``[width]`` to ``[vocabulary]``, or ``[n, width]`` to
+        ``[n, vocabulary]``. Raises ``BadShape``."""
+        rows = torch.from_numpy(self._checked(np.atleast_2d(normed)))
+        out: F32 = self._head.rows(rows).contiguous().numpy()
+        return out[0] if normed.ndim == 1 else out
+
+    def _checked(self, rows: F32) -> F32:
+        if rows.ndim != 2 or rows.shape[1] != self.shape.width:
+            raise BadShape(f"{rows.shape} for rows of {self.shape.width}", field="states")
+        return np.ascontiguousarray(rows, np.float32)

@@ -1,0 +1,290 @@
+"""The reference engine: Llama-family layers in fp32 on dequantised weights, through torch.
+
+The bits of a row depend on the weights and on the row's own token path with its kinds, by
+construction (``torch_layer.py`` says how). Thread count isn't excluded by construction but by
+measurement; the fingerprint of a class is taken with the threads that are in use.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from hearthring.protocol.errors import (
+    BadShape,
+    EngineUnavailable,
+    LayersOutOfRange,
+    ResidualOverflow,
+)
+from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.engine import EngineRow, Kind, Numerics, Segment
+from hearthring.shards.fingerprint import fingerprint
+from hearthring.shards.shape import Shape
+from hearthring.shards.torch_kv import PathRead, TorchKv, plan_reads
+from hearthring.shards.torch_layer import (
+    BLOCK,
+    Layer,
+    Load,
+    Rope,
+    attend_block,
+    attend_row,
+    gated_block,
+    gated_rows,
+    padded_rows,
+    rms_norm,
+    rms_norm_block,
+    round_residual,
+)
+
+Angles = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Prompt rows of one chain within one aligned block: rows ``low .. high`` of the block."""
+
+    cache: TorchKv
+    first: int  # index of its first row in the batch
+    low: int
+    high: int
+    end: int  # position after the block
+    path: torch.Tensor  # slots of positions 0 .. the last row
+    angles: Angles
+    states: torch.Tensor
+
+    @property
+    def slots(self) -> torch.Tensor:
+        return self.path[self.low - self.high :]
+
+
+@dataclass(slots=True)
+class _Generated:
+    """All generated rows of a batch."""
+
+    indexes: torch.Tensor  # in the batch
+    caches: list[tuple[TorchKv, int]]  # where each row's K and V go
+    reads: list[PathRead]
+    scratch: tuple[torch.Tensor, torch.Tensor]
+    angles: Angles
+    states: torch.Tensor
+
+
+class TorchEngine:
+    """Layers ``[start, end)`` of a Llama-family model; see ``Engine`` for the contract.
+
+    ``load`` gives each tensor by its GGUF name as float32. ``progress(done, total)`` is called
+    after each layer is loaded. ``threads`` is torch's setting for the whole process, renewed by
+    each ``forward``. Raises ``LayersOutOfRange``.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        shape: Shape,
+        start: int,
+        end: int,
+        residual: Residual = Residual.FP32,
+        threads: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if not 0 <= start < end <= shape.layers:
+            raise LayersOutOfRange(f"{start}:{end} of {shape.layers} layers", field="layers")
+        if shape.heads % shape.kv_heads or shape.head_width % 2:
+            raise EngineUnavailable("heads don't divide into KV heads and pairs", field="shape")
+        torch.set_num_threads(threads)
+        self.start, self.end, self.width = start, end, shape.width
+        self.shape, self.residual, self.threads = shape, residual, threads
+        self._rope = Rope(shape)
+        self._mask = torch.full((BLOCK, BLOCK), -torch.inf).triu_(1)
+        self._layers: list[Layer] = []
+        for index in range(start, end):
+            self._layers.append(Layer.load(load, index, threads))
+            if progress is not None:
+                progress(index + 1 - start, end - start)
+
+    @cached_property
+    def numerics(self) -> Numerics:
+        """The class, measured when first asked for (about a second at width 576)."""
+        name = f"torch-{torch.__version__}/fp32/mv+gemm{BLOCK}/{self.residual.value}"
+        shape, residual = replace(self.shape, layers=1), self.residual
+        return Numerics(
+            name,
+            residual,
+            fingerprint(
+                lambda load: TorchEngine(load, shape, 0, 1, residual, self.threads),
+                shape,
+                residual,
+            ),
+        )
+
+    def new_cache(self, slots: int) -> TorchKv:
+        """A cache of ``slots`` rows; memory is touched only as rows are written."""
+        return TorchKv(self.end - self.start, slots, self.shape.kv_heads * self.shape.head_width)
+
+    @torch.inference_mode()
+    def forward(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> tuple[F32, dict[int, F32]]:
+        """Run all rows through the window, as ``Engine.forward``."""
+        rows = [(_torch_kv(segment.cache), row) for segment in segments for row in segment.rows]
+        if states.shape != (len(rows), self.width):
+            raise BadShape(f"{states.shape} for {len(rows)} rows of {self.width}", field="states")
+        for cache, row in rows:
+            cache.check(row)
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        entering = torch.from_numpy(np.ascontiguousarray(states, np.float32))
+        passes = self._passes(segments, entering)
+        generated = self._generated(rows, entering)
+        tapped: dict[int, F32] = {}
+        for local, layer in enumerate(self._layers):
+            # All K and V of the layer are written before any row attends: an ancestor may stand
+            # anywhere in the batch.
+            block_queries = [self._enter_block(layer, local, item) for item in passes]
+            row_queries = self._enter_rows(layer, local, generated) if generated else None
+            for item, query in zip(passes, block_queries, strict=True):
+                self._leave_block(layer, local, item, query)
+            if generated and row_queries is not None:
+                self._leave_rows(layer, local, generated, row_queries)
+            boundary = self.start + local + 1
+            if boundary in taps:
+                tapped[boundary] = self._collect(len(rows), passes, generated)
+        out = self._collect(len(rows), passes, generated)
+        # An infinity never becomes finite again, so the last boundary shows those of all.
+        if not np.isfinite(out).all():
+            raise ResidualOverflow(
+                f"a residual exceeds {self.residual.value}",
+                field="residual",
+                mend="use --residual bf16 or fp32",
+            )
+        return out, tapped
+
+    def _passes(self, segments: tuple[Segment, ...], states: torch.Tensor) -> list[_Pass]:
+        passes: list[_Pass] = []
+        index = 0
+        for segment in segments:
+            run: list[EngineRow] = []
+            for row in segment.rows:
+                if run and not (row.kind is Kind.PROMPT and _follows(run[-1], row)):
+                    passes.append(self._pass(segment, run, index - len(run), states))
+                    run = []
+                if row.kind is Kind.PROMPT:
+                    run.append(row)
+                index += 1
+            if run:
+                passes.append(self._pass(segment, run, index - len(run), states))
+        return passes
+
+    def _pass(
+        self, segment: Segment, run: list[EngineRow], first: int, states: torch.Tensor
+    ) -> _Pass:
+        low, block = run[0].position % BLOCK, run[0].position // BLOCK
+        padded = torch.zeros(BLOCK, self.width)
+        padded[low : low + len(run)] = states[first : first + len(run)]
+        return _Pass(
+            _torch_kv(segment.cache),
+            first,
+            low,
+            low + len(run),
+            (block + 1) * BLOCK,
+            torch.from_numpy(run[-1].path),
+            self._rope.angles(list(range(block * BLOCK, (block + 1) * BLOCK))),
+            padded,
+        )
+
+    def _generated(
+        self, rows: list[tuple[TorchKv, EngineRow]], states: torch.Tensor
+    ) -> _Generated | None:
+        indexes = [i for i, (_, row) in enumerate(rows) if row.kind is Kind.GENERATED]
+        if not indexes:
+            return None
+        chosen = [rows[index] for index in indexes]
+        width = self.shape.kv_heads * self.shape.head_width
+        reads = plan_reads(chosen, width)
+        longest = max((read.length for read in reads if read.slots is not None), default=0)
+        index = torch.tensor(indexes)
+        return _Generated(
+            index,
+            [(cache, row.slot) for cache, row in chosen],
+            reads,
+            (torch.empty(longest, width), torch.empty(longest, width)),
+            self._rope.angles([row.position for _, row in chosen]),
+            states.index_select(0, index),
+        )
+
+    def _split(self, qkv: torch.Tensor, angles: Angles) -> tuple[torch.Tensor, ...]:
+        """Rotated and scaled queries ``[n, kv_heads, group, head_width]``, keys, values."""
+        shape = self.shape
+        queries = shape.heads * shape.head_width
+        keys = queries + shape.kv_heads * shape.head_width
+        heads = qkv[:, :keys].view(len(qkv), -1, shape.head_width)
+        self._rope.rotate(heads, angles)
+        query = qkv[:, :queries].mul_(shape.head_width**-0.5)
+        grouped = query.view(len(qkv), shape.kv_heads, -1, shape.head_width)
+        return grouped, qkv[:, queries:keys], qkv[:, keys:]
+
+    def _enter_block(self, layer: Layer, local: int, item: _Pass) -> torch.Tensor:
+        normed = rms_norm_block(item.states, layer.attention_norm, self.shape.norm_epsilon)
+        query, k, v = self._split(layer.qkv.block(normed), item.angles)
+        item.cache.k[local].index_copy_(0, item.slots, k[item.low : item.high])
+        item.cache.v[local].index_copy_(0, item.slots, v[item.low : item.high])
+        return query
+
+    def _leave_block(self, layer: Layer, local: int, item: _Pass, query: torch.Tensor) -> None:
+        seen = []
+        for source in (item.cache.k[local], item.cache.v[local]):
+            buffer = torch.empty(item.end, source.shape[1])
+            torch.index_select(source, 0, item.path, out=buffer[: len(item.path)])
+            buffer[len(item.path) :].zero_()
+            seen.append(buffer)
+        mixed = attend_block(query, seen[0], seen[1], self._mask)
+        states = item.states.add_(layer.output.block(mixed))
+        normed = rms_norm_block(states, layer.ffn_norm, self.shape.norm_epsilon)
+        gated = gated_block(layer.gate_up.block(normed), self.shape.ffn)
+        item.states = round_residual(states.add_(layer.down.block(gated)), self.residual)
+
+    def _enter_rows(self, layer: Layer, local: int, rows: _Generated) -> torch.Tensor:
+        normed = rms_norm(rows.states, layer.attention_norm, self.shape.norm_epsilon)
+        query, k, v = self._split(layer.qkv.rows(normed), rows.angles)
+        for (cache, slot), key, value in zip(rows.caches, k.unbind(), v.unbind(), strict=True):
+            cache.k[local, slot] = key
+            cache.v[local, slot] = value
+        return query
+
+    def _leave_rows(self, layer: Layer, local: int, rows: _Generated, query: torch.Tensor) -> None:
+        mixed = padded_rows(query.shape[0], self.shape.heads * self.shape.head_width)
+        outs = mixed.view(query.shape).unbind()
+        for read, one, out in zip(rows.reads, query.unbind(), outs, strict=True):
+            k, v = read.read(local, rows.scratch)
+            attend_row(one, k, v, out)
+        states = layer.output.rows(mixed).add_(rows.states)
+        normed = rms_norm(states, layer.ffn_norm, self.shape.norm_epsilon)
+        gated = gated_rows(layer.gate_up.rows(normed), self.shape.ffn)
+        rows.states = round_residual(states.add_(layer.down.rows(gated)), self.residual)
+
+    def _collect(self, count: int, passes: list[_Pass], rows: _Generated | None) -> F32:
+        out = torch.empty(count, self.width)
+        for item in passes:
+            size = item.high - item.low
+            out[item.first : item.first + size] = item.states[item.low : item.high]
+        if rows is not None:
+            out.index_copy_(0, rows.indexes, rows.states)
+        array: F32 = out.numpy()
+        return array
+
+
+def _follows(parent: EngineRow, row: EngineRow) -> bool:
+    """Whether ``row`` is the child of ``parent`` in the same aligned block."""
+    return (
+        row.position == parent.position + 1
+        and row.position % BLOCK != 0
+        and int(row.path[-2]) == parent.slot
+    )
+
+
+def _torch_kv(cache: object) -> TorchKv:
+    if not isinstance(cache, TorchKv):
+        raise TypeError(f"a cache of another engine: {type(cache).__name__}")
+    return cache
