@@ -25,6 +25,7 @@ from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32, Residual, unpack
 from hearthring.protocol.transport import Transport
 from hearthring.shards.manifest import quiet
+from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.shards.torch_ends import Ends
 from hearthring.verify.proof import Proof
@@ -130,6 +131,10 @@ class AsyncClient:
         model = await self._load()
         _, records = await find_records(self.transport(), self.config.join, model.entry.model_id)
         return records
+
+    async def model_entry(self) -> ModelEntry:
+        """This client's model in the cache; fetched first, if it is an alias not here yet."""
+        return (await self._load()).entry
 
     async def audit(self, proof: Proof) -> Verdict:
         """Replay a proof offline, with this machine's own weights."""

@@ -311,6 +311,8 @@ class RingSession:
         if self._failed is None:
             self._failed = _failed(stage, error)
         for attached in self._attached:
+            if attached.stage is not stage:
+                continue
             for future in (attached.opened, attached.receipt, attached.evidence):
                 if not future.done():
                     future.set_exception(self._failed)

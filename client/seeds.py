@@ -3,18 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
-from hearthring.protocol.errors import (
-    BadInvitation,
-    DeadlineExceeded,
-    HearthringError,
-    SeedUnreachable,
-)
+from hearthring.protocol.asking import ask_records
+from hearthring.protocol.errors import BadInvitation, HearthringError, SeedUnreachable
 from hearthring.protocol.invitation import Invitation
-from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import DirectoryReply
 from hearthring.protocol.records import NodeRecord, read_all
-from hearthring.protocol.transport import Method, Transport
-from hearthring.protocol.wire import decode_records, encode_query
+from hearthring.protocol.transport import Transport
 
 
 async def find_records(
@@ -29,7 +23,7 @@ async def find_records(
             "none was given", field="join", mend="use --join with what a node printed at start"
         )
     replies = await asyncio.gather(
-        *(_ask(transport, seed, model_id) for seed in seeds), return_exceptions=True
+        *(ask_records(transport, seed, model_id) for seed in seeds), return_exceptions=True
     )
     told, failed = [], []
     for seed, reply in zip(seeds, replies, strict=True):
@@ -46,18 +40,3 @@ async def find_records(
     model_id = model_id or told[0].model_id
     records = [data for reply in told if reply.model_id == model_id for data in reply.records]
     return model_id, read_all(records, model_id)
-
-
-async def _ask(transport: Transport, seed: Invitation, model_id: str) -> DirectoryReply:
-    stream = await transport.dial(seed.address, seed.node_id, Method.DIRECTORY)
-    try:
-        async with asyncio.timeout(LIMITS.connect * 2):
-            await stream.send(encode_query(model_id))
-            data = await stream.receive()
-    except TimeoutError:
-        raise DeadlineExceeded("the directory doesn't answer in time", field="directory") from None
-    finally:
-        await stream.close()
-    if data is None:
-        raise SeedUnreachable("it ended the stream", field=seed.address)
-    return decode_records(data)

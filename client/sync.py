@@ -12,6 +12,7 @@ from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32
 from hearthring.shards.manifest import quiet
+from hearthring.shards.store import ModelEntry
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
@@ -83,6 +84,10 @@ class Client:
     def records(self) -> list[NodeRecord]:
         """The live, signed records of this client's model."""
         return self._run(self._client.records())
+
+    def model_entry(self) -> ModelEntry:
+        """This client's model in the cache."""
+        return self._run(self._client.model_entry())
 
     def audit(self, proof: Proof) -> Verdict:
         """Replay a proof offline, with this machine's own weights."""

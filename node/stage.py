@@ -225,7 +225,9 @@ class StageServer:
                 await place.processed.wait_for(lambda: place.session.next_step > last_step)
         except TimeoutError:
             raise DeadlineExceeded(f"step {last_step} never arrived", field="finish") from None
-        place.post(await self._on_thread(lambda: place.session.receipt(commit)))
+        receipt = await self._on_thread(lambda: place.session.receipt(commit))
+        if receipt is not None:
+            place.post(receipt)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -308,14 +310,12 @@ class StageServer:
         begun: float,
     ) -> None:
         """One pass of the engine; on an error with several sessions, one pass each."""
-        wish = batch[next(iter(prepared))].place.session.wish
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
         try:
             output, tapped = self._engine.forward(
                 tuple(p.segment for p in prepared.values()),
                 np.concatenate([p.states for p in prepared.values()]),
                 wanted,
-                (wish.start, wish.end),
             )
         except HearthringError as error:
             if len(prepared) == 1:

@@ -13,7 +13,6 @@ from hearthring.protocol import identity
 from hearthring.protocol.errors import (
     BadShape,
     OutOfOrder,
-    OutOfSlots,
     StaleEpoch,
 )
 from hearthring.protocol.identity import Identity
@@ -69,7 +68,7 @@ class StageSession:
         self._model = bytes.fromhex(wish.model_id)
         self._class = bytes.fromhex(engine.numerics.fingerprint)
         self._previous_class = bytes.fromhex(wish.previous_fingerprint)
-        self._cache = engine.new_cache(wish.max_rows)
+        self._cache = engine.new_cache(wish.max_rows, (wish.start, wish.end))
         self._slots = SlotMap(wish.max_rows)
         self._kept: dict[int, _Kept] = {}
         self._received: list[SignedRows] = []
@@ -150,8 +149,8 @@ class StageSession:
             if boundary in self.wish.taps
         ]
 
-    def receipt(self, commit: tuple[int, ...]) -> Receipt:
-        """Commit the last rows and sign for everything committed."""
+    def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
+        """Commit the last rows and sign for everything committed. An honest one always does."""
         self._slots.commit(commit)
         wish, kept = self.wish, [self._kept[row.id] for row in self._slots.committed]
         positions = [k.position for k in kept]
@@ -205,21 +204,14 @@ class StageSession:
         placed = {}
         self._slots.cancel((*step.dead, *self._cancelled))
         self._cancelled.clear()
+        # Before the first row is placed: moving slots afterwards would leave its path behind.
+        if (plan := self._slots.compaction(len(step.rows))) is not None:
+            self._cache.move(*plan)
         for row in step.rows:
-            try:
-                entry = self._slots.insert(row.id, row.parent, row.position, Kind(row.kind))
-            except OutOfSlots:
-                self._compact()
-                entry = self._slots.insert(row.id, row.parent, row.position, Kind(row.kind))
+            entry = self._slots.insert(row.id, row.parent, row.position, Kind(row.kind))
             if entry is not None:
                 placed[row.id] = entry
         return placed
-
-    def _compact(self) -> None:
-        plan = self._slots.compaction()
-        if plan is None:
-            raise OutOfSlots("the session is full", field="max_rows", mend="ask for more rows")
-        self._cache.move(*plan)
 
     def _digests(self, kept: list[_Kept]) -> list[bytes]:
         rows = b"".join(bytes(k.wire) for k in kept)

@@ -52,8 +52,16 @@ class EngineRow:
     path: Slots
 
 
+Window = tuple[int, int]
+"""Layers ``[start, end)``."""
+
+
 class KvCache(Protocol):
     """Keys and values of one session in one window, addressed by slot."""
+
+    @property
+    def window(self) -> Window:
+        """The layers it belongs to: all of its engine's, or some."""
 
     @property
     def capacity(self) -> int:
@@ -86,16 +94,19 @@ class Engine(Protocol):
     def numerics(self) -> Numerics:
         """The class; engines may measure it when it is first asked for."""
 
-    def new_cache(self, slots: int) -> KvCache:
-        """A cache of ``slots`` rows; memory is touched only as rows are written."""
+    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
+        """A cache of ``slots`` rows; memory is touched only as rows are written.
+
+        ``window`` restricts it, and whatever is run with it, to some of the engine's layers.
+        """
 
     def forward(
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
     ) -> tuple[F32, dict[int, F32]]:
-        """Run all rows through the window.
+        """Run all rows through the window of their caches, which must be the same for all.
 
         ``states`` is ``[rows, width]``, rows of the segments one after the other, rounded to the
-        residual type. Returns the residual after layer ``end - 1`` in the same shape and rounding,
-        and the residual at each boundary in ``taps`` (boundary b = after b layers of the model;
-        ``start < b <= end``). Raises ``ResidualOverflow``.
+        residual type. Returns the residual after the window's last layer in the same shape and
+        rounding, and the residual at each boundary in ``taps`` (boundary b = after b layers of the
+        model; ``start < b <= end``). Raises ``ResidualOverflow``.
         """

@@ -19,7 +19,7 @@ from hearthring.protocol.errors import (
     ResidualOverflow,
 )
 from hearthring.protocol.tensors import F32, Residual
-from hearthring.shards.engine import EngineRow, Kind, Numerics, Segment
+from hearthring.shards.engine import EngineRow, Kind, Numerics, Segment, Window
 from hearthring.shards.fingerprint import fingerprint
 from hearthring.shards.shape import Shape
 from hearthring.shards.torch_kv import PathRead, TorchKv, plan_reads
@@ -119,9 +119,12 @@ class TorchEngine:
             ),
         )
 
-    def new_cache(self, slots: int) -> TorchKv:
-        """A cache of ``slots`` rows; memory is touched only as rows are written."""
-        return TorchKv(self.end - self.start, slots, self.shape.kv_heads * self.shape.head_width)
+    def new_cache(self, slots: int, window: Window | None = None) -> TorchKv:
+        """A cache of ``slots`` rows, as ``Engine.new_cache``. Raises ``LayersOutOfRange``."""
+        start, end = window or (self.start, self.end)
+        if not self.start <= start < end <= self.end:
+            raise LayersOutOfRange(f"{start}:{end} of {self.start}:{self.end}", field="window")
+        return TorchKv((start, end), slots, self.shape.kv_heads * self.shape.head_width)
 
     @torch.inference_mode()
     def forward(
@@ -139,7 +142,10 @@ class TorchEngine:
         passes = self._passes(segments, entering)
         generated = self._generated(rows, entering)
         tapped: dict[int, F32] = {}
-        for local, layer in enumerate(self._layers):
+        start, end = rows[0][0].window if rows else (self.start, self.end)
+        if any(cache.window != (start, end) for cache, _ in rows):
+            raise BadShape("caches of different windows in one batch", field="segments")
+        for local, layer in enumerate(self._layers[start - self.start : end - self.start]):
             # All K and V of the layer are written before any row attends: an ancestor may stand
             # anywhere in the batch.
             block_queries = [self._enter_block(layer, local, item) for item in passes]
@@ -148,7 +154,7 @@ class TorchEngine:
                 self._leave_block(layer, local, item, query)
             if generated and row_queries is not None:
                 self._leave_rows(layer, local, generated, row_queries)
-            boundary = self.start + local + 1
+            boundary = start + local + 1
             if boundary in taps:
                 tapped[boundary] = self._collect(len(rows), passes, generated)
         out = self._collect(len(rows), passes, generated)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hearthring.protocol.errors import OutOfSlots
-from hearthring.shards.engine import EngineRow, Slots
+from hearthring.shards.engine import EngineRow, Slots, Window
 
 ALIGNED = 16  # floats in the 64 bytes that torch aligns every new tensor to
 
@@ -21,7 +21,9 @@ class TorchKv:
     The buffers are not cleared, so the system hands out memory only as rows are written.
     """
 
-    def __init__(self, layers: int, slots: int, row: int) -> None:
+    def __init__(self, window: Window, slots: int, row: int) -> None:
+        self.window = window
+        layers = window[1] - window[0]
         self.k = torch.empty(layers, slots, row)
         self.v = torch.empty(layers, slots, row)
 

@@ -1,0 +1,137 @@
+"""``hearthring ask``, ``audit`` and ``swarm``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hearthring.client.answer import Answer
+from hearthring.client.auditing import audit_offline
+from hearthring.client.config import threads_of
+from hearthring.client.route import missing_windows
+from hearthring.client.sync import Client
+from hearthring.models import print_json
+from hearthring.protocol.errors import BadOption, BadProof
+from hearthring.terminal import Bars
+from hearthring.verify.proof import Proof
+from hearthring.verify.verdict import Verdict, rejected
+
+NO_INPUT = 64
+
+
+def ask_once(
+    join: list[str],
+    model: str,
+    threads: int | None,
+    raw: str | None,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    proof: Path | None,
+    as_json: bool,
+) -> None:
+    """Ask, stream, save the proof, and say how it went."""
+    if proof is not None and not proof.absolute().parent.is_dir():
+        raise BadOption(f"there is no folder {proof.absolute().parent}", field="proof")
+    with Bars() as bars, Client(join, model, threads=threads, progress=bars) as client:
+        question = {} if raw is not None else {"messages": messages}
+        stream = client.stream(raw, **question, **options)  # type: ignore[arg-type]
+        for piece in stream:
+            bars.close()
+            if not as_json:
+                print(piece.text, end="", flush=True)
+        answer = stream.answer
+    saved = str(answer.proof.save(proof)) if proof is not None else None
+    if as_json:
+        print_json(answer.as_json(saved))
+        return
+    print(flush=True)
+    print(summary(answer), file=sys.stderr)
+    if saved:
+        print(f"proof saved to {saved}; check it with `hearthring audit {saved}`", file=sys.stderr)
+
+
+def summary(answer: Answer) -> str:
+    """Speed, and who ran which layers."""
+    t, made = answer.timings, len(answer.token_ids)
+    ring = ", ".join(f"[{s.start}, {s.end}) {s.node[-8:]}" for s in answer.route)
+    seed = f", seed {answer.seed}" if answer.seed is not None else ""
+    return (
+        f"{made} tokens, {t.decode_tokens_per_s:.1f} tokens/s, first after {t.first_token_s:.2f} s"
+        f"{seed}; layers {ring}"
+    )
+
+
+def audit_file(file: Path, threads: int | None, as_json: bool) -> int:
+    """Judge a proof file, print the verdict, return the exit code."""
+    try:
+        with Bars() as bars:
+            verdict = audit_offline(Proof.load(file), threads_of(threads), bars)
+    except OSError as error:
+        raise BadOption(f"{file}: {(error.strerror or str(error)).lower()}", field="file") from None
+    except BadProof as error:
+        verdict = rejected(str(error))
+    if as_json:
+        print_json(verdict.as_json())
+    else:
+        print_verdict(verdict)
+    return verdict.outcome.exit_code
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """The verdict, for a person."""
+    print(f"{verdict.outcome.value}: {verdict.reason}")
+    for guilty in verdict.guilty:
+        print(f"  guilty    {guilty.node}, layers {guilty.start} to {guilty.end}")
+    figures = verdict.figures
+    if "rows" in figures:
+        print(f"  replayed  {figures['rows']} rows in {figures['chunks']} chunks")
+    for stage in figures.get("stages", ()):
+        print(
+            f"  stage     [{stage['start']}, {stage['end']}) {stage['node'][-8:]}: "
+            f"{stage['chunks_equal']} of {figures['chunks']} chunks equal in every bit, "
+            f"digests off by {stage['exp_mismatches_mean']:g} exponents and "
+            f"{stage['mantissa_mean']:g} in mantissa"
+        )
+    if "tokens_checked" in figures:
+        said = f"{figures['tokens_checked']} choices, {figures['tokens_different']} different"
+        print(f"  tokens    {said}")
+    print(f"  strength  {verdict.strength.value}")
+
+
+def show_swarm(join: list[str], model: str, as_json: bool) -> None:
+    """Who serves which layers."""
+    with Bars() as bars, Client(join, model, progress=bars) as client:
+        records = sorted(client.records(), key=lambda record: (record.windows, record.node))
+        entry = client.model_entry()
+    layers = entry.manifest.shape.layers
+    missing = missing_windows(records, layers)
+    if as_json:
+        nodes = [
+            {
+                "node": record.node,
+                "start": start,
+                "end": end,
+                "address": record.addresses[0] if record.addresses else "",
+                "numerics": record.numerics,
+                "load": record.sessions,
+            }
+            for record in records
+            for start, end in record.windows
+        ]
+        print_json(
+            {
+                "model": entry.model_id,
+                "name": entry.name,
+                "layers": layers,
+                "nodes": nodes,
+                "missing": [list(window) for window in missing],
+            }
+        )
+        return
+    print(f"{entry.name}: {layers} layers, {len(records)} nodes")
+    for record in records:
+        windows = ", ".join(f"[{start}, {end})" for start, end in record.windows)
+        address = record.addresses[0] if record.addresses else "-"
+        speed = (record.step_seconds + record.row_seconds) * 1e3
+        print(f"  {windows:<10} {record.node}  {address:<22} {speed:6.1f} ms/row  {record.numerics}")
+    for start, end in missing:
+        print(f"  [{start}, {end}) is served by nobody")

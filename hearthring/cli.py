@@ -1,0 +1,291 @@
+"""The command line. Everything heavy is imported by the command that needs it."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import click
+import typer
+
+from hearthring.protocol.errors import BadOption, HearthringError
+from hearthring.terminal import Bars, process_age, say
+
+USAGE = 64
+JOIN = "An invitation that a node printed (repeat it for several)."
+
+app = typer.Typer(
+    name="hearthring",
+    help="Run language models on machines you pool, and get a proof with every answer.\n\n"
+    "New here? `hearthring demo` shows the whole thing on this machine in a minute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+model_app = typer.Typer(help="Models on this machine.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(model_app, name="model")
+
+Join = Annotated[Optional[list[str]], typer.Option("--join", help=JOIN, metavar="INVITATION")]  # noqa: UP045
+Model = Annotated[str, typer.Option(help="An alias, a GGUF file, or a model id.")]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Processor threads.", envvar="HEARTHRING_THREADS", show_default="half"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def demo(
+    max_tokens: Annotated[int, typer.Option(help="Length of each answer, in tokens.")] = 48,
+    keep: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A folder to keep the proofs in.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """A ring of four nodes on this machine, a real answer, an audited proof, and a caught liar."""
+    from hearthring.demo import run_demo
+
+    raise typer.Exit(run_demo(max_tokens, keep))
+
+
+@app.command()
+def node(
+    context: typer.Context,
+    model: Model = "smollm2",
+    join: Join = None,
+    listen: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Address to listen on.", metavar="HOST:PORT", show_default="0.0.0.0:4870"
+        ),
+    ] = None,
+    announce: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Address others dial, if it isn't the listening one.", metavar="HOST:PORT"
+        ),
+    ] = None,
+    layers: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Layers to serve, end excluded.",
+            metavar="START:END",
+            show_default="the worst-served",
+        ),
+    ] = None,
+    max_layers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Serve at most so many layers.", show_default="what fits"),
+    ] = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for identity and state.", metavar="DIR", show_default="per user"),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, ggml or torch.")] = "auto",
+    residual: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Type of the rows between layers: fp32, fp16 or bf16.",
+            show_default="the engine's own",
+        ),
+    ] = None,
+    threads: Threads = None,
+    owner_key: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Key file of the nodes' common owner.", metavar="FILE"),
+    ] = None,
+    swarm_key: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Key file of a private swarm.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Serve layers of a model until Ctrl-C. The last line of the start is the invitation."""
+    import asyncio
+
+    begun = time.monotonic() - process_age()
+    from hearthring.client.config import threads_of
+    from hearthring.node.config import NodeConfig, read_layers
+    from hearthring.node.daemon import run_node
+    from hearthring.protocol.invitation import Invitation
+    from hearthring.protocol.tensors import Residual
+
+    if residual is not None and residual not in list(Residual):
+        raise BadOption(f"{residual!r} isn't one of fp32, fp16, bf16", field="residual")
+    config = NodeConfig(
+        model=model,
+        join=tuple(Invitation.parse(text) for text in join or ()),
+        listen=listen,
+        announce=announce,
+        layers=read_layers(layers) if layers is not None else None,
+        max_layers=max_layers,
+        data=data,
+        engine=engine,
+        residual=Residual(residual) if residual else None,
+        threads=threads_of(threads),
+        owner_key=owner_key,
+        swarm_key=swarm_key,
+    )
+
+    def report(label: str, text: str) -> None:
+        if label == "invitation":
+            bars.close()
+            print(f"invitation {text}", flush=True)
+        else:
+            say(label, text)
+
+    with Bars() as bars:
+        asyncio.run(run_node(config, report, bars, context.obj, begun))
+
+
+@app.command()
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    join: Join = None,
+    model: Model = "smollm2",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep so many tokens; 0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep this share of probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Keep tokens this likely beside the best.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="For temperatures above 0.", show_default="drawn"),
+    ] = None,
+    stop: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="End the answer before this text (repeat it for several)."),
+    ] = None,
+    system: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A system message."),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+    ] = False,
+    proof: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Save the output proof here.", metavar="FILE"),
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the swarm; the answer is streamed to standard output."""
+    from hearthring.asking import ask_once
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    if raw and system is not None:
+        raise BadOption("a raw prompt has no system message", field="system")
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": tuple(stop or ()),
+    }
+    ask_once(join or [], model, threads, text if raw else None, messages, options, proof, as_json)
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help="A proof that `ask --proof` saved.")],
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Replay a proof with your own copy of the model.
+
+    Exits with 0 when it is accepted, 1 when rejected, 2 when neither can be said.
+    """
+    from hearthring.asking import audit_file
+
+    raise typer.Exit(audit_file(file, threads, as_json))
+
+
+@app.command()
+def swarm(join: Join = None, model: Model = "smollm2", as_json: Json = False) -> None:
+    """Show who serves which layers, and which nobody serves."""
+    from hearthring.asking import show_swarm
+
+    show_swarm(join or [], model, as_json)
+
+
+@model_app.command("import")
+def model_import(
+    source: Annotated[str, typer.Argument(help="A GGUF file, or the alias smollm2.")],
+) -> None:
+    """Take a model in: hash its layers and remember where it is. Files are used in place."""
+    from hearthring.shards.store import ModelStore
+
+    with Bars() as bars:
+        entry = ModelStore().find(source, bars)
+    print(f"{entry.name}  {entry.model_id}  {entry.path}")
+
+
+@model_app.command("list")
+def model_list(as_json: Json = False) -> None:
+    """Show the models that are here."""
+    from hearthring.models import describe, print_json
+    from hearthring.shards.store import ModelStore
+
+    entries = ModelStore().list()
+    if as_json:
+        print_json([describe(entry) for entry in entries])
+    elif not entries:
+        print("no models yet: try `hearthring model import smollm2`")
+    for entry in entries if not as_json else ():
+        shape = entry.manifest.shape
+        print(f"{entry.name:<24} {entry.model_id[:16]}…  {shape.layers} layers  {entry.path}")
+
+
+@model_app.command("show")
+def model_show(
+    name: Annotated[str, typer.Argument(help="An alias, a path, or a model id.")],
+    as_json: Json = False,
+) -> None:
+    """Show one model: shape, types, hashes."""
+    from hearthring.models import describe, print_json
+    from hearthring.shards.store import ModelStore
+
+    with Bars() as bars:
+        shown = describe(ModelStore().find(name, bars))
+    if as_json:
+        print_json(shown)
+        return
+    for key, value in shown.items():
+        print(f"  {key:<10}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def main(arguments: list[str] | None = None, hooks: Any = None) -> int:
+    """Run a command; returns its exit code. Errors are one line on standard error."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, "hearthring", standalone_mode=False, obj=hooks)
+        return int(code or 0)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return 130
+    except click.ClickException as error:
+        print(f"hearthring: {error.format_message()}", file=sys.stderr)
+        return USAGE
+    except HearthringError as error:
+        print(f"hearthring: {error}", file=sys.stderr)
+        return error.exit_code
+    except ExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if not isinstance(first, HearthringError):
+            raise
+        print(f"hearthring: {first}", file=sys.stderr)
+        return first.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141

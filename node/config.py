@@ -1,0 +1,108 @@
+"""What a node process is told once, at start."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from hearthring.node.stage import MakeSession, honest_session
+from hearthring.protocol.errors import BadOption
+from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.engine import Engine
+from hearthring.shards.torch_layer import Load
+
+DEFAULT_PORT = 4870
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """``layers`` None: the node picks the worst-served window, of at most ``max_layers``.
+
+    ``listen`` None: every address, port 4870 or, if that is taken, any. ``announce`` is the
+    HOST:PORT that others dial, where it isn't what the node listens on.
+    """
+
+    model: str
+    join: tuple[Invitation, ...] = ()
+    listen: str | None = None
+    announce: str | None = None
+    layers: tuple[int, int] | None = None
+    max_layers: int | None = None
+    data: Path | None = None
+    engine: str = "auto"
+    residual: Residual | None = None
+    threads: int = 1
+    owner_key: Path | None = None
+    swarm_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHooks:
+    """Seams of a node, for tests that need one that doesn't do what it says."""
+
+    load: Callable[[Load], Load] = lambda load: load
+    engine: Callable[[Engine], Engine] = lambda engine: engine
+    session: MakeSession = honest_session
+
+
+class DataFolder:
+    """A node's own folder, locked while the node runs: two nodes never share an identity."""
+
+    def __init__(self, wish: Path | None) -> None:
+        base = wish or Path(platformdirs.user_data_dir("hearthring")) / "node"
+        for number in range(1, 2 if wish else 65):
+            self.path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+            try:
+                self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            except OSError as error:
+                raise BadOption(
+                    f"{self.path} can't be used: {(error.strerror or str(error)).lower()}",
+                    field="data",
+                ) from None
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                os.close(self._lock)
+        raise BadOption(
+            f"a node is running with {self.path}", field="data", mend="give each node its own"
+        )
+
+    @property
+    def identity(self) -> Path:
+        """Where the identity's key is."""
+        return self.path / "identity.key"
+
+    def close(self) -> None:
+        """Let another node have it."""
+        os.close(self._lock)
+
+
+def read_layers(text: str) -> tuple[int, int]:
+    """``A:B`` as a window. Raises ``BadOption``."""
+    start, colon, end = text.partition(":")
+    if not (colon and start.isdigit() and end.isdigit() and int(start) < int(end)):
+        raise BadOption(
+            f"{text!r} isn't START:END", field="layers", mend="for example 0:8, end excluded"
+        )
+    return int(start), int(end)
+
+
+def read_key(path: Path, field: str) -> bytes:
+    """A swarm key out of a file: 32 bytes or more. Raises ``BadOption``."""
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise BadOption(f"{path}: {error.strerror}", field=field) from None
+    if len(key) < 32:
+        raise BadOption(
+            f"{path} holds {len(key)} bytes, at least 32 are needed",
+            field=field,
+            mend="make one with `openssl rand -hex 32`",
+        )
+    return key

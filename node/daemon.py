@@ -1,0 +1,298 @@
+"""A node's life: identity, model, window, engine, directory, service, and a clean end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hearthring.node.announcer import Announcer
+from hearthring.node.config import DEFAULT_PORT, DataFolder, NodeConfig, NodeHooks, read_key
+from hearthring.node.desk import Desk
+from hearthring.node.directory import DhtDirectory
+from hearthring.node.measure import StageTimes, measure_stage
+from hearthring.node.stage import StageServer
+from hearthring.protocol.asking import ask_records, ask_status
+from hearthring.protocol.directory import DirectoryConfig
+from hearthring.protocol.errors import (
+    BadOption,
+    HearthringError,
+    LayersOutOfRange,
+    PortInUse,
+    SeedUnreachable,
+)
+from hearthring.protocol.grpc_transport import GrpcTransport
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
+from hearthring.protocol.records import NodeRecord, owner_claim, read_all
+from hearthring.shards.device import Device, measure_device
+from hearthring.shards.engine import Engine
+from hearthring.shards.engines import load_engine
+from hearthring.shards.planner import layers_that_fit, worst_served
+from hearthring.shards.store import ModelEntry, ModelStore
+
+Report = Callable[[str, str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """What the invitations led to."""
+
+    dht_addresses: tuple[str, ...]
+    records: tuple[NodeRecord, ...]
+
+
+async def run_node(
+    config: NodeConfig,
+    report: Report,
+    progress: Progress,
+    hooks: NodeHooks | None = None,
+    begun: float | None = None,
+) -> None:
+    """Run a node until SIGTERM or Ctrl-C.
+
+    ``report(label, text)`` gets the start-up's lines and last ``("invitation", ...)`` once the node
+    serves and is announced. On a signal the record is withdrawn first, within a second; then
+    sessions end by name and every child process is gone before this returns.
+    """
+    begun = time.monotonic() if begun is None else begun
+    stop = _stop_signals()
+    async with contextlib.AsyncExitStack() as stack:
+        node = _Node(config, hooks or NodeHooks(), report, progress, stack)
+        starting = asyncio.create_task(node.start())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            stopping.cancel()
+            return
+        invitation = starting.result()
+        report("ready", f"after {time.monotonic() - begun:.1f} s, imports included")
+        report("invitation", str(invitation))
+        await stopping
+        report("stopping", "withdrawing the record")
+
+
+class _Node:
+    """Start-up in order; whatever was started is ended by the exit stack, last first."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        hooks: NodeHooks,
+        report: Report,
+        progress: Progress,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        self._config, self._hooks, self._report, self._progress = config, hooks, report, progress
+        self._stack = stack
+        self._folder = DataFolder(config.data)
+        stack.callback(self._folder.close)
+        self._key = read_key(config.swarm_key, "swarm-key") if config.swarm_key else None
+        self._who = Identity.load_or_create(self._folder.identity)
+        self._owner = Identity.load_or_create(config.owner_key) if config.owner_key else None
+        self._transport = GrpcTransport(self._who, self._key)
+        stack.push_async_callback(self._transport.close)
+
+    async def start(self) -> Invitation:
+        """Everything up to the first announcement."""
+        config = self._config
+        entry = await asyncio.to_thread(ModelStore().find, config.model, self._progress)
+        layers = entry.manifest.shape.layers
+        self._check_layers(layers)
+        desk = Desk(self._transport, entry)
+        address, invitation = await self._listen(desk)
+        seeds = await self._ask_seeds(entry)
+        device = measure_device()
+        window = self._window(entry, device, seeds)
+        self._report("node", self._who.node_id)
+        self._report("model", f"{entry.name}, {layers} layers, id {entry.model_id[:16]}…")
+        self._report(
+            "device",
+            f"{device.processor}, {device.cores} cores, {config.threads} threads used, "
+            f"{device.free_memory / 2**30:.1f} GiB free",
+        )
+        # The directory's process starts while the engine loads: each takes seconds.
+        async with asyncio.TaskGroup() as group:
+            joining = group.create_task(self._join(seeds, invitation.host))
+            loading = group.create_task(asyncio.to_thread(self._load, entry, window))
+        directory, (engine, times) = joining.result(), loading.result()
+        stage = StageServer(
+            self._transport,
+            engine,
+            entry.model_id,
+            self._kv_rows(entry, window, device),
+            self._hooks.session,
+        )
+        self._stack.push_async_callback(stage.close)
+        record = self._record(entry, window, engine, times, address)
+        announcer = Announcer(
+            directory, record, lambda: (stage.free_rows, stage.sessions), self._who
+        )
+        desk.open(stage, directory, announcer)
+        await announcer.start()
+        self._stack.push_async_callback(announcer.withdraw)
+        self._report(
+            "layers",
+            f"[{window[0]}, {window[1]}) of {layers}; {(times.step + times.row) * 1e3:.1f} ms for a "
+            f"generated row, {times.prompt64 * 1e3:.0f} ms for 64 prompt rows",
+        )
+        self._report("engine", engine.numerics.name)
+        return invitation
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _check_layers(self, layers: int) -> None:
+        wish, most = self._config.layers, self._config.max_layers
+        if wish is not None and wish[1] > layers:
+            raise LayersOutOfRange(
+                f"{wish[0]}:{wish[1]}, but the model has layers 0:{layers}", field="layers"
+            )
+        if most is not None and most < 1:
+            raise BadOption(f"{most} isn't allowed", field="max-layers", mend="1 or more")
+
+    async def _listen(self, desk: Desk) -> tuple[str, Invitation]:
+        """Open the port before anything slow, so that a taken one is said at once."""
+        handlers = desk.handlers()
+        wish = self._config.listen
+        if wish is not None:
+            split_address(wish, "listen")
+            bound = await self._transport.serve(wish, handlers)
+        else:
+            try:
+                bound = await self._transport.serve(f"0.0.0.0:{DEFAULT_PORT}", handlers)
+            except PortInUse:
+                bound = await self._transport.serve("0.0.0.0:0", handlers)
+        host, port = split_address(bound, "listen")
+        if self._config.announce:
+            host, port = split_address(self._config.announce, "announce")
+        elif host in ("0.0.0.0", "::"):  # noqa: S104
+            host = _own_address()
+        address = join_address(host, port)
+        return address, Invitation(host, port, self._who.node_id, self._key)
+
+    async def _ask_seeds(self, entry: ModelEntry) -> Seeds:
+        """Where the directory is, and who serves what. Raises ``SeedUnreachable``."""
+        if not self._config.join:
+            return Seeds((), ())
+        addresses, signed, failed = list[str](), list[bytes](), list[str]()
+        for seed in self._config.join:
+            try:
+                status = await ask_status(self._transport, seed)
+                found = await ask_records(self._transport, seed, entry.model_id)
+                signed += found.records
+            except HearthringError as error:
+                failed.append(f"{seed.address}: {error.message}")
+                continue
+            addresses += status.dht_addresses
+        if not addresses:
+            raise SeedUnreachable(
+                "; ".join(failed) or "no seed has a directory yet",
+                field="join",
+                mend="is a node running there, and reachable?",
+            )
+        return Seeds(tuple(addresses), tuple(read_all(signed, entry.model_id)))
+
+    async def _join(self, seeds: Seeds, host: str) -> DhtDirectory:
+        config = DirectoryConfig(
+            str(self._folder.identity),
+            host=host,
+            peers=seeds.dht_addresses,
+            announce_host=host,
+            must_join=bool(seeds.dht_addresses),
+        )
+        directory = await DhtDirectory.start(config)
+        self._stack.push_async_callback(directory.close)
+        return directory
+
+    def _window(self, entry: ModelEntry, device: Device, seeds: Seeds) -> tuple[int, int]:
+        if self._config.layers is not None:
+            return self._config.layers
+        shape = entry.manifest.shape
+        service = [0.0] * shape.layers
+        for record in seeds.records:
+            for layer in record.layers:
+                if record.node != self._who.node_id and layer < shape.layers:
+                    service[layer] += len(record.layers) / (record.row_seconds + 1e-6)
+        per_layer = 4 * (
+            2 * shape.width * (shape.heads + shape.kv_heads) * shape.head_width
+            + 3 * shape.width * shape.ffn
+        )
+        fit = layers_that_fit(per_layer, shape.layers, device.free_memory, self._config.max_layers)
+        return worst_served(service, fit)
+
+    def _load(self, entry: ModelEntry, window: tuple[int, int]) -> tuple[Engine, StageTimes]:
+        config, gguf = self._config, entry.open()
+        engine = load_engine(
+            config.engine,
+            gguf,
+            window,
+            config.residual,
+            config.threads,
+            lambda done, total: self._progress("loading layers", done, total),
+            self._hooks.load(gguf.dequantised),
+        )
+        _ = engine.numerics  # measured here, off the event loop
+        return self._hooks.engine(engine), measure_stage(engine)
+
+    def _kv_rows(self, entry: ModelEntry, window: tuple[int, int], device: Device) -> int:
+        """A quarter of the free memory, in rows of fp32 keys and values."""
+        shape = entry.manifest.shape
+        row = 2 * 4 * shape.kv_heads * shape.head_width * (window[1] - window[0])
+        return min(1 << 20, device.free_memory // 4 // row)
+
+    def _record(
+        self,
+        entry: ModelEntry,
+        window: tuple[int, int],
+        engine: Engine,
+        times: StageTimes,
+        address: str,
+    ) -> NodeRecord:
+        owner, claim = self._owner, owner_claim(self._who.node_id)
+        return NodeRecord(
+            node=self._who.node_id,
+            model_id=entry.model_id,
+            model_name=entry.name,
+            windows=(window,),
+            addresses=(address,),
+            expires=0.0,
+            engine="torch",
+            residual=engine.numerics.residual.value,
+            numerics=engine.numerics.name,
+            fingerprint=engine.numerics.fingerprint,
+            step_seconds=times.step,
+            row_seconds=times.row,
+            swarm=swarm_id(self._key),
+            owner=owner.node_id if owner else "",
+            owner_signature=owner.sign(claim) if owner else b"",
+        )
+
+
+def _stop_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or Ctrl-C; a second one ends the process at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _own_address() -> str:
+    """The address this machine has on its way out; loopback where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # chooses a route and sends nothing
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"

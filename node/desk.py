@@ -1,0 +1,101 @@
+"""A node's front desk: it answers for itself and for the directory, and passes clients on.
+
+It listens from the first moment, so that a taken port is said at once; until the node serves,
+callers are told to come again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from hearthring.node.announcer import Announcer
+from hearthring.node.directory import Directory
+from hearthring.node.stage import StageServer
+from hearthring.protocol.errors import DeadlineExceeded, StageFailed
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import DirectoryReply, StatusReply
+from hearthring.protocol.records import PROTOCOL_VERSION
+from hearthring.protocol.transport import Handler, Method, Stream, Transport
+from hearthring.protocol.wire import decode_query, encode_records, encode_status
+from hearthring.shards.store import ModelEntry
+
+T = TypeVar("T")
+FRESH = 1.0
+"""Seconds for which one look into the directory answers everybody."""
+
+
+class Desk:
+    """Handlers of all of a node's methods."""
+
+    def __init__(self, transport: Transport, entry: ModelEntry) -> None:
+        self._transport, self._entry, self._begun = transport, entry, time.monotonic()
+        self._stage: StageServer | None = None
+        self._directory: Directory | None = None
+        self._announcer: Announcer | None = None
+        self._looked: dict[str, tuple[float, tuple[bytes, ...]]] = {}
+        self._looking = asyncio.Lock()
+
+    def open(self, stage: StageServer, directory: Directory, announcer: Announcer) -> None:
+        """From now on the node serves."""
+        self._stage, self._directory, self._announcer = stage, directory, announcer
+
+    def handlers(self) -> Mapping[Method, Handler]:
+        """What to serve."""
+        return {
+            Method.ATTACH: self._attach,
+            Method.PASS: self._take_rows,
+            Method.DIRECTORY: self._answer(self._records),
+            Method.STATUS: self._answer(self._status),
+        }
+
+    async def _attach(self, stream: Stream) -> None:
+        await self._ready(self._stage).attach(stream)
+
+    async def _take_rows(self, stream: Stream) -> None:
+        await self._ready(self._stage).take_rows(stream)
+
+    def _answer(self, reply: Callable[[bytes], Awaitable[bytes]]) -> Handler:
+        """A handler for streams of questions and answers."""
+
+        async def serve(stream: Stream) -> None:
+            while True:
+                try:
+                    async with asyncio.timeout(LIMITS.idle):
+                        data = await stream.receive()
+                except TimeoutError:
+                    raise DeadlineExceeded("no question in time", field="idle") from None
+                if data is None:
+                    return
+                await stream.send(await reply(data))
+
+        return serve
+
+    async def _records(self, data: bytes) -> bytes:
+        model_id = decode_query(data) or self._entry.model_id
+        directory = self._ready(self._directory)
+        async with self._looking:
+            at, found = self._looked.get(model_id, (0.0, ()))
+            if time.monotonic() - at > FRESH:
+                layers = self._entry.manifest.shape.layers
+                found = tuple(await directory.fetch(model_id, layers))
+                self._looked = {model_id: (time.monotonic(), found)}
+        return encode_records(DirectoryReply(model_id, found))
+
+    async def _status(self, _: bytes) -> bytes:
+        announcer = self._ready(self._announcer)
+        return encode_status(
+            StatusReply(
+                self._transport.identity.node_id,
+                announcer.signed,
+                self._ready(self._directory).addresses,
+                self._ready(self._stage).sessions,
+                time.monotonic() - self._begun,
+                PROTOCOL_VERSION,
+            )
+        )
+
+    def _ready(self, part: T | None) -> T:
+        if part is None:
+            raise StageFailed("the node is still starting", field="node", mend="try again soon")
+        return part
