@@ -19,7 +19,7 @@ from hearthring.node.directory import DhtDirectory
 from hearthring.protocol import directory as child
 from hearthring.protocol import records
 from hearthring.protocol.directory import DirectoryConfig
-from hearthring.protocol.errors import BadIdentityFile, DirectoryDown
+from hearthring.protocol.errors import BadIdentityFile, DirectoryDown, PortInUse
 from hearthring.protocol.identity import Identity
 
 pytestmark = pytest.mark.swarm
@@ -43,26 +43,26 @@ async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 30.0
             await asyncio.sleep(0.1)
 
 
-def alive(group: int) -> list[str]:
+def group_of(leader: int) -> dict[str, int]:
     """Processes of a group that still run; zombies wait for whoever adopted them."""
     table = subprocess.run(
-        ["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+        ["ps", "-eo", "pgid=,pid=,stat=,comm="], capture_output=True, text=True, check=True
     ).stdout
-    rows = [line.split(None, 2) for line in table.splitlines()]
-    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
+    rows = [line.split(None, 3) for line in table.splitlines()]
+    return {
+        name: int(pid)
+        for group, pid, state, name in rows
+        if int(group) == leader and not state.startswith("Z")
+    }
+
+
+def p2pd_of(leader: int) -> int:
+    return next(pid for name, pid in group_of(leader).items() if name.endswith("p2pd"))
 
 
 def left(temp: Path, pattern: str = f"{child._SCRATCH}*") -> list[Path]:
     """What the directory's processes have in the temporary directory."""
     return list(temp.rglob(pattern))
-
-
-def p2pd_of(group: int) -> int:
-    table = subprocess.run(
-        ["ps", "-eo", "pgid=,pid=,comm="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split() for line in table.stdout.splitlines()]
-    return next(int(row[1]) for row in rows if int(row[0]) == group and row[2] == "p2pd")
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_announce_fetch_withdraw_expire(temp: Path) -> None:
             return not await directory.fetch("cd" * 32, LAYERS)
 
         await eventually(expired)
-    assert [alive(group) for group in groups] == [[], [], [], []]
+    assert [group_of(group) for group in groups] == [{}, {}, {}, {}]
     assert not left(temp)
 
 
@@ -147,11 +147,33 @@ async def test_a_newer_record_outlives_the_replay_of_an_older(temp: Path) -> Non
         assert await other.fetch(MODEL, LAYERS) == [new]
 
 
+@contextlib.asynccontextmanager
+async def stranger(order: dict[str, Any]) -> AsyncIterator[str]:
+    """A process that runs ``attack``, and the line it printed when it was done."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.swarm.test_directory",
+        json.dumps(order),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        async with asyncio.timeout(60):
+            yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.stdin.close()
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
 async def test_forgeries_are_invisible(temp: Path) -> None:
     async with swarm(temp) as nodes:
         victim, announcing = nodes[1]
-        offer = record(victim)
-        signed = records.sign(offer, victim)
+        signed = records.sign(record(victim), victim)
         await announcing.announce(signed)
         liar, _ = config(temp, "liar")
         order = {
@@ -160,50 +182,53 @@ async def test_forgeries_are_invisible(temp: Path) -> None:
             "victim": victim.node_id,
             "signed": signed.hex(),
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.swarm.test_directory",
-            json.dumps(order),
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        try:
-            assert process.stdin
-            assert process.stdout
-            async with asyncio.timeout(60):
-                assert await process.stdout.readline() == b"stored\n"
+        async with stranger(order):
             for _, directory in nodes:
                 found = await directory.fetch(MODEL, LAYERS)
                 assert signed in found
                 offers = [records.read(data) for data in found]
                 assert {offer.node for offer in offers} == {victim.node_id, liar.node_id}
                 assert {offer.sequence for offer in offers if offer.node == liar.node_id} == {7}
-        finally:
-            process.stdin.close()
-            async with asyncio.timeout(20):
-                await process.wait()
+
+
+async def test_a_wrong_clock_is_said(temp: Path) -> None:
+    config(temp, "early")
+    async with stranger({"identity": str(temp / "early.key"), "ahead": 10.0}) as address:
+        _, settings = config(temp, "late", peers=(address,))
+        with pytest.raises(DirectoryDown, match="clock"):
+            await DhtDirectory.start(settings)
 
 
 async def attack(order: dict[str, Any]) -> None:
-    """Join without a validator, store one honest record and every forgery, stay until told."""
+    """A node without a validator, with forgeries or another time; stays until stdin closes."""
+    import hivemind.dht.protocol as protocol
     from hivemind.dht import DHTNode
 
-    liar = Identity.load_or_create(Path(order["identity"]))
-    victim, signed = order["victim"], bytes.fromhex(order["signed"])
+    ahead = order.get("ahead", 0.0)
+    protocol.get_dht_time = lambda: time.time() + ahead
     node = await DHTNode.create(
-        initial_peers=order["peers"],
+        initial_peers=order.get("peers"),
         identity_path=order["identity"],
         check_if_identity_free=False,
     )
+    if "victim" in order:
+        await forge(node, order)
+    print(*await node.get_visible_maddrs(), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await node.shutdown()
+
+
+async def forge(node: Any, order: dict[str, Any]) -> None:
+    """Store one honest record, and every forgery that comes to mind."""
+    liar = Identity.load_or_create(Path(order["identity"]))
+    victim, signed = order["victim"], bytes.fromhex(order["signed"])
     now = time.time()
     honest = record(liar, sequence=7)
     far = record(liar, life=6000.0, sequence=8)
     narrow = record(liar, life=30.0, sequence=9, windows=((40, 41),))
     later = record(liar, life=30.0, sequence=10)
     altered = signed[:20] + bytes([signed[20] ^ 1]) + signed[21:]
-    for layer in range(LAYERS):
+    for layer in (0, 7, LAYERS - 1):
         key = child.layer_key(MODEL, layer)
         for value, subkey, expires in [
             (
@@ -221,9 +246,6 @@ async def attack(order: dict[str, Any]) -> None:
             (b"nonsense", victim, now + 500),
         ]:
             await node.store(key, value, expires, subkey=subkey)
-    print("stored", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await node.shutdown()
 
 
 async def test_a_killed_child_is_replaced_and_announces_again(temp: Path) -> None:
@@ -240,7 +262,7 @@ async def test_a_killed_child_is_replaced_and_announces_again(temp: Path) -> Non
         assert directory.restarts == 1
         assert directory.addresses == addresses
         assert directory.pid != before
-        assert not alive(before)
+        assert not group_of(before)
         assert len(left(temp)) == 1
 
 
@@ -282,6 +304,13 @@ async def test_nobody_there_is_said(temp: Path) -> None:
     assert not left(temp)
 
 
+async def test_a_taken_port_is_said(temp: Path) -> None:
+    async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as server:
+        _, settings = config(temp, "second", port=server.sockets[0].getsockname()[1])
+        with pytest.raises(PortInUse):
+            await DhtDirectory.start(settings)
+
+
 async def test_an_unusable_identity_is_said(temp: Path) -> None:
     (temp / "bad.key").write_bytes(b"nonsense")
     with pytest.raises(BadIdentityFile):
@@ -289,16 +318,23 @@ async def test_an_unusable_identity_is_said(temp: Path) -> None:
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(temp: Path) -> None:
-    _, settings = config(temp, "cancelled")
-    starting = asyncio.create_task(DhtDirectory.start(settings))
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
 
-    async def p2pd_runs() -> bool:
-        return any(path.name.startswith("p2pd") for path in left(temp, "*.sock"))
+    async with await asyncio.start_server(silence, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        peer = f"/ip4/127.0.0.1/tcp/{port}/p2p/{Identity.new().node_id}"
+        _, settings = config(temp, "cancelled", peers=(peer,))
+        starting = asyncio.create_task(DhtDirectory.start(settings))
 
-    await eventually(p2pd_runs)
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
+        async def p2pd_runs() -> bool:
+            return bool(left(temp, "p2pd*.sock"))
+
+        await eventually(p2pd_runs)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
     assert not left(temp)
 
 
@@ -324,13 +360,13 @@ async def test_nothing_outlives_a_killed_parent(temp: Path) -> None:
     assert parent.stdout
     async with asyncio.timeout(60):
         group = int(await parent.stdout.readline())
-    assert len(alive(group)) == 2
+    assert len(group_of(group)) == 2
     assert left(temp, "*.sock")
     parent.kill()
     await parent.wait()
 
     async def gone() -> bool:
-        return not alive(group) and not left(temp, "*.sock")
+        return not group_of(group) and not left(temp, "*.sock")
 
     await eventually(gone)
     assert not left(temp)
