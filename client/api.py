@@ -14,11 +14,11 @@ from hearthring.client.generation import Generation
 from hearthring.client.proving import prove
 from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
 from hearthring.client.ring import RingSession
-from hearthring.client.route import Stage, find_route
+from hearthring.client.route import find_route
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records
 from hearthring.client.stops import StopWatcher
-from hearthring.protocol.errors import LayersOutOfRange
+from hearthring.protocol.errors import HearthringError, LayersOutOfRange, NoRoute, StageFailed
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.records import NodeRecord
@@ -30,6 +30,9 @@ from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.shards.torch_ends import Ends
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
+
+OPENINGS = 3
+RETRY = 1.2
 
 
 class AsyncClient:
@@ -112,10 +115,9 @@ class AsyncClient:
         asked = Request(prompt) if isinstance(prompt, str) else Request(prompt_ids=tuple(prompt))
         ids = model.ids(asked)
         model.room(ids)
-        route, ends = await self._route_and_ends(len(ids))
         inner = tuple(sorted({layer for layer in layers if layer}))
-        async with self._ring(route, ends, inner) as ring:
-            await ring.open(len(ids))
+        ring, ends = await self._open_ring(len(ids), inner)
+        async with ring:
             generation = Generation(ring, ends, self._thread, Sampling(), list(ids))
             await generation.prefill_only()
         states = {0: ends.embed(ids)} if 0 in layers else {}
@@ -157,10 +159,9 @@ class AsyncClient:
         model = await self._load()
         ids = model.ids(request)
         limit = min(request.max_tokens, model.room(ids))
-        route, ends = await self._route_and_ends(len(ids) + limit)
+        ring, ends = await self._open_ring(len(ids) + limit)
         text, reason, proof = "", "length", None
-        async with self._ring(route, ends) as ring:
-            await ring.open(len(ids) + limit)
+        async with ring:
             generation = Generation(
                 ring, ends, self._thread, request.sampling, list(ids), begun=stream.begun
             )
@@ -187,7 +188,7 @@ class AsyncClient:
                 proof = await prove(generation, model.entry.model_id, model.entry.name, who)
         made = tuple(generation.token_ids[len(ids) :])
         seed = request.sampling.seed
-        stream.finish(Answer(text, tuple(ids), made, reason, timings, route, seed, proof))
+        stream.finish(Answer(text, tuple(ids), made, reason, timings, ring.route, seed, proof))
 
     async def _load(self) -> PromptModel:
         async with self._loading:
@@ -197,26 +198,48 @@ class AsyncClient:
                 )
             return self._model
 
-    async def _route_and_ends(self, rows: int) -> tuple[tuple[Stage, ...], Ends]:
+    async def _open_ring(self, rows: int, taps: Sequence[int] = ()) -> tuple[RingSession, Ends]:
+        """An open session with room for so many rows.
+
+        A node that can't be reached or refuses is avoided from then on: its record may outlive it
+        by some seconds, and the directory's answer may be a second old.
+        """
+        model, avoid = await self._load(), set[str]()
+        failure: HearthringError | None = None
+        for attempt in range(OPENINGS):
+            records = await self.records()
+            try:
+                route = find_route(records, model.shape.layers, rows=rows, avoid=frozenset(avoid))
+            except NoRoute as error:
+                failure = failure or error
+                if attempt + 1 < OPENINGS:
+                    await asyncio.sleep(RETRY)
+                continue
+            ends = await self._ends_for(Residual(route[0].residual))
+            fingerprint = ends.numerics.fingerprint
+            ring = RingSession(self.transport(), route, model.entry.model_id, fingerprint, taps)
+            try:
+                await ring.open(rows)
+                return ring, ends
+            except StageFailed as error:
+                failure = error
+                avoid.add(ring.blamed)
+        assert failure is not None
+        raise failure
+
+    async def _ends_for(self, residual: Residual) -> Ends:
         model = await self._load()
-        route = find_route(await self.records(), model.shape.layers, rows=rows)
-        residual = Residual(route[0].residual)
         async with self._loading:
             if residual not in self._ends:
                 self._ends[residual] = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._open_ends, model, residual
                 )
-        return route, self._ends[residual]
+            return self._ends[residual]
 
     def _open_ends(self, model: PromptModel, residual: Residual) -> Ends:
         ends = Ends.open(model.gguf, residual, self.config.threads)
         _ = ends.numerics  # measured here, off the event loop
         return ends
-
-    def _ring(self, route: Sequence[Stage], ends: Ends, taps: Sequence[int] = ()) -> RingSession:
-        assert self._model is not None
-        fingerprint = ends.numerics.fingerprint
-        return RingSession(self.transport(), route, self._model.entry.model_id, fingerprint, taps)
 
 
 class AnswerStream:

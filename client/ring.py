@@ -44,6 +44,7 @@ from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
 
 T = TypeVar("T")
+RECEIPT_SECONDS = LIMITS.receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class RingSession:
         self._next_step = 1
         self._waiting: dict[int, asyncio.Future[Result]] = {}
         self._failed: HearthringError | None = None
+        self.blamed = ""
+        """The node whose failure ended the session, if one did."""
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -117,9 +120,7 @@ class RingSession:
                 await asyncio.gather(
                     *(self._attach(place, max_rows) for place in range(len(self.route)))
                 )
-                first = self.route[0]
-                self._link = await self._links.get(first.address, first.node)
-                self._link.use(lambda error: self._fail(self.route[0], error))
+                await self._link_first()
         except TimeoutError:
             await self.close()
             raise DeadlineExceeded("the stages didn't open in time", field="route") from None
@@ -204,7 +205,7 @@ class RingSession:
         attached = self._attached[place]
         try:
             await attached.stream.send(encode_up(EvidenceQuery()))
-            async with asyncio.timeout(LIMITS.receipt):
+            async with asyncio.timeout(RECEIPT_SECONDS):
                 return await asyncio.shield(attached.evidence)
         except (HearthringError, TimeoutError):
             return None
@@ -212,12 +213,21 @@ class RingSession:
     async def _receipt(self, attached: _Attached, frame: bytes) -> Receipt | None:
         try:
             await attached.stream.send(frame)
-            async with asyncio.timeout(LIMITS.receipt):
+            async with asyncio.timeout(RECEIPT_SECONDS):
                 return await asyncio.shield(attached.receipt)
         except (HearthringError, TimeoutError):
             return None
 
     # -- stages ----------------------------------------------------------------------------------
+
+    async def _link_first(self) -> None:
+        first = self.route[0]
+        try:
+            self._link = await self._links.get(first.address, first.node)
+        except HearthringError as error:
+            self.blamed = first.node
+            raise _failed(first, error) from error
+        self._link.use(lambda error: self._fail(first, error))
 
     async def _attach(self, place: int, max_rows: int) -> None:
         stage, me = self.route[place], self._transport.identity.node_id
@@ -242,6 +252,7 @@ class RingSession:
         try:
             stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
         except HearthringError as error:
+            self.blamed = stage.node
             raise _failed(stage, error) from error
         loop = asyncio.get_running_loop()
         attached = _Attached(
@@ -309,7 +320,7 @@ class RingSession:
     def _fail(self, stage: Stage, error: HearthringError) -> None:
         """End the session for good: the first failure is the one reported."""
         if self._failed is None:
-            self._failed = _failed(stage, error)
+            self._failed, self.blamed = _failed(stage, error), stage.node
         for attached in self._attached:
             if attached.stage is not stage:
                 continue

@@ -132,6 +132,8 @@ def show_swarm(join: list[str], model: str, as_json: bool) -> None:
         windows = ", ".join(f"[{start}, {end})" for start, end in record.windows)
         address = record.addresses[0] if record.addresses else "-"
         speed = (record.step_seconds + record.row_seconds) * 1e3
-        print(f"  {windows:<10} {record.node}  {address:<22} {speed:6.1f} ms/row  {record.numerics}")
+        print(
+            f"  {windows:<10} {record.node}  {address:<22} {speed:6.1f} ms/row  {record.numerics}"
+        )
     for start, end in missing:
         print(f"  [{start}, {end}) is served by nobody")

@@ -6,95 +6,27 @@ audit names it. Whatever happens, no process, socket or temporary file is left.
 """
 
 import contextlib
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, Queue
 
-import hearthring
 from hearthring.asking import print_verdict, summary
 from hearthring.client.answer import Answer
 from hearthring.client.sync import Client
-from hearthring.protocol.errors import Unavailable
+from hearthring.processes import NodeProcess, repository
 from hearthring.shards.store import ModelStore
 from hearthring.terminal import Bars
+from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Outcome, Verdict
 
 PROMPT = "Why is the sky blue? Answer in three sentences."
 NODES = 4
 LIAR = 2
 FAULT = "noise:0.02"
-START = 90.0
-STOP = 10.0
-
-
-@dataclass(slots=True)
-class Process:
-    """A node process of ours; its lines are read as they come."""
-
-    name: str
-    window: str
-    process: "subprocess.Popen[str]"
-    lines: "Queue[str]" = field(default_factory=Queue)
-    seen: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def start(name: str, window: str, data: Path, join: str, fault: str = "") -> "Process":
-        """Start a node of this window; with a fault, one that lies."""
-        liar = ["-m", "tests.liar", "--fault", fault] if fault else ["-m", "hearthring", "node"]
-        command = [sys.executable, *liar, "--model", "smollm2", "--layers", window]
-        command += ["--listen", "127.0.0.1:0", "--data", str(data), "--threads", "1"]
-        process = subprocess.Popen(  # noqa: S603
-            [*command, *(["--join", join] if join else [])],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=repository() if fault else None,
-            start_new_session=True,  # Ctrl-C is for us; we stop our nodes in order
-        )
-        node = Process(name, window, process)
-        threading.Thread(target=node._read, daemon=True).start()
-        return node
-
-    def ready(self, deadline: float) -> str:
-        """Wait for the invitation. Raises ``Unavailable`` with the node's last words."""
-        while True:
-            try:
-                line = self.lines.get(timeout=max(0.1, deadline - time.monotonic()))
-            except Empty:
-                raise Unavailable(f"{self.name} didn't start in time", field="demo") from None
-            if line == "":
-                said = " ".join(self.seen[-2:]).strip()
-                raise Unavailable(f"{self.name} ended: {said}", field="demo")
-            self.seen.append(line)
-            if line.startswith("invitation "):
-                return line.split()[1]
-
-    def stop(self) -> None:
-        """SIGTERM; after ten seconds SIGKILL to its whole session."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(STOP)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            for line in output:
-                self.lines.put(line)
-        self.lines.put("")
 
 
 def run_demo(max_tokens: int, keep: Path | None) -> int:
@@ -106,12 +38,13 @@ def run_demo(max_tokens: int, keep: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="hearthring-demo-") as scratch, _ring() as ring:
         folder = Path(scratch)
         print(f"starting {NODES} nodes on this machine; three of them know only the first\n")
-        invite = _start(ring, 0, windows[0], folder, "")
-        deadline = time.monotonic() + START
+        ring.append(_node(0, windows[0], folder / "node0"))
+        invite = ring[0].ready()
+        _tell(ring[0], invite)
         for i in range(1, NODES):
-            ring.append(Process.start(f"node {i + 1}", windows[i], folder / f"node{i}", invite))
+            ring.append(_node(i, windows[i], folder / f"node{i}", invite))
         for node in ring[1:]:
-            _tell(node, node.ready(deadline))
+            _tell(node, node.ready())
         with Client([invite], threads=1) as client:
             print(f"\n> {PROMPT}\n")
             answer = _ask(client, max_tokens)
@@ -130,7 +63,7 @@ def run_demo(max_tokens: int, keep: Path | None) -> int:
 
 
 def _with_a_liar(
-    ring: list[Process],
+    ring: list[NodeProcess],
     windows: list[str],
     folder: Path,
     invite: str,
@@ -141,10 +74,8 @@ def _with_a_liar(
     """Replace one node by a liar with the same layers; the audit must name it."""
     print(f"\nnow node {LIAR + 1} is replaced by one that adds 2 % noise to what it computes\n")
     ring[LIAR].stop()
-    data = folder / "liar"
-    liar = Process.start(f"node {LIAR + 1}, lying", windows[LIAR], data, invite, FAULT)
-    ring[LIAR] = liar
-    invited = liar.ready(time.monotonic() + START)
+    liar = ring[LIAR] = _node(LIAR, windows[LIAR], folder / "liar", invite, FAULT)
+    invited = liar.ready()
     _tell(liar, invited)
     print(f"\n> {PROMPT}\n")
     path = _save(_ask(client, max_tokens), keep or folder, "lying.proof")
@@ -154,9 +85,9 @@ def _with_a_liar(
 
 
 @contextlib.contextmanager
-def _ring() -> Iterator[list[Process]]:
+def _ring() -> Iterator[list[NodeProcess]]:
     """The nodes of the demo: stopped together at its end, the first last."""
-    nodes: list[Process] = []
+    nodes: list[NodeProcess] = []
 
     def on_terminate(*_: object) -> None:
         raise KeyboardInterrupt
@@ -173,18 +104,17 @@ def _ring() -> Iterator[list[Process]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(ring: list[Process], place: int, window: str, folder: Path, join: str) -> str:
-    node = Process.start(f"node {place + 1}", window, folder / f"node{place}", join)
-    ring.append(node)
-    invite = node.ready(time.monotonic() + START)
-    _tell(node, invite)
-    return invite
+def _node(place: int, window: str, data: Path, join: str = "", fault: str = "") -> NodeProcess:
+    flags = ["--model", "smollm2", "--layers", window, "--listen", "127.0.0.1:0"]
+    flags += ["--data", str(data), "--threads", "1", *(["--join", join] if join else [])]
+    name = f"node {place + 1}{', lying' if fault else ''}, layers {window}"
+    return NodeProcess(name, flags, fault)
 
 
-def _tell(node: Process, invitation: str) -> None:
+def _tell(node: NodeProcess, invitation: str) -> None:
     ready = next((line.split("after ")[1] for line in node.seen if "after " in line), "")
     took = f", ready after {ready.split(' s')[0]} s" if ready else ""
-    print(f"  {node.name}: layers {node.window}, {invitation.rpartition('/')[2]}{took}", flush=True)
+    print(f"  {node.name}, {invitation.rpartition('/')[2]}{took}", flush=True)
 
 
 def _ask(client: Client, max_tokens: int) -> Answer:
@@ -205,12 +135,6 @@ def _save(answer: Answer, folder: Path, name: str) -> Path:
 
 def _audit(client: Client, path: Path) -> Verdict:
     print("auditing it by replaying every layer ...", flush=True)
-    verdict = client.audit(hearthring.Proof.load(path))
+    verdict = client.audit(Proof.load(path))
     print_verdict(verdict)
     return verdict
-
-
-def repository() -> Path | None:
-    """The checkout this package runs from, if it is one: it holds the lying node."""
-    root = Path(hearthring.__file__).resolve().parents[1]
-    return root if (root / "tests" / "liar.py").is_file() else None

@@ -40,7 +40,8 @@ class Limits:
     """A session without a step for this long loses its lease."""
     write: float = 20.0
     """Time a slow reader may block one write."""
-    receipt: float = 20.0
+    receipt: float = 10.0
+    """Time a stage has to sign at the end of a session."""
 
 
 LIMITS = Limits()

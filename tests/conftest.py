@@ -18,3 +18,11 @@ def smollm2() -> ModelEntry:
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny float32 Llama, written once: not to be changed."""
     return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def tiny(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
+    """The tiny Llama in a store of its own, which is this process's store during the test."""
+    monkeypatch.setenv("HEARTHRING_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return ModelStore().find(str(tiny_gguf))

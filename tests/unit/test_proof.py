@@ -1,0 +1,192 @@
+"""Proofs of tiny rings: honest ones are accepted, liars are named, altered ones are refused."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from hearthring.client.auditing import audit_offline
+from hearthring.client.replay import EngineReplayer
+from hearthring.protocol.errors import BadProof, StageFailed
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.store import ModelEntry
+from hearthring.verify import receipts
+from hearthring.verify.audit import audit
+from hearthring.verify.proof import Proof, StageProof, read, sign
+from hearthring.verify.verdict import Guilty, Outcome, Strength
+from tests.liar import hooks_for
+from tests.memory_ring import memory_swarm
+
+PROMPT_IDS = list(range(10, 60))
+CUTS = (0, 1, 3, 4)
+LOCATED = (
+    "noise:0.02",
+    "scale:1.01",
+    "flip-sign",
+    "replay",
+    "stale-kv",
+    "skip-layer",
+    "swap-layer",
+    "other-weights:7",
+    "forge-receipt",
+)
+
+
+async def prove(tiny: ModelEntry, fault: str = "", place: int = 1, **options: object) -> Proof:
+    hooks = {place: hooks_for(fault, (1, 3))} if fault else None
+    async with memory_swarm(tiny, CUTS, hooks=hooks) as swarm:
+        options = {"prompt_ids": PROMPT_IDS, "max_tokens": 20} | options
+        return (await swarm.client().generate(**options)).proof  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 4}])
+async def test_an_honest_proof_is_accepted_bit_for_bit(
+    tiny: ModelEntry, tmp_path: Path, options: dict[str, float]
+) -> None:
+    proof = await prove(tiny, **options)
+    saved = Proof.load(proof.save(tmp_path / "x.proof"))
+    assert saved == proof
+    verdict = audit_offline(saved, 1)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
+    assert verdict.figures["rows"] == 69
+    assert [s["chunks_equal"] for s in verdict.figures["stages"]] == [3, 3, 3]
+    assert verdict.figures["tokens_checked"] == 20
+    assert saved.as_json()["stages"][1]["receipt"]["rows"] == 69
+    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["x.proof"]
+
+
+@pytest.mark.parametrize("fault", LOCATED)
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_liar_is_named_wherever_it_stands(tiny: ModelEntry, fault: str, place: int) -> None:
+    if fault == "swap-layer" and place != 1:
+        place = 1  # it takes two layers
+    windows = list(pairwise(CUTS))
+    hooks = {place: hooks_for(fault, windows[place])}
+    async with memory_swarm(tiny, CUTS, hooks=hooks) as swarm:
+        answer = await swarm.client().generate(prompt_ids=PROMPT_IDS, max_tokens=20)
+        node = swarm.nodes[place].node_id
+    verdict = audit_offline(answer.proof, 1)
+    assert verdict.outcome is Outcome.REJECTED
+    assert verdict.guilty == (Guilty(node, *windows[place]),)
+
+
+async def test_a_nan_never_leaves_its_node(tiny: ModelEntry) -> None:
+    with pytest.raises(StageFailed, match="ResidualOverflow"):
+        await prove(tiny, "nan")
+
+
+async def test_a_withheld_receipt_is_said(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hearthring.client.ring.RECEIPT_SECONDS", 0.3)
+    proof = await prove(tiny, "withhold")
+    verdict = audit_offline(proof, 1)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.figures["withheld"] == [proof.stages[1].node]
+    assert verdict.guilty == ()
+
+
+async def test_every_flipped_byte_is_refused(tiny: ModelEntry) -> None:
+    """Not one bit of a proof may change: the client's signature covers all of it."""
+    proof = await prove(tiny, max_tokens=2)
+    data = bytearray(proof._file)
+    assert read(bytes(data)) == proof
+    for at in range(len(data)):
+        data[at] ^= 1 << at % 8
+        with pytest.raises(BadProof):
+            read(bytes(data))
+        data[at] ^= 1 << at % 8
+    for cut in range(0, len(data), 7):
+        with pytest.raises(BadProof):
+            read(bytes(data[:cut]))
+    with pytest.raises(BadProof):
+        read(bytes(data) + b"\0")
+
+
+async def test_a_proof_resigned_by_somebody_else_is_rejected(tiny: ModelEntry) -> None:
+    proof, thief = await prove(tiny), Identity.new()
+    stolen = sign(replace(proof, client=thief.node_id, _file=b""), thief)
+    verdict = audit_offline(stolen, 1)
+    assert verdict.outcome is Outcome.REJECTED
+    assert "another client" in verdict.reason
+
+
+async def test_a_client_that_edits_its_own_proof_is_caught(tiny: ModelEntry) -> None:
+    proof, who = await _own_proof(tiny)
+
+    def edited(**changes: object) -> Proof:
+        return sign(replace(proof, _file=b"", **changes), who)  # type: ignore[arg-type]
+
+    ids = proof.token_ids
+    other_last = (*ids[:-1], (ids[-1] + 1) % 290)
+    other_prompt = (ids[0] + 1, *ids[1:])
+    first = proof.stages[0]
+    without = StageProof(first.node, first.start, first.end, None)
+    cases = (
+        (edited(token_ids=other_last), Outcome.REJECTED, "sampling rule"),
+        (edited(token_ids=other_prompt), Outcome.REJECTED, "embeddings"),
+        (edited(token_ids=ids[:-1]), Outcome.REJECTED, "row ids"),
+        (edited(nonce=bytes(32)), Outcome.REJECTED, "nonce_hash"),
+        (edited(session=bytes(16)), Outcome.REJECTED, "session"),
+        (edited(model_id="0" * 64), Outcome.INCONCLUSIVE, "isn't on this machine"),
+        (edited(residual="fp16"), Outcome.REJECTED, "residual"),
+        (edited(residual="fp8"), Outcome.REJECTED, "residual type"),
+        (edited(stages=proof.stages[1:]), Outcome.REJECTED, "no stage begins at layer 0"),
+        (edited(stages=proof.stages[:-1]), Outcome.REJECTED, "ends at layer"),
+        (edited(stages=()), Outcome.REJECTED, "no stage"),
+        (edited(stages=(without, *proof.stages[1:])), Outcome.INCONCLUSIVE, "no receipt"),
+        (edited(in_roots=proof.out_roots), Outcome.REJECTED, "can't show"),
+        (edited(out_roots=proof.in_roots), Outcome.INCONCLUSIVE, "can't show"),
+        (edited(row_ids=proof.row_ids[::-1]), Outcome.REJECTED, "row ids"),
+        (edited(sampling_rule="coin"), Outcome.INCONCLUSIVE, "sampling rule"),
+        (edited(digests=(bytes(258),) * 3), Outcome.REJECTED, "digest"),
+    )
+    for changed, outcome, reason in cases:
+        verdict = audit_offline(changed, 1)
+        assert (verdict.outcome, reason in verdict.reason) == (outcome, True), verdict
+
+
+async def _own_proof(tiny: ModelEntry) -> tuple[Proof, Identity]:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=20)
+        who = client.transport().identity
+    return answer.proof, who
+
+
+async def test_receipts_of_other_sessions_do_not_fit(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        client = swarm.client()
+        one = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)).proof
+        two = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)).proof
+        who = client.transport().identity
+    mixed = sign(replace(one, stages=(one.stages[0], two.stages[1], one.stages[2])), who)
+    verdict = audit_offline(mixed, 1)
+    assert verdict.outcome is Outcome.REJECTED
+    assert "another session" in verdict.reason
+
+
+async def test_two_equal_computations_have_equal_roots_and_digests(tiny: ModelEntry) -> None:
+    one, two = await prove(tiny), await prove(tiny)
+    assert one.session != two.session
+    assert (one.in_roots, one.out_roots) == (two.in_roots, two.out_roots)
+    bodies = [[receipts.read(s.receipt) for s in p.stages if s.receipt] for p in (one, two)]
+    for mine, theirs in zip(*bodies, strict=True):
+        assert (mine.out_roots, mine.digests) == (theirs.out_roots, theirs.digests)
+
+
+async def test_between_classes_digests_decide_and_nobody_is_named(tiny: ModelEntry) -> None:
+    """A replayer of another class accepts honest work and rejects a gross lie, without a name."""
+
+    class Elsewhere(EngineReplayer):
+        def __init__(self) -> None:
+            super().__init__(tiny.open(), Residual.FP32, 1)
+            self.fingerprint = "f" * 64
+
+    verdict = audit(await prove(tiny), 4, Elsewhere())
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.TOLERANCE)
+    verdict = audit(await prove(tiny, "skip-layer"), 4, Elsewhere())
+    assert (verdict.outcome, verdict.guilty) == (Outcome.REJECTED, ())
+    assert verdict.figures["suspects"]
