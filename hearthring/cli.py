@@ -5,13 +5,16 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import click
 import typer
 
 from hearthring.protocol.errors import BadOption, HearthringError
 from hearthring.terminal import Bars, process_age, say
 
 USAGE = 64
+# Typer brings its own click or uses the installed one, by version; its public error knows which.
+ClickError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 JOIN = "An invitation that a node printed (repeat it for several)."
 
 app = typer.Typer(
@@ -268,12 +271,12 @@ def main(arguments: list[str] | None = None, hooks: Any = None) -> int:
     try:
         code = command.main(arguments, "hearthring", standalone_mode=False, obj=hooks)
         return int(code or 0)
-    except click.exceptions.Exit as done:
+    except typer.Exit as done:
         return done.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return 130
-    except click.ClickException as error:
-        print(f"hearthring: {error.format_message()}", file=sys.stderr)
+    except ClickError as error:
+        print(f"hearthring: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
         return USAGE
     except HearthringError as error:
         print(f"hearthring: {error}", file=sys.stderr)

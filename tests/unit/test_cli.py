@@ -1,0 +1,141 @@
+"""Commands with wrong input: one clear line, the right exit code, never a traceback."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from hearthring.cli import main
+from hearthring.protocol.identity import Identity
+from hearthring.shards.store import ModelEntry
+from tests.memory_ring import memory_swarm
+
+NOBODY = f"hearthring://127.0.0.1:9/{Identity.new().node_id}"
+Capture = pytest.CaptureFixture[str]
+
+
+def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
+    """Exit code and the only line on standard error."""
+    capsys.readouterr()
+    code = main(list(arguments))
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("hearthring: "), said
+    assert "\n" not in said, said
+    return code, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["node", "--model", "nonsuch"], 64, "there is no model 'nonsuch'"),
+        (["node", "--model", "/nonsuch.gguf"], 64, "nonsuch"),
+        (["ask", "hi", "--join", NOBODY, "--model", "nonsuch"], 64, "there is no model"),
+        (["ask", "hi"], 64, "join"),
+        (["ask", "hi", "--join", "hearthring://x"], 64, "invitation: no HOST:PORT"),
+        (["ask", "hi", "--join", "http://x:1/y"], 64, "doesn't begin with hearthring://"),
+        (["ask", "hi", "--join", "hearthring://127.0.0.1:9/12D3"], 64, "no node id"),
+        (["ask", "hi", "--join", NOBODY], 69, "127.0.0.1:9: connect"),
+        (["ask", "hi", "--join", NOBODY, "--temperature", "-1"], 64, "temperature: -1"),
+        (["ask", "hi", "--join", NOBODY, "--max-tokens", "0"], 64, "max_tokens"),
+        (["ask", "hi", "--join", NOBODY, "--proof", "/nonsuch/x.proof"], 64, "there is no folder"),
+        (["ask"], 64, "Missing argument 'PROMPT'"),
+        (["ask", "hi", "--colour"], 64, "No such option"),
+        (["swarm", "--join", NOBODY], 69, "127.0.0.1:9"),
+        (["node", "--join", NOBODY, "--listen", "127.0.0.1:0"], 69, "127.0.0.1:9"),
+        (["node", "--layers", "3"], 64, "layers: '3' isn't START:END"),
+        (["node", "--layers", "5:2"], 64, "layers: '5:2'"),
+        (["node", "--layers", "0:5"], 64, "the model has layers 0:4"),
+        (["node", "--layers", "0:2", "--engine", "magic"], 64, "engine"),
+        (["node", "--layers", "0:2", "--residual", "fp8"], 64, "residual: 'fp8' isn't one of"),
+        (["node", "--threads", "0"], 64, "threads"),
+        (["node", "--listen", "nowhere"], 64, "listen: 'nowhere' is not HOST:PORT"),
+        (["node", "--swarm-key", "/nonsuch"], 64, "swarm-key"),
+        (["node", "--max-layers", "0"], 64, "max-layers"),
+        (["model", "show", "nonsuch"], 64, "there is no model"),
+        (["model", "import", "org/name"], 64, "hub"),
+        (["audit", "/nonsuch.proof"], 64, "no such file"),
+        (["nonsuch"], 64, "No such command 'nonsuch'"),
+    ],
+)
+def test_wrong_input(
+    arguments: list[str], code: int, says: str, tiny: ModelEntry, tmp_path: Path, capsys: Capture
+) -> None:
+    if "--model" not in arguments and arguments[0] in ("node", "ask", "swarm"):
+        arguments = [*arguments, "--model", str(tiny.path)]
+    if arguments[0] == "node":
+        arguments = [*arguments, "--data", str(tmp_path / "node")]
+    got, said = failed(capsys, *arguments)
+    assert (got, says in said) == (code, True), said
+
+
+def test_a_taken_port_is_said_at_once(tiny: ModelEntry, tmp_path: Path, capsys: Capture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = ["--model", str(tiny.path), "--data", str(tmp_path / "n"), "--layers", "0:2"]
+        code, said = failed(capsys, "node", *flags, "--listen", listen)
+    assert code == 69
+    assert listen in said
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + bytes(60), b"\xff" * 4096])
+def test_garbage_is_no_model(content: bytes, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    code, said = failed(capsys, "model", "import", str(path))
+    assert code == 65
+    assert str(path) in said
+
+
+def test_a_truncated_model(tiny_gguf: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(tiny_gguf.read_bytes()[:-1000])
+    assert failed(capsys, "model", "import", str(path))[0] == 65
+
+
+def test_models_are_listed_and_shown(tiny: ModelEntry, capsys: Capture) -> None:
+    assert main(["model", "import", str(tiny.path)]) == 0
+    assert main(["model", "list"]) == 0
+    assert tiny.model_id[:16] in capsys.readouterr().out
+    assert main(["model", "show", tiny.model_id[:8], "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {"id", "path", "layers", "types", "context", "bytes"} <= set(shown)
+    assert (shown["id"], shown["layers"], shown["context"]) == (tiny.model_id, 4, 512)
+    assert main(["model", "list", "--json"]) == 0
+    assert [m["id"] for m in json.loads(capsys.readouterr().out)] == [tiny.model_id]
+
+
+async def _proof(tiny: ModelEntry, path: Path) -> None:
+    async with memory_swarm(tiny, (0, 2, 4)) as swarm:
+        answer = await swarm.client().generate("hi", max_tokens=3)
+        answer.proof.save(path)
+
+
+async def test_audit_exit_codes(
+    tiny: ModelEntry, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.proof"
+    await _proof(tiny, path)
+    capsys.readouterr()
+    assert main(["audit", str(path), "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert set(verdict) == {"verdict", "guilty", "strength", "figures", "reason"}
+    assert (verdict["verdict"], verdict["strength"]) == ("accepted", "bits")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    for broken in (bytes(data), bytes(data[:50]), b"", bytes(data) + b"x", b"\0" * 300):
+        path.write_bytes(broken)
+        assert main(["audit", str(path)]) == 1
+        assert capsys.readouterr().out.startswith("rejected: ")
+    await _proof(tiny, path)
+    monkeypatch.setenv("HEARTHRING_MODELS", str(tmp_path / "none"))
+    assert main(["audit", str(path)]) == 2
+    said = capsys.readouterr().out
+    assert said.startswith("inconclusive: the model")
+    assert "hearthring model import" in said
+
+
+def test_help_teaches(capsys: Capture) -> None:
+    for command in ([], ["node"], ["ask"], ["audit"], ["swarm"], ["demo"], ["model", "import"]):
+        assert main([*command, "--help"]) == 0
+        assert len(capsys.readouterr().out) > 150
