@@ -143,7 +143,9 @@ def node(
 
 @app.command()
 def ask(
-    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(help="The question; - reads standard input.", metavar="PROMPT")
+    ],
     join: Join = None,
     model: Model = "smollm2",
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
@@ -198,7 +200,7 @@ def ask(
 
 @app.command()
 def audit(
-    file: Annotated[Path, typer.Argument(help="A proof that `ask --proof` saved.")],
+    file: Annotated[Path, typer.Argument(help="A proof that `ask --proof` saved.", metavar="FILE")],
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +223,9 @@ def swarm(join: Join = None, model: Model = "smollm2", as_json: Json = False) ->
 
 @model_app.command("import")
 def model_import(
-    source: Annotated[str, typer.Argument(help="A GGUF file, or the alias smollm2.")],
+    source: Annotated[
+        str, typer.Argument(help="A GGUF file, or the alias smollm2.", metavar="SOURCE")
+    ],
 ) -> None:
     """Take a model in: hash its layers and remember where it is. Files are used in place."""
     from hearthring.shards.store import ModelStore
@@ -249,7 +253,7 @@ def model_list(as_json: Json = False) -> None:
 
 @model_app.command("show")
 def model_show(
-    name: Annotated[str, typer.Argument(help="An alias, a path, or a model id.")],
+    name: Annotated[str, typer.Argument(help="An alias, a path, or a model id.", metavar="NAME")],
     as_json: Json = False,
 ) -> None:
     """Show one model: shape, types, hashes."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
@@ -13,7 +14,9 @@ from hearthring.protocol.errors import BadOption
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Engine
-from hearthring.shards.torch_layer import Load
+
+if TYPE_CHECKING:  # torch takes a second to import, and not every engine needs it
+    from hearthring.shards.torch_layer import Load
 
 DEFAULT_PORT = 4870
 
@@ -44,7 +47,7 @@ class NodeConfig:
 class NodeHooks:
     """Seams of a node, for tests that need one that doesn't do what it says."""
 
-    load: Callable[[Load], Load] = lambda load: load
+    load: "Callable[[Load], Load]" = lambda load: load
     engine: Callable[[Engine], Engine] = lambda engine: engine
     session: MakeSession = honest_session
 

@@ -16,7 +16,6 @@ from hearthring.node.directory import DhtDirectory
 from hearthring.node.measure import StageTimes, measure_stage
 from hearthring.node.stage import StageServer
 from hearthring.protocol.asking import ask_records, ask_status
-from hearthring.protocol.directory import DirectoryConfig
 from hearthring.protocol.errors import (
     BadOption,
     HearthringError,
@@ -24,6 +23,7 @@ from hearthring.protocol.errors import (
     PortInUse,
     SeedUnreachable,
 )
+from hearthring.protocol.frames import DirectoryConfig
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
@@ -139,8 +139,8 @@ class _Node:
         self._stack.push_async_callback(announcer.withdraw)
         self._report(
             "layers",
-            f"[{window[0]}, {window[1]}) of {layers}; {(times.step + times.row) * 1e3:.1f} ms for a "
-            f"generated row, {times.prompt64 * 1e3:.0f} ms for 64 prompt rows",
+            f"[{window[0]}, {window[1]}) of {layers}; {(times.step + times.row) * 1e3:.1f} ms a "
+            f"generated row, {times.prompt64 * 1e3:.0f} ms 64 prompt rows",
         )
         self._report("engine", engine.numerics.name)
         return invitation
@@ -262,7 +262,7 @@ class _Node:
             windows=(window,),
             addresses=(address,),
             expires=0.0,
-            engine="torch",
+            engine=engine.numerics.name.partition("-")[0],
             residual=engine.numerics.residual.value,
             numerics=engine.numerics.name,
             fingerprint=engine.numerics.fingerprint,

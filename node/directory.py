@@ -1,38 +1,24 @@
 """The directory as a node sees it: announce a record, fetch those of a model.
 
-``DhtDirectory`` owns the child process of ``hearthring.protocol.directory``, watches it and starts
-it again; ``MemoryDirectory`` is its twin for tests, within one process.
+``DhtDirectory`` owns the process that takes part in the swarm's DHT, watches it and starts it
+again; ``memory_directory`` has its twin for tests.
 """
 
 import asyncio
-import base64
 import contextlib
 import itertools
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
+from hearthring.node.directory_child import Child, Gone
+
 from hearthring.protocol import records
-from hearthring.protocol.directory import (
-    DirectoryConfig,
-    Frame,
-    encode_frame,
-    pack,
-    read_frame,
-    sweep,
-)
-from hearthring.protocol.errors import DirectoryDown, HearthringError, ProtocolError, from_wire
-from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.errors import DirectoryDown, HearthringError
+from hearthring.protocol.frames import DirectoryConfig, Frame, pack, unpack
 
 START = 30.0
 REQUEST = 10.0
 WITHDRAW = 1.5
-GOODBYE = 0.8
-"""Time the child has to go by itself; then it is killed."""
 PING = 2.0
 PING_DEADLINE = 4.0
 KNOWN_PEERS = 32
@@ -69,103 +55,6 @@ class Directory(Protocol):
         ...
 
 
-class _Child:
-    """One run of the directory process. Dead is dead: every later ``ask`` raises ``_Gone``."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
-        self._ids = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Frame]] = {}
-        self._reading = asyncio.create_task(self._read())
-
-    @staticmethod
-    async def spawn() -> "_Child":
-        # A session of its own: Ctrl+C in the terminal is the node's to handle, and killing the
-        # group takes p2pd along. It imports from where this process does, not from any directory
-        # the user happens to be in.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "hearthring.protocol.directory",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
-        return _Child(process)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def gone(self) -> None:
-        """Wait until it has ended. Cancelling changes nothing."""
-        await asyncio.wait({self._reading})
-
-    async def ask(self, op: str, **fields: Any) -> Frame:
-        """Send a request and wait, as long as it takes. Raises ``_Gone`` or the child's error."""
-        if self._reading.done():
-            raise _Gone
-        number = next(self._ids)
-        reply: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = reply
-        try:
-            self._stdin.write(encode_frame({"id": number, "op": op} | fields))
-            return await reply
-        finally:
-            del self._waiting[number]
-
-    async def close(self) -> None:
-        """Ask it to stop and kill it when it doesn't; also when cancelled, nothing runs on."""
-        try:
-            if not self._reading.done():
-                self._stdin.write(encode_frame({"op": "stop"}))
-            self._stdin.close()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GOODBYE):
-                    await self._process.wait()
-        finally:
-            killed = self._kill()
-            await self._process.wait()
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-            if killed:
-                await asyncio.to_thread(sweep)
-
-    def _kill(self) -> bool:
-        """Kill the process and p2pd, whose group outlives it. False if all were gone already."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        return True
-
-    async def _read(self) -> None:
-        try:
-            while frame := await read_frame(self._stdout):
-                waiting = self._waiting.get(frame.get("id", -1))
-                if waiting is None or waiting.done():
-                    continue
-                if "error" in frame:
-                    waiting.set_exception(from_wire(*frame["error"]))
-                else:
-                    waiting.set_result(frame["result"])
-        except ProtocolError:
-            # Out of step; the supervisor sees the task end and starts another.
-            self._kill()
-        finally:
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(_Gone())
-
-
-class _Gone(Exception):
-    """The child has ended."""
-
-
 class DhtDirectory:
     """The swarm's DHT, through a child process that is replaced whenever it fails.
 
@@ -176,7 +65,7 @@ class DhtDirectory:
     def __init__(self, config: DirectoryConfig) -> None:
         """Use ``start``."""
         self._config = config
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
@@ -226,7 +115,7 @@ class DhtDirectory:
     async def fetch(self, model_id: str, layers: int) -> list[bytes]:
         """See ``Directory``."""
         reply = await self._ask(REQUEST, "fetch", model_id=model_id, layers=layers)
-        return [base64.b64decode(text) for text in reply["records"]]
+        return [unpack(text) for text in reply["records"]]
 
     async def close(self) -> None:
         """End the child, normally within a second; kill it otherwise, also when cancelled."""
@@ -253,13 +142,13 @@ class DhtDirectory:
                     assert self._child is not None
                     try:
                         return await self._child.ask(op, **fields)
-                    except _Gone:
+                    except Gone:
                         self._up.clear()
         except TimeoutError:
             raise DirectoryDown(f"no answer in {deadline:g} s", field="directory") from None
 
-    async def _spawn(self, config: DirectoryConfig) -> _Child:
-        child = await _Child.spawn()
+    async def _spawn(self, config: DirectoryConfig) -> Child:
+        child = await Child.spawn()
         try:
             async with asyncio.timeout(START):
                 self._learn(await child.ask("start", config=asdict(config)))
@@ -267,7 +156,7 @@ class DhtDirectory:
             await child.close()
             if isinstance(error, TimeoutError):
                 raise DirectoryDown(f"not ready in {START:g} s", field="directory") from None
-            if isinstance(error, _Gone):
+            if isinstance(error, Gone):
                 raise DirectoryDown(
                     "its process ended while it started",
                     field="directory",
@@ -306,7 +195,7 @@ class DhtDirectory:
                 with contextlib.suppress(DirectoryDown):
                     await self._ask(REQUEST, "store", records=[pack(signed)], within=REQUEST / 2)
 
-    async def _watch(self, child: _Child) -> None:
+    async def _watch(self, child: Child) -> None:
         """Return when the child has ended or failed to answer twice."""
         failures = 0
         while failures < 2:
@@ -322,59 +211,5 @@ class DhtDirectory:
                     failures = 0
             except (TimeoutError, HearthringError):
                 failures += 1
-            except _Gone:
+            except Gone:
                 return
-
-
-class MemoryDirectory:
-    """The twin for tests: nodes of one process share a dictionary ``(model id, node) -> record``.
-
-    It keeps the DHT's rules: later expiry wins, and nothing that is expired is seen.
-    """
-
-    def __init__(
-        self,
-        shared: dict[tuple[str, str], bytes],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """``clock`` is wall-clock seconds."""
-        self._shared, self._clock, self._closed = shared, clock, False
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Nothing to dial."""
-        return ()
-
-    async def announce(self, signed: bytes) -> None:
-        """See ``Directory``."""
-        self._check()
-        record = records.read(signed)
-        key = record.model_id, record.node
-        life = record.expires - self._clock()
-        if 0 < life <= LIMITS.record_life_cap and (
-            key not in self._shared or records.read(self._shared[key]).expires < record.expires
-        ):
-            self._shared[key] = signed
-
-    async def withdraw(self, signed: bytes) -> None:
-        """See ``Directory``."""
-        await self.announce(signed)
-
-    async def fetch(self, model_id: str, layers: int) -> list[bytes]:
-        """See ``Directory``."""
-        self._check()
-        found = []
-        for (model, _), signed in list(self._shared.items()):
-            record = records.read(signed)
-            live = record.expires > self._clock()
-            if model == model_id and live and min(record.layers) < layers:
-                found.append(signed)
-        return found
-
-    async def close(self) -> None:
-        """See ``Directory``. Its records stay until they expire."""
-        self._closed = True
-
-    def _check(self) -> None:
-        if self._closed:
-            raise DirectoryDown("closed", field="directory")

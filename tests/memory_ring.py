@@ -9,7 +9,8 @@ from hearthring.client.api import AsyncClient
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import NodeHooks
 from hearthring.node.desk import Desk
-from hearthring.node.directory import Directory, MemoryDirectory
+from hearthring.node.directory import Directory
+from hearthring.node.memory_directory import MemoryDirectory
 from hearthring.node.stage import StageServer
 from hearthring.protocol.invitation import Invitation, split_address
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport

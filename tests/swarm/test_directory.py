@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from hearthring.node.directory import DhtDirectory
-from hearthring.protocol import directory as child
-from hearthring.protocol import records
-from hearthring.protocol.directory import DirectoryConfig
+from hearthring.protocol import entries, frames, records, scratch
 from hearthring.protocol.errors import BadIdentityFile, DirectoryDown, PortInUse
+from hearthring.protocol.frames import DirectoryConfig
 from hearthring.protocol.identity import Identity
 
 pytestmark = pytest.mark.swarm
@@ -60,7 +59,7 @@ def p2pd_of(leader: int) -> int:
     return next(pid for name, pid in group_of(leader).items() if name.endswith("p2pd"))
 
 
-def left(temp: Path, pattern: str = f"{child._SCRATCH}*") -> list[Path]:
+def left(temp: Path, pattern: str = f"{scratch.PREFIX}*") -> list[Path]:
     """What the directory's processes have in the temporary directory."""
     return list(temp.rglob(pattern))
 
@@ -141,7 +140,7 @@ async def test_a_newer_record_outlives_the_replay_of_an_older(temp: Path) -> Non
         new = records.sign(record(who, life=24.0, sequence=1), who)
         await one.announce(old)
         await one.announce(new)
-        await other._ask(10.0, "store", records=[child.pack(old)], within=5.0)
+        await other._ask(10.0, "store", records=[frames.pack(old)], within=5.0)
         await asyncio.sleep(4.0)
         assert await one.fetch(MODEL, LAYERS) == [new]
         assert await other.fetch(MODEL, LAYERS) == [new]
@@ -229,7 +228,7 @@ async def forge(node: Any, order: dict[str, Any]) -> None:
     later = record(liar, life=30.0, sequence=10)
     altered = signed[:20] + bytes([signed[20] ^ 1]) + signed[21:]
     for layer in (0, 7, LAYERS - 1):
-        key = child.layer_key(MODEL, layer)
+        key = entries.layer_key(MODEL, layer)
         for value, subkey, expires in [
             (
                 records.sign(honest, liar),
@@ -341,7 +340,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(temp: Path) -> None:
 PARENT = """
 import asyncio, sys
 from hearthring.node.directory import DhtDirectory
-from hearthring.protocol.directory import DirectoryConfig
+from hearthring.protocol.frames import DirectoryConfig
 
 async def main():
     directory = await DhtDirectory.start(DirectoryConfig(identity=sys.argv[1]))
@@ -374,17 +373,17 @@ async def test_nothing_outlives_a_killed_parent(temp: Path) -> None:
 
 async def test_the_next_start_sweeps_what_a_kill_left(temp: Path) -> None:
     _, settings = config(temp, "swept")
-    stale = temp / f"{child._SCRATCH}stale"
+    stale = temp / f"{scratch.PREFIX}stale"
     stale.mkdir()
     (stale / "lock").touch()
     (stale / "p2pd-x.sock").touch()
-    strange = temp / f"{child._SCRATCH}strange"
+    strange = temp / f"{scratch.PREFIX}strange"
     strange.mkdir()
     async with running(settings) as directory:
         mine = [path for path in left(temp) if path != strange]
         assert stale not in mine
         assert len(mine) == 1
-        child.sweep()
+        scratch.sweep()
         assert mine[0].exists()
         assert await directory.fetch(MODEL, 1) == []
     assert strange.exists()

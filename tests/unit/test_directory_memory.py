@@ -1,10 +1,15 @@
+from typing import TYPE_CHECKING
+
 import pytest
 
-from hearthring.node.directory import Directory, MemoryDirectory
+from hearthring.node.memory_directory import MemoryDirectory
 from hearthring.protocol import records
 from hearthring.protocol.errors import BadSignature, DirectoryDown, Malformed
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.limits import LIMITS
+
+if TYPE_CHECKING:
+    from hearthring.node.directory import Directory
 
 MODEL = "ab" * 32
 Shared = dict[tuple[str, str], bytes]

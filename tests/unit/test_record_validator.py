@@ -12,8 +12,9 @@ from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord
 from hivemind.utils.serializer import MSGPackSerializer
 
-from hearthring.protocol import directory, records
+from hearthring.protocol import directory, entries, ports, records
 from hearthring.protocol.errors import Malformed, TooLarge
+from hearthring.protocol.frames import Frame, encode_frame, read_frame
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.limits import LIMITS
 
@@ -37,13 +38,13 @@ def record(who: Identity = WHO, life: float = 24.0, **fields: Any) -> records.No
 def entry(
     offer: records.NodeRecord, who: Identity = WHO, layer: int = 2, **other: Any
 ) -> DHTRecord:
-    key = DHTID.generate(directory.layer_key(MODEL, layer)).to_bytes()
+    key = DHTID.generate(entries.layer_key(MODEL, layer)).to_bytes()
     made = DHTRecord(key, pack(who.node_id), pack(records.sign(offer, who)), offer.expires)
     return replace(made, **other)
 
 
 def valid(made: DHTRecord) -> bool:
-    return bool(directory.make_validator().validate(made))
+    return bool(directory.Validator().validate(made))
 
 
 @pytest.mark.parametrize("layer", [2, 3, 8])
@@ -94,7 +95,7 @@ def test_refuses_another_expiry_than_the_signed_one() -> None:
 
 def test_caps_the_life_with_room_for_clocks() -> None:
     assert valid(entry(record(life=LIMITS.record_life_cap + 3)))
-    assert not valid(entry(record(life=LIMITS.record_life_cap + directory.CLOCK_SLACK + 3)))
+    assert not valid(entry(record(life=LIMITS.record_life_cap + entries.CLOCK_SLACK + 3)))
 
 
 @pytest.mark.parametrize(
@@ -114,18 +115,18 @@ def test_never_raises_over_the_expiry(expires: Any) -> None:
 )
 def test_refuses_other_encodings_of_the_value(wrap: Any) -> None:
     short = b"x" * 100
-    assert directory._unpack(pack(short)) == short
-    assert directory._unpack(wrap(short)) == b""
+    assert entries._unwrap(pack(short)) == short
+    assert entries._unwrap(wrap(short)) == b""
 
 
 def test_the_key_is_what_hivemind_makes_of_it() -> None:
-    key = directory.layer_key(MODEL, 5)
+    key = entries.layer_key(MODEL, 5)
     assert DHTID.generate(key).to_bytes() == hashlib.sha1(key).digest()
-    assert directory._key_hash(MODEL, 5) == hashlib.sha1(key).digest()
+    assert entries._key_hash(MODEL, 5) == hashlib.sha1(key).digest()
 
 
 def test_a_refused_older_value_does_not_shorten_the_newer_one_s_life() -> None:
-    storage, now = directory.make_storage()(), time.time()
+    storage, now = directory.Storage(), time.time()
     assert storage.store_subkey(1, "node", b"new", now + 20)
     assert not storage.store_subkey(1, "node", b"old", now + 10)
     assert storage.expiration_heap[0].expiration_time == now + 20
@@ -134,14 +135,14 @@ def test_a_refused_older_value_does_not_shorten_the_newer_one_s_life() -> None:
 
 
 def test_reading_the_storage_gives_a_copy() -> None:
-    storage, now = directory.make_storage()(), time.time()
+    storage, now = directory.Storage(), time.time()
     storage.store_subkey(1, "node", b"mine", now + 20)
     storage.get(1).value.store("stranger", b"found", now + 30)
     assert storage.get(1).value.get("stranger") is None
 
 
 def test_the_storage_is_bounded() -> None:
-    storage, now = directory.make_storage()(), time.time()
+    storage, now = directory.Storage(), time.time()
     assert not storage.store(1, b"plain", now + 20)
     assert not storage.store_subkey(1, "node", b"far", now + LIMITS.record_life_cap + 1)
     assert not storage.store_subkey(1, "node", b"past", now - 1)
@@ -157,32 +158,32 @@ def test_the_storage_is_bounded() -> None:
 
 
 def test_addresses_become_multiaddrs() -> None:
-    assert directory.multiaddr("127.0.0.1", 7) == "/ip4/127.0.0.1/tcp/7"
-    assert directory.multiaddr("::1", 7) == "/ip6/::1/tcp/7"
-    assert directory.multiaddr("home.example", 7) == "/dns4/home.example/tcp/7"
+    assert ports.multiaddr("127.0.0.1", 7) == "/ip4/127.0.0.1/tcp/7"
+    assert ports.multiaddr("::1", 7) == "/ip6/::1/tcp/7"
+    assert ports.multiaddr("home.example", 7) == "/dns4/home.example/tcp/7"
 
 
-async def _read(*pieces: bytes) -> list[directory.Frame]:
+async def _read(*pieces: bytes) -> list[Frame]:
     reader = asyncio.StreamReader()
     for piece in pieces:
         reader.feed_data(piece)
     reader.feed_eof()
     frames = []
-    while frame := await directory.read_frame(reader):
+    while frame := await read_frame(reader):
         frames.append(frame)
     return frames
 
 
 async def test_frames_go_round() -> None:
-    frames: list[directory.Frame] = [{"id": 1, "op": "ping"}, {"id": 2, "text": "ü" * 1000}]
-    whole = b"".join(map(directory.encode_frame, frames))
+    frames: list[Frame] = [{"id": 1, "op": "ping"}, {"id": 2, "text": "ü" * 1000}]
+    whole = b"".join(map(encode_frame, frames))
     assert await _read(whole) == frames
     assert await _read(whole[:-1]) == frames[:1]
 
 
 async def test_frames_are_bounded() -> None:
     with pytest.raises(TooLarge):
-        directory.encode_frame({"text": "x" * LIMITS.message_bytes})
+        encode_frame({"text": "x" * LIMITS.message_bytes})
     with pytest.raises(TooLarge):
         await _read((LIMITS.message_bytes + 1).to_bytes(4))
     for body in (b"{", b"[]", b"\xff"):
