@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from hearthring.node.directory_child import Child, Gone
-
 from hearthring.protocol import records
 from hearthring.protocol.errors import DirectoryDown, HearthringError
 from hearthring.protocol.frames import DirectoryConfig, Frame, pack, unpack
