@@ -42,8 +42,8 @@ class Answer:
     """
 
     text: str
-    prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
+    prompt_ids: list[int]
+    token_ids: list[int]
     stop_reason: str
     timings: Timings
     route: tuple[Stage, ...]
@@ -62,8 +62,8 @@ class Answer:
         t = self.timings
         return {
             "text": self.text,
-            "prompt_ids": list(self.prompt_ids),
-            "token_ids": list(self.token_ids),
+            "prompt_ids": self.prompt_ids,
+            "token_ids": self.token_ids,
             "stop_reason": self.stop_reason,
             "seed": self.seed,
             "timings": {

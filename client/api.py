@@ -186,9 +186,9 @@ class AsyncClient:
             if request.proof:
                 who = self.transport().identity
                 proof = await prove(generation, model.entry.model_id, model.entry.name, who)
-        made = tuple(generation.token_ids[len(ids) :])
+        made = generation.token_ids[len(ids) :]
         seed = request.sampling.seed
-        stream.finish(Answer(text, tuple(ids), made, reason, timings, ring.route, seed, proof))
+        stream.finish(Answer(text, ids, made, reason, timings, ring.route, seed, proof))
 
     async def _load(self) -> PromptModel:
         async with self._loading:

@@ -9,7 +9,6 @@ from hearthring.client.api import AsyncClient
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import NodeHooks
 from hearthring.node.desk import Desk
-from hearthring.node.directory import Directory
 from hearthring.node.memory_directory import MemoryDirectory
 from hearthring.node.stage import StageServer
 from hearthring.protocol.invitation import Invitation, split_address
@@ -59,7 +58,7 @@ class MemorySwarm:
         gguf = self.entry.open()
         load = hooks.load(gguf.dequantised)
         loaded = hooks.engine(load_engine(engine, gguf, window, residual, 1, load=load))
-        directory: Directory = MemoryDirectory(self.shared)
+        directory = MemoryDirectory(self.shared)
         desk = Desk(transport, self.entry)
         address = await transport.serve("127.0.0.1:0", desk.handlers())
         who = transport.identity

@@ -45,6 +45,11 @@ class Verdict:
     strength: Strength = Strength.NONE
     figures: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> Outcome:
+        """The outcome, by its name in the JSON view."""
+        return self.outcome
+
     def as_json(self) -> dict[str, Any]:
         """The keys of ``hearthring audit --json``."""
         return {

@@ -45,8 +45,8 @@ def test_greedy_ids_equal_transformers(
     with invited(ring[2]) as client:
         for name, (prompt_ids, expected) in oracle.items():
             answer = client.generate(PROMPTS[name], max_tokens=TOKENS, proof=False)
-            assert list(answer.prompt_ids) == prompt_ids
-            assert list(answer.token_ids) == expected, name
+            assert answer.prompt_ids == prompt_ids
+            assert answer.token_ids == expected, name
             assert [s.node for s in answer.route] == [node.node_id for node in ring]
 
 
