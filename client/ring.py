@@ -36,7 +36,7 @@ from hearthring.protocol.messages import (
     Step,
     Tap,
 )
-from hearthring.protocol.tasks import cancel
+from hearthring.protocol.tasks import all_or_none, cancel
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
 from hearthring.protocol.transport import Method, Stream, Transport
 from hearthring.protocol.wire import decode_down, encode_step, encode_up
@@ -55,6 +55,15 @@ class Result:
     rows: tuple[Row, ...]
     states: F32
     times: tuple[HopTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A step under way: its result must be of these rows, and as wide."""
+
+    rows: tuple[Row, ...]
+    width: int
+    result: "asyncio.Future[Result]"
 
 
 @dataclass(slots=True)
@@ -103,7 +112,7 @@ class RingSession:
         self._attached: list[_Attached] = []
         self._link: Link | None = None
         self._next_step = 1
-        self._waiting: dict[int, asyncio.Future[Result]] = {}
+        self._waiting: dict[int, _Asked] = {}
         self._failed: HearthringError | None = None
         self.blamed = ""
         """The node whose failure ended the session, if one did."""
@@ -117,7 +126,7 @@ class RingSession:
         """
         try:
             async with asyncio.timeout(LIMITS.connect * 2):
-                await asyncio.gather(
+                await all_or_none(
                     *(self._attach(place, max_rows) for place in range(len(self.route)))
                 )
                 await self._link_first()
@@ -143,8 +152,8 @@ class RingSession:
         await cancel(a.task for a in attached if a.task is not None)
         await asyncio.gather(*(a.stream.close() for a in attached), return_exceptions=True)
         await self._links.close()
-        for waiting in self._waiting.values():
-            waiting.cancel()
+        for asked in self._waiting.values():
+            asked.result.cancel()
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -179,7 +188,7 @@ class RingSession:
         waiting = asyncio.get_running_loop().create_future()
         # A failure is reported by whichever call is awaited; the other futures mustn't warn.
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._waiting[step_id] = waiting
+        self._waiting[step_id] = _Asked(step.rows, states.shape[1], waiting)
         return waiting
 
     async def result(self, waiting: "asyncio.Future[Result]") -> Result:
@@ -289,20 +298,22 @@ class RingSession:
         """Check a result against what was asked, and hand it to who waits."""
         if stage is not self.route[-1] or step.session != self.session or step.epoch != 0:
             raise Malformed("a result that nobody asked this stage for", field="result")
-        waiting = self._waiting.pop(step.step_id, None)
-        if waiting is None:
+        asked = self._waiting.get(step.step_id)
+        if asked is None:
             raise OutOfOrder(f"no step {step.step_id} is under way", field="result.step_id")
-        rows = step.live
-        width = len(step.states) // max(1, len(rows)) // self._residual.bytes
-        states = unpack(step.states, len(rows), width, self._residual)
+        if step.rows != asked.rows or step.dead:  # nobody cancelled any
+            raise Malformed("other rows than were sent", field="result.rows")
+        rows = step.rows
+        states = unpack(step.states, len(rows), asked.width, self._residual)
         hashes = self._hash(rows, step.states, stage.end, stage.fingerprint)
         ids = tuple(row.id for row in rows)
         signed = claim(self.session, 0, step.step_id, stage.end, ids, hashes)
         identity.verify(stage.node, signed, step.signature)
         self.ledger.received.update(zip(ids, hashes, strict=True))
         self.ledger.signed.append(SignedRows(0, step.step_id, ids, tuple(hashes), step.signature))
-        if not waiting.done():
-            waiting.set_result(Result(step.step_id, rows, states, step.times))
+        del self._waiting[step.step_id]
+        if not asked.result.done():
+            asked.result.set_result(Result(step.step_id, rows, states, step.times))
 
     def _hash(
         self, rows: Sequence[Row], wire: bytes, boundary: int, fingerprint: str
@@ -328,9 +339,9 @@ class RingSession:
                 if not future.done():
                     future.set_exception(self._failed)
                     future.exception()
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(self._failed)
+        for asked in self._waiting.values():
+            if not asked.result.done():
+                asked.result.set_exception(self._failed)
 
 
 def _failed(stage: Stage, error: HearthringError) -> StageFailed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from hearthring.node.stage import MakeSession, honest_session
+from hearthring.node.places import MakeSession, honest_session
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual

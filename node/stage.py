@@ -7,31 +7,29 @@ and end that session alone.
 """
 
 import asyncio
+import contextlib
+import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from hearthring.node.stage_session import Prepared, StageSession, check_wish
+from hearthring.node.places import MakeSession, Place, Places, honest_session
+from hearthring.node.stage_session import Prepared
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
-    LayersOutOfRange,
     Malformed,
     QuotaExceeded,
     StageFailed,
-    UnknownSession,
-    WrongClass,
 )
-from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.links import Link, Links
+from hearthring.protocol.links import Links
 from hearthring.protocol.messages import (
-    AttachDown,
     Cancel,
     EvidenceQuery,
     Finish,
@@ -47,41 +45,11 @@ from hearthring.protocol.wire import decode_step, decode_up, encode_down, encode
 from hearthring.shards.engine import Engine
 
 T = TypeVar("T")
-MakeSession = Callable[[Open, str, Engine, Transport], StageSession]
-
-
-def honest_session(wish: Open, client: str, engine: Engine, transport: Transport) -> StageSession:
-    """The session of a node that does what it says."""
-    return StageSession(wish, client, engine, transport.identity)
-
-
-@dataclass(slots=True)
-class _Place:
-    """A session with its ways out."""
-
-    session: StageSession
-    outbox: "asyncio.Queue[AttachDown]"
-    failed: "asyncio.Future[None]"
-    processed: asyncio.Condition
-    link: Link | None = None
-    touched: float = field(default_factory=time.monotonic)
-
-    def fail(self, error: HearthringError) -> None:
-        """End the session; its client is told why."""
-        if not self.failed.done():
-            self.failed.set_exception(error)
-
-    def post(self, frame: AttachDown) -> None:
-        """Queue a frame for the client."""
-        try:
-            self.outbox.put_nowait(frame)
-        except asyncio.QueueFull:
-            self.fail(QuotaExceeded("the client reads too slowly", field="attach"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    place: _Place
+    place: Place
     step: Step
     arrived: float
 
@@ -90,10 +58,7 @@ Outcome = tuple[Step, list[Tap]] | HearthringError
 
 
 class StageServer:
-    """Serves one engine's window to any number of sessions.
-
-    ``kv_rows`` is the number of KV rows that all sessions may hold together.
-    """
+    """Serves one engine's window to any number of sessions; see ``Places`` for who gets in."""
 
     def __init__(
         self,
@@ -103,12 +68,9 @@ class StageServer:
         kv_rows: int,
         make_session: MakeSession = honest_session,
     ) -> None:
-        self.free_rows = kv_rows
-        self._transport, self._engine, self._model_id = transport, engine, model_id
-        self._make_session = make_session
+        self._engine, self._who = engine, transport.identity
+        self._places = Places(transport, engine, model_id, kv_rows, make_session)
         self._links = Links(transport)
-        self._places: dict[bytes, _Place] = {}
-        self._per_peer = Counter[str]()
         self._queue = deque[_Ready]()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "engine")
@@ -119,10 +81,14 @@ class StageServer:
         """Sessions open now."""
         return len(self._places)
 
+    @property
+    def free_rows(self) -> int:
+        """KV rows that new sessions may ask for."""
+        return self._places.free_rows
+
     async def close(self) -> None:
         """End every session, the worker and the links."""
-        for place in self._places.values():
-            place.fail(StageFailed("the node is stopping", field=self._transport.identity.node_id))
+        self._places.end_all(StageFailed("the node is stopping", field=self._who.node_id))
         await cancel([self._worker])
         await self._links.close()
         self._thread.shutdown(cancel_futures=True)
@@ -132,21 +98,13 @@ class StageServer:
     async def attach(self, stream: Stream) -> None:
         """Serve one client's session from its ``Open`` to the end of its stream."""
         wish = await self._first(stream)
-        place = self._admit(wish, stream.peer)
-        leave: Callable[[], None] = lambda: None  # noqa: E731
-        try:
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(self._places.take(wish, stream.peer))
             if not place.session.last:
                 place.link = await self._links.get(wish.next_address, wish.next)
-                leave = place.link.use(place.fail)
+                stack.callback(place.link.use(place.fail))
             place.post(Opened(self._engine.numerics.name, wish.max_rows))
             await race(self._listen(place, stream), self._speak(place, stream), _wait(place.failed))
-        finally:
-            leave()
-            if place.failed.done() and not place.failed.cancelled():
-                place.failed.exception()
-            del self._places[wish.session]
-            self._per_peer[stream.peer] -= 1
-            self.free_rows += wish.max_rows
 
     async def _first(self, stream: Stream) -> Open:
         try:
@@ -159,45 +117,7 @@ class StageServer:
             raise Malformed("the first frame must open a session", field="attach")
         return wish
 
-    def _admit(self, wish: Open, client: str) -> _Place:
-        """Check a wish against what this stage serves and has left, then reserve it."""
-        engine, numerics = self._engine, self._engine.numerics
-        check_wish(wish)
-        if wish.model_id != self._model_id:
-            raise LayersOutOfRange("this node serves another model", field="open.model_id")
-        if not engine.start <= wish.start < wish.end <= engine.end:
-            raise LayersOutOfRange(
-                f"[{wish.start}, {wish.end}) is outside [{engine.start}, {engine.end})",
-                field="open.start",
-            )
-        if wish.residual != numerics.residual:
-            raise WrongClass(f"this stage has {numerics.residual.value}", field="open.residual")
-        if wish.fingerprint != numerics.fingerprint:
-            raise WrongClass(f"this stage is {numerics.name}", field="open.fingerprint")
-        if any(not wish.start < tap <= wish.end for tap in wish.taps):
-            raise LayersOutOfRange("a boundary outside the window", field="open.taps")
-        if wish.next != client:
-            split_address(wish.next_address, "open.next_address")
-        if wish.session in self._places:
-            raise QuotaExceeded("the session is open already", field="open.session")
-        if self._per_peer[client] >= LIMITS.sessions_per_peer:
-            raise QuotaExceeded(f"more than {LIMITS.sessions_per_peer}", field="sessions per peer")
-        if len(self._places) >= LIMITS.sessions:
-            raise QuotaExceeded(f"more than {LIMITS.sessions}", field="sessions")
-        if wish.max_rows > min(self.free_rows, LIMITS.session_rows):
-            raise QuotaExceeded(
-                f"{wish.max_rows} rows asked for, {self.free_rows} are free", field="open.max_rows"
-            )
-        session = self._make_session(wish, client, engine, self._transport)
-        outbox = asyncio.Queue[AttachDown](256)
-        failed = asyncio.get_running_loop().create_future()
-        place = _Place(session, outbox, failed, asyncio.Condition())
-        self._places[wish.session] = place
-        self._per_peer[client] += 1
-        self.free_rows -= wish.max_rows
-        return place
-
-    async def _listen(self, place: _Place, stream: Stream) -> None:
+    async def _listen(self, place: Place, stream: Stream) -> None:
         """Take the client's frames until it ends the stream or its lease runs out."""
         while True:
             try:
@@ -219,7 +139,7 @@ class StageServer:
                 case Open():
                     raise Malformed("a session opens once", field="attach")
 
-    async def _finish(self, place: _Place, last_step: int, commit: tuple[int, ...]) -> None:
+    async def _finish(self, place: Place, last_step: int, commit: tuple[int, ...]) -> None:
         try:
             async with asyncio.timeout(LIMITS.receipt), place.processed:
                 await place.processed.wait_for(lambda: place.session.next_step > last_step)
@@ -232,7 +152,7 @@ class StageServer:
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _speak(self, place: _Place, stream: Stream) -> None:
+    async def _speak(self, place: Place, stream: Stream) -> None:
         while True:
             await stream.send(encode_down(await place.outbox.get()))
 
@@ -243,11 +163,15 @@ class StageServer:
         await stream.send(b"")  # ready
         while (data := await stream.receive()) is not None:
             step = decode_step(data)
-            place = self._places.get(step.session)
-            if place is None:
-                continue  # a session that has just ended
-            if place.session.wish.previous != stream.peer:
-                raise UnknownSession("rows for somebody else's session", field="step.session")
+            place = self._places.find(step.session)
+            # Rows of a session that has just ended, or that this peer isn't to feed, are nobody's.
+            # No error: the stream carries other sessions, whose clients aren't to blame.
+            if place is None or place.session.wish.previous != stream.peer:
+                continue
+            place.queued += 1
+            if place.queued > LIMITS.steps_in_flight:
+                place.fail(QuotaExceeded("too many steps wait here", field="steps in flight"))
+                continue
             place.touched = time.monotonic()
             self._queue.append(_Ready(place, step, place.touched))
             self._arrived.set()
@@ -261,7 +185,12 @@ class StageServer:
             if not batch:
                 self._arrived.clear()
                 continue
-            outcomes = await loop.run_in_executor(self._thread, self._run, batch)
+            try:
+                outcomes = await loop.run_in_executor(self._thread, self._run, batch)
+            except Exception as error:  # a fault of ours must not leave sessions waiting
+                print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                broken = StageFailed(f"internal error: {type(error).__name__}", field="engine")
+                outcomes = [broken] * len(batch)
             for ready, outcome in zip(batch, outcomes, strict=True):
                 await self._deliver(ready.place, outcome)
 
@@ -269,10 +198,15 @@ class StageServer:
         batch, later, seen, rows = [], deque[_Ready](), set[bytes](), 0
         while self._queue and rows < LIMITS.rows_per_step:
             ready = self._queue.popleft()
-            if ready.place.failed.done() or ready.step.session not in self._places:
+            ready.place.queued -= 1
+            if (
+                ready.place.failed.done()
+                or self._places.find(ready.step.session) is not ready.place
+            ):
                 continue
             if ready.step.session in seen:
                 later.append(ready)
+                ready.place.queued += 1
                 continue
             seen.add(ready.step.session)
             rows += len(ready.step.rows)
@@ -335,7 +269,7 @@ class StageServer:
             except HearthringError as error:
                 outcomes[i] = error
 
-    async def _deliver(self, place: _Place, outcome: Outcome) -> None:
+    async def _deliver(self, place: Place, outcome: Outcome) -> None:
         if isinstance(outcome, HearthringError):
             place.fail(outcome)
             return

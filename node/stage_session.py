@@ -4,6 +4,7 @@ Nothing here does I/O. ``prepare``, ``complete``, ``receipt`` and ``evidence`` r
 thread, one at a time; only ``cancel`` may be called from elsewhere.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -14,9 +15,13 @@ from hearthring.protocol.errors import (
     BadShape,
     OutOfOrder,
     StaleEpoch,
+    TooLarge,
+    UnknownRow,
 )
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
+    ROOT,
     Evidence,
     HopTime,
     Open,
@@ -62,7 +67,7 @@ class StageSession:
 
     def __init__(self, wish: Open, client: str, engine: Engine, who: Identity) -> None:
         self.wish, self.client, self.last = wish, client, wish.next == client
-        self.next_step = 1
+        self.next_step, self._newest = 1, ROOT
         self._engine, self._who = engine, who
         self._residual = Residual(wish.residual)
         self._model = bytes.fromhex(wish.model_id)
@@ -72,11 +77,11 @@ class StageSession:
         self._slots = SlotMap(wish.max_rows)
         self._kept: dict[int, _Kept] = {}
         self._received: list[SignedRows] = []
-        self._cancelled = set[int]()
+        self._cancelled = deque[int]()
 
     def cancel(self, ids: tuple[int, ...]) -> None:
         """Rows nobody wants; may overtake the steps that carry them. Safe from any thread."""
-        self._cancelled.update(ids)
+        self._cancelled.extend(ids)
 
     def prepare(self, step: Step) -> Prepared:
         """Check a step, apply its commits and drops, and give its rows slots.
@@ -88,6 +93,10 @@ class StageSession:
             raise StaleEpoch(f"{step.epoch}, the session is in {wish.epoch}", field="step.epoch")
         if step.step_id != self.next_step:
             raise OutOfOrder(f"{step.step_id} instead of {self.next_step}", field="step.step_id")
+        if len(step.times) >= LIMITS.hops:  # this stage adds its own
+            raise TooLarge(f"{len(step.times)} stages passed", field="step.times")
+        if any(row > self._newest for row in step.drop):
+            raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live
         states = unpack(step.states, len(live), self._engine.width, self._residual)
         self._receive(step, live)
@@ -97,6 +106,7 @@ class StageSession:
         for row in step.drop:
             self._kept.pop(row, None)
         placed = self._place(step)
+        self._newest = max((row.id for row in step.rows), default=self._newest)
         chosen = [i for i, row in enumerate(live) if row.id in placed]
         rows = tuple(live[i] for i in chosen)
         return Prepared(
@@ -108,9 +118,11 @@ class StageSession:
         )
 
     def complete(self, prepared: Prepared, output: F32, time: HopTime) -> Step:
-        """Sign and retain what the engine made of a step."""
+        """Sign and retain what the engine made of a step. Raises ``ResidualOverflow``."""
+        return self._seal(prepared, pack(output, self._residual), time)
+
+    def _seal(self, prepared: Prepared, wire: bytes, time: HopTime) -> Step:
         wish, rows, step = self.wish, prepared.rows, prepared.step
-        wire = pack(output, self._residual)
         hashes = row_hashes(
             self._model,
             self._class,
@@ -202,8 +214,9 @@ class StageSession:
     def _place(self, step: Step) -> dict[int, EngineRow]:
         """Slots for the rows that are to run, by id."""
         placed = {}
-        self._slots.cancel((*step.dead, *self._cancelled))
-        self._cancelled.clear()
+        self._slots.cancel(step.dead)
+        while self._cancelled:  # more may come meanwhile
+            self._slots.cancel((self._cancelled.popleft(),))
         # Before the first row is placed: moving slots afterwards would leave its path behind.
         if (plan := self._slots.compaction(len(step.rows))) is not None:
             self._cache.move(*plan)

@@ -8,7 +8,6 @@ is ``protocol/wire.py``'s affair, so that limits are checked in one place.
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -35,6 +34,7 @@ from hearthring.protocol.invitation import swarm_id
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import Hello
 from hearthring.protocol.records import PROTOCOL_VERSION
+from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Handler, Method
 from hearthring.protocol.wire import decode_hello, encode_hello
 
@@ -60,7 +60,6 @@ _SERVER = [
     ("grpc.max_concurrent_streams", LIMITS.streams),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 ]
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log lines are no user's business
 
 
 class _Stream:
@@ -127,10 +126,22 @@ class GrpcTransport:
         self._channels: dict[tuple[str, str], tuple[grpc.aio.Channel, bytes]] = {}
         self._opening: dict[tuple[str, str], asyncio.Lock] = {}
         self._streams = Counter[str]()
+        self._serving = set[asyncio.Future[None]]()
+        self._closing = False
 
     # -- calling ---------------------------------------------------------------------------------
 
     async def dial(self, address: str, node_id: str, method: Method) -> _ClientStream:
+        known = (address, node_id) in self._channels
+        try:
+            return await self._open(address, node_id, method)
+        except PeerUnreachable:
+            if not known:
+                raise
+        # A node that was restarted has another leaf: look at it anew, once.
+        return await self._open(address, node_id, method)
+
+    async def _open(self, address: str, node_id: str, method: Method) -> _ClientStream:
         where = f"{node_id} at {address}"
         channel, leaf = await self._channel(address, node_id)
         call: Any = channel.stream_stream(f"/{_SERVICE}/{method.value}")(wait_for_ready=False)
@@ -139,28 +150,31 @@ class GrpcTransport:
                 metadata = await call.initial_metadata()
                 nonce = metadata.get(_NONCE) if metadata is not None else None
                 if not isinstance(nonce, bytes):
+                    await self._forget(address, node_id)
                     raise _named(await call.code(), await call.details(), where)
-                signed = tls.hello_bytes(
-                    nonce, leaf, self.identity.node_id, PROTOCOL_VERSION, self._swarm
-                )
-                hello = Hello(
-                    PROTOCOL_VERSION,
-                    self.identity.node_id,
-                    self._swarm,
-                    self.identity.sign(signed),
-                    tls.membership(self._swarm_key, signed),
-                )
-                await call.write(encode_hello(hello))
+                await call.write(encode_hello(self._hello(nonce, leaf)))
         except TimeoutError:
             call.cancel()
             raise PeerUnreachable("no answer in time", field=where) from None
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            self._channels.pop((address, node_id), None)  # a restarted node has a new leaf
+            await self._forget(address, node_id)
             raise _named(await call.code(), await call.details(), where) from None
         except BaseException:
             call.cancel()
             raise
         return _ClientStream(node_id, call, where)
+
+    def _hello(self, nonce: bytes, leaf: bytes) -> Hello:
+        me = self.identity
+        signed = tls.hello_bytes(nonce, leaf, me.node_id, PROTOCOL_VERSION, self._swarm)
+        proof = tls.membership(self._swarm_key, signed)
+        return Hello(PROTOCOL_VERSION, me.node_id, self._swarm, me.sign(signed), proof)
+
+    async def _forget(self, address: str, node_id: str) -> None:
+        """Close a channel that led nowhere."""
+        channel, _ = self._channels.pop((address, node_id), (None, b""))
+        if channel is not None:
+            await channel.close()
 
     async def _channel(self, address: str, node_id: str) -> tuple[grpc.aio.Channel, bytes]:
         key = (address, node_id)
@@ -205,7 +219,7 @@ class GrpcTransport:
             self._streams[caller] += 1
             if self._streams[caller] > LIMITS.streams_per_peer:
                 raise QuotaExceeded(f"more than {LIMITS.streams_per_peer}", field="streams")
-            await handler(_Stream(caller, context, caller))
+            await self._run(handler, _Stream(caller, context, caller))
         except HearthringError as error:
             details = json.dumps([type(error).__name__, error.message, error.field, error.mend])
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
@@ -214,6 +228,19 @@ class GrpcTransport:
                 self._streams[caller] -= 1
                 if not self._streams[caller]:
                     del self._streams[caller]
+
+    async def _run(self, handler: Handler, stream: _Stream) -> None:
+        """Run a handler so that ``close`` can end it by name; gRPC would do it with a traceback."""
+        task = asyncio.ensure_future(handler(stream))
+        self._serving.add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            raise PeerUnreachable("the node is stopping", field=self.identity.node_id) from None
+        finally:
+            self._serving.discard(task)
 
     async def _authenticate(self, context: Any, nonce: bytes) -> str:
         try:
@@ -237,6 +264,8 @@ class GrpcTransport:
         return hello.caller
 
     async def close(self) -> None:
+        self._closing = True
+        await cancel(self._serving)
         channels, self._channels = self._channels, {}
         for channel, _ in channels.values():
             await channel.close()

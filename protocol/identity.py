@@ -5,6 +5,7 @@ The id contains the public key, so whoever knows an id can check signatures with
 
 import contextlib
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,11 @@ def public_key_of(node_id: str) -> bytes:
         raw = base58.b58decode(node_id) if len(node_id) <= 64 else b""
     except ValueError:
         raw = b""
-    if len(raw) != len(_ID_PREFIX) + 32 or not raw.startswith(_ID_PREFIX):
+    public = raw[len(_ID_PREFIX) :]
+    # The decoder forgives blanks: a key must have one id only.
+    if len(public) != 32 or node_id_of(public) != node_id:
         raise Malformed("not the id of an ed25519 key (12D3KooW…)", field="node id")
-    return raw[len(_ID_PREFIX) :]
+    return public
 
 
 def verify(node_id: str, message: bytes, signature: bytes) -> None:
@@ -63,27 +66,35 @@ class Identity:
     def load_or_create(path: Path) -> "Identity":
         """The identity in ``path``; a new one is written there (mode 0400) if there is none.
 
-        The file is libp2p's own key format, so that the directory runs under the same id. Two
-        processes that create it at once end up with the same key. Raises ``BadIdentityFile``.
+        The file is libp2p's own key format, so that the directory runs under the same id. Whoever
+        creates it at once ends up with the same key. Raises ``BadIdentityFile``.
         """
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh = path.with_name(f".{path.name}.{os.getpid()}")
-            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400)
-            with os.fdopen(handle, "wb") as file:
-                file.write(Identity.new().libp2p_bytes())
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh, path)
-            fresh.unlink()
         try:
+            if not path.exists():
+                Identity.new()._write(path)
             raw = path.read_bytes()
         except OSError as error:
             raise BadIdentityFile(error.strerror or "can't be read", field=str(path)) from None
-        if len(raw) != 68 or not raw.startswith(_FILE_PREFIX):
-            raise BadIdentityFile(
-                "not a libp2p ed25519 key", field=str(path), mend="move it away to get a new one"
-            )
-        return Identity._of(Ed25519PrivateKey.from_private_bytes(raw[4:36]))
+        if len(raw) == 68 and raw.startswith(_FILE_PREFIX):
+            found = Identity._of(Ed25519PrivateKey.from_private_bytes(raw[4:36]))
+            if found.libp2p_bytes() == raw:  # its public half belongs to its private one
+                return found
+        raise BadIdentityFile(
+            "not a libp2p ed25519 key", field=str(path), mend="move it away to get a new one"
+        )
+
+    def _write(self, path: Path) -> None:
+        """Create ``path`` whole, unless somebody else was faster."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.libp2p_bytes())
+            os.chmod(fresh, 0o400)
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+        finally:
+            os.unlink(fresh)
 
     @staticmethod
     def _of(key: Ed25519PrivateKey) -> "Identity":

@@ -22,7 +22,8 @@ def split_address(address: str, field: str = "address") -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if not host or port is None or parts.path or parts.username is not None:
+    # Nothing may be left out or in between: what is checked here is what will be dialled.
+    if not host or port is None or join_address(host, port).lower() != address.lower():
         raise BadInvitation(f"{address!r} is not HOST:PORT", field=field)
     return host, port
 

@@ -13,17 +13,24 @@ class Limits:
     message_bytes: int = 4 << 20
     rows_per_step: int = 256
     """Rows in one step; a prompt is cut into chunks no longer than this."""
+    hops: int = 256
+    """Stages that one step may pass."""
     width: int = 32_768
     """Channels of a residual row."""
-    sessions_per_peer: int = 4
-    sessions: int = 32
-    streams_per_peer: int = 16
-    streams: int = 64
+    steps_in_flight: int = 64
+    """Steps of one session that may wait at a stage."""
+    outbox: int = 256
+    """Frames that may wait for one client."""
+    sessions_per_peer: int = 16
+    sessions: int = 64
+    streams_per_peer: int = 48
+    streams: int = 256
     session_rows: int = 32_768
     """KV rows one session may ask for."""
     kv_bytes_per_peer: int = 2 << 30
     records_per_layer: int = 256
     """Records a reader keeps per layer: identities are cheap to make."""
+    records_per_reply: int = 16_384
     addresses_per_record: int = 8
     record_bytes: int = 4096
     record_life: float = 24.0

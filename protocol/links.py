@@ -9,6 +9,7 @@ from hearthring.protocol.errors import (
     HearthringError,
     PeerUnreachable,
     QuotaExceeded,
+    TooLarge,
 )
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tasks import cancel, race
@@ -32,10 +33,13 @@ class Link:
     def post(self, data: bytes) -> None:
         """Queue a message behind those before it. Never blocks.
 
-        Raises what broke the link, or ``QuotaExceeded`` when the peer reads too slowly.
+        Raises what broke the link, ``QuotaExceeded`` when the peer reads too slowly, or
+        ``TooLarge``: a message nobody would take may end its sender's session, not the link.
         """
         if self.broken is not None:
             raise self.broken
+        if len(data) > LIMITS.message_bytes:
+            raise TooLarge(f"{len(data)} bytes", field="message")
         try:
             self._queue.put_nowait(data)
         except asyncio.QueueFull:
@@ -58,6 +62,7 @@ class Link:
             self.broken = error
             for on_break in list(self._users):
                 on_break(error)
+            await self._stream.close()
 
     async def _write(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """What a node announces: one signed record that expires by itself."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -87,6 +88,8 @@ def read(data: bytes) -> NodeRecord:
     windows = tuple((window.start, window.end) for window in body.windows)
     if not windows or any(not start < end <= 4096 for start, end in windows) or len(windows) > 64:
         raise Malformed("no valid window", field="record.windows")
+    if not all(0 <= cost < math.inf for cost in (body.step_seconds, body.row_seconds)):
+        raise Malformed("not a time", field="record.seconds")
     if len(body.addresses) > LIMITS.addresses_per_record:
         raise TooLarge("too many addresses", field="record.addresses")
     if body.owner:

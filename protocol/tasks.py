@@ -5,12 +5,21 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 
-async def cancel(tasks: "Iterable[asyncio.Task[Any]]") -> None:
+async def cancel(tasks: "Iterable[asyncio.Future[Any]]") -> None:
     """Cancel tasks and wait until they are gone; what they raise is dropped."""
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def all_or_none(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines to their ends; if one fails, end the others and raise what it raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await cancel(tasks)
 
 
 async def race(*coroutines: Coroutine[Any, Any, None]) -> None:

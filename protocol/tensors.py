@@ -28,9 +28,11 @@ class Residual(StrEnum):
 
 
 def bf16_bits(values: F32) -> NDArray[np.uint16]:
-    """bf16 bit patterns of float32 values, rounded to nearest even."""
+    """bf16 bit patterns of float32 values, rounded to nearest even; a NaN stays one."""
     word = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((word + 0x7FFF + ((word >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = ((word + 0x7FFF + ((word >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded[np.isnan(values)] = 0x7FC0  # the carry would make zeros of some
+    return rounded
 
 
 def pack(states: F32, kind: Residual) -> bytes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -27,6 +28,14 @@ SERVER_NAME = "hearthring"
 """One name in every leaf: addresses prove nothing, keys do."""
 _LIBP2P = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 _CONTEXT = b"libp2p-tls-handshake:"
+_NOT_OURS = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+)
+"""What ``cryptography`` raises over certificates that it can't or won't read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +48,8 @@ class Leaf:
     """SHA-256 of the certificate in DER; callers sign it."""
 
 
-def make_leaf(who: identity.Identity, days: int = 90) -> Leaf:
-    """A fresh leaf that ``who`` vouches for."""
+def make_leaf(who: identity.Identity, days: int = 36_500) -> Leaf:
+    """A fresh leaf that ``who`` vouches for. Nodes run for long, and its dates prove nothing."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = dt.datetime.now(dt.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
@@ -91,7 +100,7 @@ def check_leaf(der: bytes, node_id: str) -> None:
             field="node id",
             mend="ask for a new invitation",
         ) from error
-    except (ValueError, x509.ExtensionNotFound):
+    except _NOT_OURS:
         raise WrongIdentity("the server there isn't a hearthring node", field="node id") from None
 
 
@@ -108,9 +117,12 @@ async def probe(address: str, node_id: str) -> tuple[bytes, bytes]:
     try:
         async with asyncio.timeout(LIMITS.connect):
             _, writer = await asyncio.open_connection(host, port, ssl=context)
-    except (OSError, TimeoutError) as error:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else _reason(error)
-        raise PeerUnreachable(reason, field=address) from None
+    except TimeoutError:
+        raise PeerUnreachable("no answer in time", field=address) from None
+    except OSError as error:
+        raise PeerUnreachable(_reason(error), field=address) from None
+    except ValueError:  # a host that no name may be
+        raise PeerUnreachable("no such host", field=address) from None
     try:
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     finally:
@@ -133,7 +145,7 @@ def membership(key: bytes | None, signed: bytes) -> bytes:
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return "what listens there doesn't speak TLS"
-    return (error.strerror or str(error)).lower()
+    return (error.strerror or str(error)).lower() or "it ended the connection"
 
 
 def _public_der(key: ec.EllipticCurvePublicKey) -> bytes:

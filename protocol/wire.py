@@ -193,6 +193,8 @@ def encode_records(reply: DirectoryReply) -> bytes:
 def decode_records(data: bytes) -> DirectoryReply:
     """The answer to a directory query."""
     reply = _parse(pb.DirectoryReply, data)
+    _count("reply.model_id", reply.model_id, LIMITS.name_chars)
+    _count("reply.records", reply.records, LIMITS.records_per_reply)
     return DirectoryReply(reply.model_id, tuple(reply.records))
 
 
@@ -223,7 +225,7 @@ def _read_step(step: pb.Step) -> Step:
     _count("step.dead", step.dead, LIMITS.rows_per_step)
     _count("step.commit", step.commit, LIMITS.session_rows)
     _count("step.drop", step.drop, LIMITS.session_rows)
-    _count("step.times", step.times, 256)
+    _count("step.times", step.times, LIMITS.hops)
     rows = tuple(Row(r.id, r.parent, r.position, r.kind) for r in step.rows)
     for row in rows:
         if row.kind not in (PROMPT, GENERATED):

@@ -25,8 +25,8 @@ import numpy as np
 
 from hearthring.cli import main
 from hearthring.node.config import NodeHooks
-from hearthring.node.stage_session import StageSession
-from hearthring.protocol.messages import Open, Receipt
+from hearthring.node.stage_session import Prepared, StageSession
+from hearthring.protocol.messages import HopTime, Open, Receipt, Step
 from hearthring.protocol.tensors import F32, pack, unpack
 from hearthring.protocol.transport import Transport
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Numerics, Segment, Window
@@ -67,9 +67,8 @@ class LyingEngine:
         output, tapped = self.honest.forward(bent, states, taps)
         kind = self.numerics.residual
         wrong = self.spoil(output)
-        if np.isfinite(wrong).all():  # stay in the residual type: only the value is a lie
-            wrong = unpack(pack(wrong, kind), *wrong.shape, kind)
-        return wrong, tapped
+        # Stay in the residual type: only the value is a lie.
+        return unpack(pack(wrong, kind), *wrong.shape, kind), tapped
 
 
 @dataclass
@@ -92,12 +91,6 @@ def noise(share: float) -> Callable[[F32], F32]:
         return (states + random.standard_normal(states.shape) * spread).astype(np.float32)
 
     return spoil
-
-
-def nan(states: F32) -> F32:
-    states = states.copy()
-    states[0, 0] = np.nan
-    return states
 
 
 def stale(row: EngineRow) -> EngineRow:
@@ -153,6 +146,13 @@ def coarse(bits: int) -> Callable[[Any], Any]:
     return hook
 
 
+class NanSession(StageSession):
+    """Sends a NaN, properly signed."""
+
+    def _seal(self, prepared: Prepared, wire: bytes, time: HopTime) -> Step:
+        return super()._seal(prepared, b"\xff" * 4 + wire[4:], time)
+
+
 class ForgingSession(StageSession):
     """Signs a receipt that contradicts what it signed on the way."""
 
@@ -182,12 +182,11 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
     name, _, value = fault.partition(":")
     start, end = window
     match name:
-        case "noise" | "scale" | "flip-sign" | "nan" | "replay":
+        case "noise" | "scale" | "flip-sign" | "replay":
             spoil: Callable[[F32], F32] = {
                 "noise": lambda: noise(float(value or 0.05)),
                 "scale": lambda: lambda states: states * np.float32(value or 1.02),
                 "flip-sign": lambda: lambda states: -states,
-                "nan": lambda: nan,
                 "replay": Replayer,
             }[name]()
             return NodeHooks(engine=lambda honest: LyingEngine(honest, spoil))
@@ -199,6 +198,8 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
             return NodeHooks(load=renamed(start, start + 1))
         case "other-weights":
             return NodeHooks(load=coarse(int(value or 4)))
+        case "nan":
+            return NodeHooks(session=session(NanSession))
         case "forge-receipt":
             return NodeHooks(session=session(ForgingSession))
         case "withhold":

@@ -72,9 +72,10 @@ async def test_a_liar_is_named_wherever_it_stands(tiny: ModelEntry, fault: str, 
     assert verdict.guilty == (Guilty(node, *windows[place]),)
 
 
-async def test_a_nan_never_leaves_its_node(tiny: ModelEntry) -> None:
-    with pytest.raises(StageFailed, match="ResidualOverflow"):
-        await prove(tiny, "nan")
+@pytest.mark.parametrize("place", [1, 2])
+async def test_a_nan_is_refused_by_who_gets_it(tiny: ModelEntry, place: int) -> None:
+    with pytest.raises(StageFailed, match="NonFinite"):
+        await prove(tiny, "nan", place)
 
 
 async def test_a_withheld_receipt_is_said(

@@ -174,3 +174,20 @@ async def test_a_caller_can_not_be_somebody_else() -> None:
     finally:
         await caller.close()
         await server.close()
+
+
+async def test_a_restarted_node_is_reached_although_its_certificate_is_new() -> None:
+    who, caller = Identity.new(), GrpcTransport(Identity.new())
+    first = GrpcTransport(who)
+    address = await first.serve("127.0.0.1:0", {Method.STATUS: echo})
+    await (await caller.dial(address, who.node_id, Method.STATUS)).send(b"x")
+    await first.close()
+    second = GrpcTransport(who)
+    try:
+        assert await second.serve(address, {Method.STATUS: echo}) == address
+        stream = await caller.dial(address, who.node_id, Method.STATUS)
+        await stream.send(b"y")
+        assert (await stream.receive() or b"").endswith(b":y")
+    finally:
+        await caller.close()
+        await second.close()

@@ -1,0 +1,142 @@
+"""Places in a stage: who has one, what it may use, and how it ends."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from hearthring.node.stage_session import StageSession, check_wish
+from hearthring.protocol.errors import (
+    HearthringError,
+    LayersOutOfRange,
+    QuotaExceeded,
+    WrongClass,
+)
+from hearthring.protocol.invitation import split_address
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.links import Link
+from hearthring.protocol.messages import AttachDown, Open
+from hearthring.protocol.transport import Transport
+from hearthring.shards.engine import Engine
+
+MakeSession = Callable[[Open, str, Engine, Transport], StageSession]
+
+
+def honest_session(wish: Open, client: str, engine: Engine, transport: Transport) -> StageSession:
+    """The session of a node that does what it says."""
+    return StageSession(wish, client, engine, transport.identity)
+
+
+@dataclass(slots=True)
+class Place:
+    """A session with its ways out."""
+
+    session: StageSession
+    outbox: "asyncio.Queue[AttachDown]"
+    failed: "asyncio.Future[None]"
+    processed: asyncio.Condition
+    link: Link | None = None
+    queued: int = 0
+    touched: float = field(default_factory=time.monotonic)
+
+    def fail(self, error: HearthringError) -> None:
+        """End the session; its client is told why."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def post(self, frame: AttachDown) -> None:
+        """Queue a frame for the client. Never blocks: a client that doesn't read is ended."""
+        try:
+            self.outbox.put_nowait(frame)
+        except asyncio.QueueFull:
+            self.fail(QuotaExceeded("the client reads too slowly", field="attach"))
+
+
+class Places:
+    """The places of one stage. Everything asked for is checked before it is allocated.
+
+    ``kv_rows`` is the number of KV rows that all sessions may hold together.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        engine: Engine,
+        model_id: str,
+        kv_rows: int,
+        make_session: MakeSession,
+    ) -> None:
+        self.free_rows = kv_rows
+        self._transport, self._engine, self._model_id = transport, engine, model_id
+        self._make_session = make_session
+        self._taken: dict[bytes, Place] = {}
+        self._per_peer = Counter[str]()
+
+    def __len__(self) -> int:
+        """Places taken."""
+        return len(self._taken)
+
+    def find(self, session: bytes) -> Place | None:
+        """The place of a session that is open."""
+        return self._taken.get(session)
+
+    def end_all(self, error: HearthringError) -> None:
+        """End every session."""
+        for place in self._taken.values():
+            place.fail(error)
+
+    @contextmanager
+    def take(self, wish: Open, client: str) -> Iterator[Place]:
+        """A place for as long as the block runs. Raises what the wish is refused with."""
+        self._check_fit(wish, client)
+        self._check_quota(wish, client)
+        session = self._make_session(wish, client, self._engine, self._transport)
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whether anybody still listens when a session fails is no reason for a warning.
+        failed.add_done_callback(lambda done: done.cancelled() or done.exception())
+        place = Place(session, asyncio.Queue(LIMITS.outbox), failed, asyncio.Condition())
+        self._taken[wish.session] = place
+        self._per_peer[client] += 1
+        self.free_rows -= wish.max_rows
+        try:
+            yield place
+        finally:
+            failed.cancel()
+            del self._taken[wish.session]
+            self._per_peer[client] -= 1
+            self.free_rows += wish.max_rows
+
+    def _check_fit(self, wish: Open, client: str) -> None:
+        """Refuse what this stage doesn't serve."""
+        engine, numerics = self._engine, self._engine.numerics
+        check_wish(wish)
+        if wish.model_id != self._model_id:
+            raise LayersOutOfRange("this node serves another model", field="open.model_id")
+        if not engine.start <= wish.start < wish.end <= engine.end:
+            raise LayersOutOfRange(
+                f"[{wish.start}, {wish.end}) is outside [{engine.start}, {engine.end})",
+                field="open.start",
+            )
+        if wish.residual != numerics.residual:
+            raise WrongClass(f"this stage has {numerics.residual.value}", field="open.residual")
+        if wish.fingerprint != numerics.fingerprint:
+            raise WrongClass(f"this stage is {numerics.name}", field="open.fingerprint")
+        if any(not wish.start < tap <= wish.end for tap in wish.taps):
+            raise LayersOutOfRange("a boundary outside the window", field="open.taps")
+        if wish.next != client:
+            split_address(wish.next_address, "open.next_address")
+
+    def _check_quota(self, wish: Open, client: str) -> None:
+        """Refuse what is more than one peer, or all together, may hold."""
+        if wish.session in self._taken:
+            raise QuotaExceeded("the session is open already", field="open.session")
+        if self._per_peer[client] >= LIMITS.sessions_per_peer:
+            raise QuotaExceeded(f"more than {LIMITS.sessions_per_peer}", field="sessions per peer")
+        if len(self._taken) >= LIMITS.sessions:
+            raise QuotaExceeded(f"more than {LIMITS.sessions}", field="sessions")
+        if wish.max_rows > min(self.free_rows, LIMITS.session_rows):
+            raise QuotaExceeded(
+                f"{wish.max_rows} rows asked for, {self.free_rows} are free", field="open.max_rows"
+            )
