@@ -1,5 +1,6 @@
 """What a node process is told once, at start."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable
@@ -97,11 +98,13 @@ def read_layers(text: str) -> tuple[int, int]:
 
 
 def read_key(path: Path, field: str) -> bytes:
-    """A swarm key out of a file: 32 bytes or more. Raises ``BadOption``."""
+    """A swarm key out of a file: 32 bytes or more, plain or in hexadecimal. Raises ``BadOption``."""
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise BadOption(f"{path}: {error.strerror}", field=field) from None
+        raise BadOption(f"{path}: {(error.strerror or str(error)).lower()}", field=field) from None
+    with contextlib.suppress(ValueError):
+        key = bytes.fromhex(key.decode("ascii"))
     if len(key) < 32:
         raise BadOption(
             f"{path} holds {len(key)} bytes, at least 32 are needed",

@@ -114,7 +114,7 @@ class _Node:
         self._report("model", f"{entry.name}, {layers} layers, id {entry.model_id[:16]}…")
         self._report(
             "device",
-            f"{device.processor}, {device.cores} cores, {config.threads} threads used, "
+            f"{device.processor}, {config.threads} of {device.cores} cores used, "
             f"{device.free_memory / 2**30:.1f} GiB free",
         )
         # The directory's process starts while the engine loads: each takes seconds.

@@ -22,8 +22,13 @@ def split_address(address: str, field: str = "address") -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    # Nothing may be left out or in between: what is checked here is what will be dialled.
-    if not host or port is None or join_address(host, port).lower() != address.lower():
+    # Nothing may be left over: what is checked here is what will be dialled.
+    if (
+        not host
+        or port is None
+        or any(map(str.isspace, address))
+        or join_address(host, port).lower() != address.lower()
+    ):
         raise BadInvitation(f"{address!r} is not HOST:PORT", field=field)
     return host, port
 
@@ -56,7 +61,7 @@ class Invitation:
             ) from None
         if parts.scheme != "hearthring":
             raise BadInvitation("doesn't begin with hearthring://", field="invitation", mend=mend)
-        if not host or not port:
+        if not host or not port or parts.username is not None:
             raise BadInvitation("no HOST:PORT", field="invitation", mend=mend)
         node_id = parts.path.removeprefix("/")
         try:
@@ -65,13 +70,14 @@ class Invitation:
             raise BadInvitation(
                 "no node id after the address", field="invitation", mend=mend
             ) from None
-        query = parse_qs(parts.query)
         key = None
-        if "key" in query:
+        for text in parse_qs(parts.query, keep_blank_values=True).get("key", ()):
             try:
-                key = bytes.fromhex(query["key"][0])
+                key = bytes.fromhex(text)
             except ValueError:
                 raise BadInvitation("key isn't hexadecimal", field="invitation") from None
+            if not key:  # without it, this would be an invitation to the open swarm
+                raise BadInvitation("the key is missing", field="invitation", mend=mend)
         return Invitation(host, port, node_id, key)
 
     @property
