@@ -49,6 +49,34 @@ def ask_once(
         print(f"proof saved to {saved}; check it with `hearthring audit {saved}`", file=sys.stderr)
 
 
+def chat(
+    join: list[str], model: str, threads: int | None, system: str | None, options: dict[str, Any]
+) -> None:
+    """Turn by turn until an empty line or the end of input. Ctrl-C ends the answer under way."""
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    with Bars() as bars, Client(join, model, threads=threads, progress=bars) as client:
+        print("an empty line ends the chat", file=sys.stderr)
+        while text := _line("you> "):
+            messages.append({"role": "user", "content": text})
+            said = ""
+            try:
+                for piece in client.stream(messages=messages, proof=False, **options):
+                    bars.close()
+                    said += piece.text
+                    print(piece.text, end="", flush=True)
+            except KeyboardInterrupt:
+                print(" (stopped)", end="")
+            print(flush=True)
+            messages.append({"role": "assistant", "content": said})
+
+
+def _line(prompt: str) -> str:
+    try:
+        return input(prompt if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
 def summary(answer: Answer) -> str:
     """Speed, and who ran which layers."""
     t, made = answer.timings, len(answer.token_ids)

@@ -199,6 +199,26 @@ def ask(
 
 
 @app.command()
+def chat(
+    join: Join = None,
+    model: Model = "smollm2",
+    max_tokens: Annotated[int, typer.Option(help="Longest turn, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Keep this share of probability.")] = 0.95,
+    system: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A system message."),
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Talk with the swarm, turn by turn, until an empty line."""
+    from hearthring.asking import chat as talk
+
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    talk(join or [], model, threads, system, options)
+
+
+@app.command()
 def audit(
     file: Annotated[Path, typer.Argument(help="A proof that `ask --proof` saved.", metavar="FILE")],
     threads: Threads = None,

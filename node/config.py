@@ -98,7 +98,7 @@ def read_layers(text: str) -> tuple[int, int]:
 
 
 def read_key(path: Path, field: str) -> bytes:
-    """A swarm key out of a file: 32 bytes or more, plain or in hexadecimal. Raises ``BadOption``."""
+    """A swarm key out of a file: 32 bytes or more, or so many in hex. Raises ``BadOption``."""
     try:
         key = path.read_bytes().strip()
     except OSError as error:

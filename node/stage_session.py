@@ -13,6 +13,7 @@ import numpy as np
 from hearthring.protocol import identity
 from hearthring.protocol.errors import (
     BadShape,
+    Malformed,
     OutOfOrder,
     StaleEpoch,
     TooLarge,
@@ -95,6 +96,8 @@ class StageSession:
             raise OutOfOrder(f"{step.step_id} instead of {self.next_step}", field="step.step_id")
         if len(step.times) >= LIMITS.hops:  # this stage adds its own
             raise TooLarge(f"{len(step.times)} stages passed", field="step.times")
+        if not set(step.dead) <= {row.id for row in step.rows}:
+            raise Malformed("rows that aren't in the step", field="step.dead")
         if any(row > self._newest for row in step.drop):
             raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live

@@ -55,6 +55,20 @@ def test_ask_audit_and_swarm(ring: list[RunningNode], tmp_path: Path) -> None:
     assert "tokens/s" in plain.stderr
 
 
+def test_chat_remembers_its_turns(ring: list[RunningNode]) -> None:
+    flags = ["--max-tokens", "6", "--temperature", "0", "--threads", "1"]
+    talked = subprocess.run(
+        [sys.executable, "-m", "hearthring", "chat", "--join", ring[0].invitation, *flags],
+        input="Name a colour.\nAnother one.\n\n",
+        cwd=repository(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert talked.returncode == 0, talked.stderr
+    assert len(talked.stdout.strip().splitlines()) >= 2
+
+
 def test_leaving_dying_and_joining(tmp_path: Path) -> None:
     """A stopped node's record goes at once, a killed one's by itself; a new node is used."""
     with running(tmp_path / "a", ("0:15", "15:30", "15:30")) as nodes:
