@@ -1,13 +1,20 @@
 """Auditing offline: find the proof's model on this machine, replay, judge."""
 
+import contextlib
 from collections.abc import Callable
 
 from hearthring.client.replay import EngineReplayer
-from hearthring.protocol.errors import HearthringError, ModelNotHere, UnknownModel
+from hearthring.protocol.errors import (
+    EngineUnavailable,
+    HearthringError,
+    ModelNotHere,
+    UnknownModel,
+)
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.store import ModelStore
 from hearthring.verify.audit import audit
-from hearthring.verify.consistency import contradiction
+from hearthring.verify.consistency import bodies_of, contradiction
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict, inconclusive
 
@@ -33,7 +40,17 @@ def audit_offline(proof: Proof, threads: int, progress: Progress = lambda *_: No
     if verdict := contradiction(proof, layers):
         return verdict
     try:
-        replayer = EngineReplayer(entry.open(), Residual(proof.residual), threads)
+        replayer = _replayer(proof, entry.open(), threads)
     except HearthringError as error:
         return inconclusive(f"this machine can't replay it: {error}")
     return audit(proof, layers, replayer, progress)
+
+
+def _replayer(proof: Proof, gguf: GgufFile, threads: int) -> EngineReplayer:
+    """With the route's own engine where this machine has it: then bits can be compared."""
+    residual = Residual(proof.residual)
+    used = {body.numerics.partition("-")[0] for body in bodies_of(proof) if body is not None}
+    if used == {"ggml"}:
+        with contextlib.suppress(EngineUnavailable):
+            return EngineReplayer(gguf, residual, threads, "ggml")
+    return EngineReplayer(gguf, residual, threads)

@@ -1,4 +1,4 @@
-"""Replaying a proof with own weights, through the reference engine."""
+"""Replaying a proof with own weights, through an engine of this machine."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,26 @@ import numpy as np
 from hearthring.client.sampler import Sampling, lead
 from hearthring.protocol.messages import PROMPT
 from hearthring.protocol.tensors import F32, Residual
-from hearthring.shards.engine import EngineRow, Kind, Segment
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.shards.engines import load_engine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.torch_ends import Ends
-from hearthring.shards.torch_engine import TorchEngine
 from hearthring.verify.proof import Proof
 
 BATCH = 256
 
 
 class EngineReplayer:
-    """``verify.audit.Replayer`` over a model file. Only the window at work is in memory."""
+    """``verify.audit.Replayer`` over a model file. Only the window at work is in memory.
 
-    def __init__(self, gguf: GgufFile, residual: Residual, threads: int) -> None:
+    ``engine`` is the name of the engine to replay with. Raises ``EngineUnavailable``.
+    """
+
+    def __init__(
+        self, gguf: GgufFile, residual: Residual, threads: int, engine: str = "torch"
+    ) -> None:
         self._gguf, self._residual, self._threads = gguf, residual, threads
+        self._name = engine
         self._ends = Ends.open(gguf, residual, threads)
         self.ends_fingerprint = self._ends.numerics.fingerprint
         self.fingerprint = self._engine(0, 1).numerics.fingerprint
@@ -59,6 +65,5 @@ class EngineReplayer:
         history = proof.token_ids[: row + 1]
         return lead(logits, history, row + 1, sampling, proof.token_ids[row + 1])
 
-    def _engine(self, start: int, end: int) -> TorchEngine:
-        gguf = self._gguf
-        return TorchEngine(gguf.dequantised, gguf.shape, start, end, self._residual, self._threads)
+    def _engine(self, start: int, end: int) -> Engine:
+        return load_engine(self._name, self._gguf, (start, end), self._residual, self._threads)

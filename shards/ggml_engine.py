@@ -1,0 +1,198 @@
+"""The engine for quantised weights on a CPU: llama.cpp's kernels, without llama.cpp around them.
+
+Weights are used where the model file is mapped, keys and values are fp16. ``ggml_graph.py`` says
+why a row's bits depend on the weights and its own token path only.
+"""
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from hearthring.protocol.errors import BadShape, LayersOutOfRange, ResidualOverflow
+from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.engine import EngineRow, Numerics, Segment, Window
+from hearthring.shards.fingerprint import fingerprint
+from hearthring.shards.ggml_check import FixedWeights, check_layer
+from hearthring.shards.ggml_graph import PARTS, Graph, GraphKey, LoadedWeights, Weights
+from hearthring.shards.ggml_kv import GgmlKv
+from hearthring.shards.ggml_library import load_ggml
+
+CHUNK = 128
+"""Rows in one pass over the weights: enough to pay for the pass, few enough to stay in cache."""
+
+VISIBLE_STEP = 128
+GRAPHS = 24
+GRAPH_BYTES = 64 << 20
+
+Pieces = list[tuple[GgmlKv, list[EngineRow]]]
+
+
+class GgmlEngine:
+    """Layers ``[start, end)`` of a Llama-family model; see ``Engine`` for the contract.
+
+    ``weights`` is an opened model file; its map must stay whole as long as the engine lives.
+    ``progress(done, total)`` is called after each layer. ``check`` runs a few rows of the first
+    layer against plain arithmetic. Raises ``LayersOutOfRange``, and ``EngineUnavailable`` when
+    the library or a kernel isn't what it should be.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        start: int,
+        end: int,
+        residual: Residual = Residual.BF16,
+        threads: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        check: bool = True,
+    ) -> None:
+        self.shape = weights.shape
+        if not 0 <= start < end <= self.shape.layers:
+            raise LayersOutOfRange(f"{start}:{end} of {self.shape.layers} layers", field="layers")
+        self.start, self.end, self.width = start, end, self.shape.width
+        self.residual, self.threads = residual, threads
+        self._ggml, self._source = load_ggml(), weights
+        call = self._ggml.calls
+        self._backend = call.ggml_backend_cpu_init()
+        weakref.finalize(self, call.ggml_backend_free, self._backend)
+        call.ggml_backend_cpu_set_n_threads(self._backend, threads)
+        # One-row attention whatever the batch and threads: the others split and tile the keys.
+        call.ggml_backend_cpu_set_use_ref(self._backend, True)
+        self._weights = LoadedWeights(self._ggml, weights, start, end, progress)
+        self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
+        if check:
+            check_layer(
+                weights,
+                start,
+                residual,
+                lambda kind: GgmlEngine(weights, start, start + 1, kind, threads, check=False),
+            )
+
+    @cached_property
+    def numerics(self) -> Numerics:
+        """The class, measured when first asked for.
+
+        Each combination of weight types that some layer of the model has is tried, whatever the
+        window, so that all windows of a model are of one class.
+        """
+        mixes = sorted({self._types(layer) for layer in range(self.shape.layers)})
+        digest = hashlib.sha256()
+        for mix in mixes:
+            digest.update(repr(mix).encode())
+            digest.update(fingerprint(self._fixed(mix), self.shape, self.residual).encode())
+        names = sorted({GGMLQuantizationType(kind).name.lower() for mix in mixes for kind in mix})
+        name = f"ggml-{self._ggml.build}/{'+'.join(names)}/kv-f16/row-dot+row-flash"
+        return Numerics(f"{name}/{self.residual.value}", self.residual, digest.hexdigest())
+
+    def _types(self, layer: int) -> tuple[int, ...]:
+        return tuple(self._source.raw(f"blk.{layer}.{part}.weight")[0] for part in PARTS)
+
+    def _fixed(self, mix: tuple[int, ...]) -> Callable[[Callable[[str], F32]], "GgmlEngine"]:
+        shape = replace(self.shape, layers=1)
+
+        def make(load: Callable[[str], F32]) -> GgmlEngine:
+            fixed = FixedWeights(self._ggml, load, shape, dict(zip(PARTS, mix, strict=True)))
+            return GgmlEngine(fixed, 0, 1, self.residual, self.threads, check=False)
+
+        return make
+
+    def new_cache(self, slots: int, window: Window | None = None) -> GgmlKv:
+        """A cache of ``slots`` rows, as ``Engine.new_cache``. Raises ``LayersOutOfRange``."""
+        start, end = window or (self.start, self.end)
+        if not self.start <= start < end <= self.end:
+            raise LayersOutOfRange(f"{start}:{end} of {self.start}:{self.end}", field="window")
+        return GgmlKv((start, end), slots, self.shape.kv_heads * self.shape.head_width)
+
+    def forward(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> tuple[F32, dict[int, F32]]:
+        """Run all rows through the window, as ``Engine.forward``."""
+        count = sum(len(segment.rows) for segment in segments)
+        if states.shape != (count, self.width):
+            raise BadShape(f"{states.shape} for {count} rows of {self.width}", field="states")
+        window = self._check(segments)
+        start, end = window
+        wanted = tuple(sorted(b for b in taps if start < b <= end))
+        out = np.empty((count, self.width), np.float32)
+        tapped = {boundary: np.empty_like(out) for boundary in wanted}
+        at = 0
+        for pieces in _passes(segments):
+            parts = tuple(_part(cache, rows) for cache, rows in pieces)
+            graph = self._graph(GraphKey(window, parts, wanted))
+            to = at + sum(part[0] for part in parts)
+            result, inner = graph.run(self._backend, pieces, states[at:to])
+            out[at:to] = result
+            for boundary, values in inner.items():
+                tapped[boundary][at:to] = values
+            at = to
+        # An infinity never becomes finite again, so the last boundary shows those of all.
+        if not np.isfinite(out).all():
+            raise ResidualOverflow(
+                f"a residual exceeds {self.residual.value}",
+                field="residual",
+                mend="use --residual bf16 or fp32",
+            )
+        return out, tapped
+
+    def _check(self, segments: tuple[Segment, ...]) -> Window:
+        """The window of all caches, once every row is known to fit its cache."""
+        window = None
+        for segment in segments:
+            cache = _ggml_kv(segment.cache)
+            if window not in (None, cache.window):
+                raise BadShape("caches of different windows in one batch", field="segments")
+            window = cache.window
+            for row in segment.rows:
+                cache.check(row)
+        return window or (self.start, self.end)
+
+    def _graph(self, key: GraphKey) -> Graph:
+        """A kept graph, or a new one in place of those longest unused."""
+        graph = self._graphs.get(key)
+        if graph is not None:
+            self._graphs.move_to_end(key)
+            return graph
+        graph = Graph(self._ggml, self._weights, self.shape, self.residual, key)
+        self._graphs[key] = graph
+        while len(self._graphs) > 1 and (
+            len(self._graphs) > GRAPHS
+            or sum(kept.bytes for kept in self._graphs.values()) > GRAPH_BYTES
+        ):
+            self._graphs.popitem(last=False)
+        return graph
+
+
+def _passes(segments: tuple[Segment, ...]) -> Iterator[Pieces]:
+    """All rows in order, at most ``CHUNK`` at a time."""
+    pieces: Pieces = []
+    room = CHUNK
+    for segment in segments:
+        rows = list(segment.rows)
+        while rows:
+            pieces.append((_ggml_kv(segment.cache), rows[:room]))
+            room -= len(pieces[-1][1])
+            rows = rows[len(pieces[-1][1]) :]
+            if room == 0:
+                yield pieces
+                pieces, room = [], CHUNK
+    if pieces:
+        yield pieces
+
+
+def _part(cache: GgmlKv, rows: list[EngineRow]) -> tuple[int, int, int]:
+    """Rows, slots in sight (rounded up, so that few graphs do) and slots of the cache."""
+    used = max(row.slot for row in rows) + 1
+    return len(rows), min(cache.capacity, -(-used // VISIBLE_STEP) * VISIBLE_STEP), cache.capacity
+
+
+def _ggml_kv(cache: object) -> GgmlKv:
+    if not isinstance(cache, GgmlKv):
+        raise TypeError(f"a cache of another engine: {type(cache).__name__}")
+    return cache
