@@ -28,7 +28,7 @@ async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await cancel(task for task in tasks if not task.done())
+        await cancel(tasks)
     for task in tasks:
         if task in done:
             task.result()

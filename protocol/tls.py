@@ -9,6 +9,8 @@ it wants to reach, and uses exactly that leaf as its only root.
 import asyncio
 import datetime as dt
 import hmac
+import os
+import socket
 import ssl
 from dataclasses import dataclass
 from hashlib import sha256
@@ -145,7 +147,11 @@ def membership(key: bytes | None, signed: bytes) -> bytes:
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return "what listens there doesn't speak TLS"
-    return (error.strerror or str(error)).lower() or "it ended the connection"
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror).lower()
+    if error.errno:  # asyncio puts the address into ``strerror``, and several into one error
+        return os.strerror(error.errno).lower()
+    return "it hung up" if isinstance(error, ConnectionError) else "nobody answers there"
 
 
 def _public_der(key: ec.EllipticCurvePublicKey) -> bytes:

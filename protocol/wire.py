@@ -6,6 +6,7 @@ offending field; what needs a session's context (shapes, order, signatures) is c
 session is.
 """
 
+from math import inf
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -163,6 +164,8 @@ def decode_status(data: bytes) -> StatusReply:
     """A node's status."""
     reply = _parse(pb.StatusReply, data)
     _count("status.dht_addresses", reply.dht_addresses, 64)
+    if not 0 <= reply.uptime_s < inf:
+        raise Malformed("not a time", field="status.uptime")
     return StatusReply(
         reply.node,
         reply.record,

@@ -1,0 +1,90 @@
+"""Any message of each kind, within the limits: ``(encode, decode, strategy)`` by name."""
+
+from hypothesis import strategies as st
+
+from hearthring.protocol import wire
+from hearthring.protocol.messages import (
+    Cancel,
+    DirectoryReply,
+    Evidence,
+    EvidenceQuery,
+    Finish,
+    Hello,
+    HopTime,
+    Open,
+    Opened,
+    Receipt,
+    Row,
+    SignedRows,
+    StatusReply,
+    Step,
+    Tap,
+)
+
+U32 = st.integers(0, 2**32 - 1)
+IDS = st.lists(U32, max_size=6).map(tuple)
+NAMES = st.text(st.characters(codec="utf-8"), max_size=20)
+BYTES = st.binary(max_size=40)
+HASHES = st.binary(min_size=32, max_size=32)
+SESSIONS = st.binary(min_size=16, max_size=16)
+SECONDS = U32.map(lambda microseconds: microseconds / 1e6)
+
+
+@st.composite
+def rows(draw):
+    id_ = draw(st.integers(1, 2**32 - 1))
+    return Row(id_, draw(st.integers(0, id_ - 1)), draw(U32), draw(st.sampled_from([1, 2])))
+
+
+@st.composite
+def signed_rows(draw):
+    ids = draw(IDS)
+    hashes = draw(st.lists(HASHES, min_size=len(ids), max_size=len(ids)).map(tuple))
+    return SignedRows(draw(U32), draw(U32), ids, hashes, draw(BYTES))
+
+
+HELLOS = st.builds(Hello, U32, NAMES, NAMES, BYTES, BYTES)
+STEPS = st.builds(
+    Step,
+    SESSIONS,
+    U32,
+    U32,
+    st.lists(rows(), max_size=6).map(tuple),
+    BYTES,
+    IDS,
+    IDS,
+    IDS,
+    st.booleans(),
+    BYTES,
+    st.lists(st.builds(HopTime, SECONDS, SECONDS), max_size=4).map(tuple),
+)
+OPENS = st.builds(
+    Open,
+    *(SESSIONS, U32, NAMES, U32, U32, NAMES, NAMES, NAMES, NAMES, NAMES, U32, HASHES, NAMES, IDS),
+)
+EVIDENCE = st.builds(Evidence, st.lists(signed_rows(), max_size=4).map(tuple))
+UPS = OPENS | st.builds(Cancel, IDS) | st.builds(Finish, U32, IDS) | st.just(EvidenceQuery())
+DOWNS = (
+    st.builds(Opened, NAMES, U32)
+    | STEPS
+    | st.builds(Tap, U32, U32, IDS, BYTES)
+    | st.builds(Receipt, BYTES, BYTES)
+    | EVIDENCE
+)
+STATUSES = st.builds(
+    StatusReply,
+    *(NAMES, BYTES, st.lists(NAMES, max_size=4).map(tuple), U32),
+    *(st.floats(allow_nan=False), U32),
+)
+REPLIES = st.builds(DirectoryReply, NAMES, st.lists(BYTES, max_size=4).map(tuple))
+
+KINDS = {
+    "hello": (wire.encode_hello, wire.decode_hello, HELLOS),
+    "step": (wire.encode_step, wire.decode_step, STEPS),
+    "up": (wire.encode_up, wire.decode_up, UPS),
+    "down": (wire.encode_down, wire.decode_down, DOWNS),
+    "evidence": (wire.encode_evidence, wire.decode_evidence, EVIDENCE),
+    "status": (wire.encode_status, wire.decode_status, STATUSES),
+    "query": (wire.encode_query, wire.decode_query, NAMES),
+    "records": (wire.encode_records, wire.decode_records, REPLIES),
+}
