@@ -74,7 +74,7 @@ DOWNS = (
 STATUSES = st.builds(
     StatusReply,
     *(NAMES, BYTES, st.lists(NAMES, max_size=4).map(tuple), U32),
-    *(st.floats(allow_nan=False), U32),
+    *(st.floats(0, allow_infinity=False), U32),
 )
 REPLIES = st.builds(DirectoryReply, NAMES, st.lists(BYTES, max_size=4).map(tuple))
 
