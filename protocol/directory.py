@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hivemind.dht.protocol as dht_protocol
-from hivemind.dht import DHTNode
+from hivemind.dht.node import DHTNode
 from hivemind.dht.protocol import ValidationError
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 from hearthring.protocol.errors import DirectoryDown, HearthringError, Malformed
@@ -139,14 +140,22 @@ def main() -> None:
 
 
 def _skip_training_half() -> None:
-    """Let the DHT be imported without the rest of hivemind: a third of the CPU time, 48 MB.
+    """Let the DHT be imported without the rest of hivemind, and so without torch and numpy.
 
-    ``hivemind/__init__`` imports averaging, experts and optimisers (and scipy) for convenience.
-    Its modules don't need it, so the package is entered without being run.
+    ``hivemind/__init__`` imports averaging, experts and optimisers for convenience, and
+    ``hivemind/dht/__init__`` the DHT in a process of its own, which we have already. Both packages
+    are entered without being run. ``hivemind.utils`` needs torch for futures and descriptions of
+    tensors that only those parts use: their modules are left empty but for the names. Together
+    that saves more than two seconds of start-up and 150 MB.
     """
-    spec = find_spec("hivemind")
-    if spec is not None:
-        sys.modules["hivemind"] = module_from_spec(spec)
+    for name in ("hivemind", "hivemind.dht"):
+        spec = find_spec(name)
+        if spec is not None:
+            sys.modules[name] = module_from_spec(spec)
+    for name, kind in (("mpfuture", "MPFuture"), ("tensor_descr", "TensorDescriptor")):
+        unused = ModuleType(f"hivemind.utils.{name}")
+        setattr(unused, kind, type(kind, (), {}))
+        sys.modules[unused.__name__] = unused
 
 
 if __name__ == "__main__":

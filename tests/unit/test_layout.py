@@ -73,7 +73,16 @@ def test_one_file_alone_imports_hivemind() -> None:
         ("import hearthring; hearthring.__version__", {"torch", "hivemind", "grpc", "numpy"}),
         ("import hearthring.cli", {"torch", "hivemind", "grpc", "numpy"}),
         ("import hearthring; hearthring.Client", {"hivemind"}),
-        ("import hearthring.node.daemon", {"hivemind"}),
+        (
+            "import hearthring.node.daemon, hearthring.shards.ggml_engine",
+            {"torch", "hivemind", "scipy", "transformers", "tokenizers", "jinja2", "typer", "rich"},
+        ),
+        (
+            "from hearthring.protocol import directory_process as process\n"
+            "process._skip_training_half()\n"
+            "import hearthring.protocol.directory",
+            {"torch", "numpy", "scipy", "grpc", "pydantic"},
+        ),
         ("import hearthring.verify.consistency", {"torch", "hivemind"}),
     ],
 )
