@@ -53,6 +53,15 @@ ALIASES = {
 }
 
 
+def holds(path: Path, sha256: str) -> bool:
+    """Whether there is a file with this content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
+
+
 def fetch(alias: Alias, target: Path, progress: Progress) -> None:
     """Put the alias's file to ``target``, whole and with the pinned hash, or raise.
 

@@ -20,6 +20,7 @@ from hearthring.shards.shape import Shape
 
 MAX_LAYERS = 1024
 MAX_COUNT = 1 << 31
+EMBEDDING = "token_embd.weight"
 
 
 class GgufFile:
@@ -51,7 +52,7 @@ class GgufFile:
 
     def layer_names(self, layer: int) -> tuple[str, ...]:
         """Names of the tensors of one layer, sorted."""
-        return tuple(sorted(_layer_tensors(self.shape, layer)))
+        return tuple(sorted(layer_tensors(self.shape, layer)))
 
     def type_name(self, name: str) -> str:
         """ggml's name of a tensor's type, such as ``Q4_1``."""
@@ -188,7 +189,7 @@ class GgufFile:
         return shape
 
     def _check_tensors(self) -> None:
-        needed = dict(_needed(self.shape))
+        needed = dict(all_tensors(self.shape))
         for name, shape in needed.items():
             found = self._tensor(name).shape
             if found != shape:
@@ -199,7 +200,8 @@ class GgufFile:
                 raise BadModelFile(f"tensor {name!r:.80} isn't part of a Llama this release runs")
 
 
-def _layer_tensors(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
+def layer_tensors(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a layer's tensors, by name."""
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     parts: dict[str, tuple[int, ...]] = {
         "attn_norm": (shape.width,),
@@ -215,13 +217,20 @@ def _layer_tensors(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
     return {f"blk.{layer}.{part}.weight": dims for part, dims in parts.items()}
 
 
-def _needed(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "token_embd.weight", (shape.vocabulary, shape.width)
-    yield "output_norm.weight", (shape.width,)
+def head_tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors behind the last layer, by name."""
+    tensors: dict[str, tuple[int, ...]] = {"output_norm.weight": (shape.width,)}
     if not shape.tied_head:
-        yield "output.weight", (shape.vocabulary, shape.width)
+        tensors["output.weight"] = (shape.vocabulary, shape.width)
+    return tensors
+
+
+def all_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model."""
+    yield EMBEDDING, (shape.vocabulary, shape.width)
+    yield from head_tensors(shape).items()
     for layer in range(shape.layers):
-        yield from _layer_tensors(shape, layer).items()
+        yield from layer_tensors(shape, layer).items()
 
 
 def _map(path: Path) -> tuple[mmap.mmap, os.stat_result]:

@@ -8,6 +8,7 @@ milliseconds; what the two read from a good file is equal.
 
 import struct
 from dataclasses import dataclass
+from math import prod
 from mmap import mmap
 from typing import Final
 
@@ -64,6 +65,18 @@ class Header:
 
     fields: dict[str, Value]
     tensors: dict[str, Tensor]
+
+
+KINDS: Final = {kind.name: int(kind) for kind in GGML_QUANT_SIZES}
+"""Weight types by ggml's name."""
+
+
+def byte_size(kind: int, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor of a known type. Raises ``BadModelFile`` where rows aren't whole blocks."""
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    if not all(shape) or shape[-1] % block:
+        raise BadModelFile(f"a tensor of shape {shape} can't be of type {type_name(kind)}")
+    return int(prod(shape) // block * block_bytes)
 
 
 def type_name(kind: int) -> str:
@@ -204,12 +217,8 @@ def _tensor(scan: _Scan) -> Tensor:
     kind = scan.u32(f"tensor {name!r}")
     offset = scan.u64(f"tensor {name!r}")
     try:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        return Tensor(name, kind, shape, offset, byte_size(kind, shape))
     except (KeyError, ValueError):
         raise BadModelFile(f"tensor {name!r} has the unknown type {kind}") from None
-    if not all(shape) or shape[-1] % block:
-        raise BadModelFile(f"tensor {name!r} of shape {shape} can't be of type {type_name(kind)}")
-    size = block_bytes
-    for length in shape:
-        size *= length
-    return Tensor(name, kind, shape, offset, size // block)
+    except BadModelFile as error:
+        raise BadModelFile(f"tensor {name!r}: {error.message}") from None

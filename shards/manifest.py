@@ -14,13 +14,13 @@ import numpy as np
 
 from hearthring.protocol.errors import BadModelFile
 from hearthring.protocol.limits import LIMITS
-from hearthring.shards.gguf_file import MAX_LAYERS, GgufFile
-from hearthring.shards.gguf_header import Value
+from hearthring.shards.gguf_file import MAX_LAYERS, GgufFile, head_tensors, layer_tensors
+from hearthring.shards.gguf_header import KINDS, Value
 from hearthring.shards.shape import Shape
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST_BYTES: Final = 1 << 20
-_TEMPLATE: Final = "tokenizer.chat_template"
+TEMPLATE: Final = "tokenizer.chat_template"
 _HEX: Final = frozenset("0123456789abcdef")
 
 Progress = Callable[[str, int, int], None]
@@ -38,8 +38,9 @@ class Manifest:
     ``layers[i]`` covers the tensors of layer i: name, type, shape and bytes of each, sorted by
     name. ``embedding`` covers the token embedding; ``head`` the final norm, and the output matrix
     unless it is the embedding. ``tokenizer`` covers every tokenizer field of the file but the
-    chat template, which has ``chat_template`` for itself. ``types`` names the weight types used
-    in each layer, sorted.
+    chat template, which has ``chat_template`` for itself. ``types[i]`` and ``head_types`` name the
+    weight type of each of these tensors, in the same order: with the shape they tell how many
+    bytes a part has before anybody sends one.
     """
 
     name: str
@@ -86,7 +87,7 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
     """Hash a whole model file. Raises ``BadModelFile``."""
     shape = gguf.shape
     parts = [gguf.layer_names(layer) for layer in range(shape.layers)]
-    head = tuple(name for name in gguf.tensor_names() if name.startswith("output"))
+    head = tuple(sorted(head_tensors(shape)))
     total = sum(gguf.raw(name)[2].size for name in gguf.tensor_names())
     done = 0
 
@@ -95,15 +96,12 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
         hashed = hashlib.sha256()
         for name in names:
             kind, dims, data = gguf.raw(name)
-            hashed.update(canonical([name, kind, dims, data.size]).encode() + b"\n")
+            hashed.update(tensor_line(name, kind, dims, data.size))
             hashed.update(data.data)
             done += data.size
             progress("hashing", done, total)
         return hashed.hexdigest()
 
-    tokenizer = gguf.fields("tokenizer.")
-    template = gguf.text(_TEMPLATE)
-    tokenizer.pop(_TEMPLATE, None)
     named = gguf.text("general.name") or f"{shape.architecture} {shape.layers}x{shape.width}"
     return Manifest(
         name="".join(c for c in named if c.isprintable())[: LIMITS.name_chars],
@@ -114,10 +112,27 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
         embedding_type=gguf.type_name("token_embd.weight"),
         head=digest(head),
         head_types=_types(gguf, head),
-        tokenizer=_hash(canonical({key: _plain(value) for key, value in tokenizer.items()})),
-        chat_template=_hash(canonical(template)),
+        tokenizer=hashlib.sha256(tokenizer_json(gguf)).hexdigest(),
+        chat_template=hashlib.sha256(template_json(gguf)).hexdigest(),
         file_type=gguf.integer("general.file_type") or 0,
     )
+
+
+def tokenizer_json(gguf: GgufFile) -> bytes:
+    """Every tokenizer field but the chat template, as the manifest hashes it."""
+    found = gguf.fields("tokenizer.")
+    found.pop(TEMPLATE, None)
+    return canonical({key: _plain(value) for key, value in found.items()}).encode()
+
+
+def template_json(gguf: GgufFile) -> bytes:
+    """The chat template, or ``null``, as the manifest hashes it."""
+    return canonical(gguf.text(TEMPLATE)).encode()
+
+
+def tensor_line(name: str, kind: int, dims: tuple[int, ...], size: int) -> bytes:
+    """What a hash covers of a tensor before its bytes."""
+    return canonical([name, kind, dims, size]).encode() + b"\n"
 
 
 def canonical(value: object) -> str:
@@ -125,16 +140,12 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _plain(value: Value) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _types(gguf: GgufFile, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({gguf.type_name(name) for name in names}))
+    return tuple(gguf.type_name(name) for name in names)
 
 
 def _fields(found: Any) -> dict[str, Any]:
@@ -146,7 +157,10 @@ def _fields(found: Any) -> dict[str, Any]:
         raise ValueError(f"format {found['format']!r:.20} isn't known, only {FORMAT}")
     shape = _shape(found["shape"])
     layers = tuple(_sha256(item) for item in _list(found["layers"], shape.layers))
-    types = tuple(_names(item) for item in _list(found["types"], shape.layers))
+    types = tuple(
+        _kinds(item, len(layer_tensors(shape, layer)))
+        for layer, item in enumerate(_list(found["types"], shape.layers))
+    )
     hashes = {key: _sha256(found[key]) for key in ("embedding", "head", "tokenizer")}
     if type(found["file_type"]) is not int or found["file_type"] < 0:
         raise ValueError("its file_type isn't a number")
@@ -158,8 +172,8 @@ def _fields(found: Any) -> dict[str, Any]:
             "shape": shape,
             "layers": layers,
             "types": types,
-            "embedding_type": _text(found["embedding_type"]),
-            "head_types": _names(found["head_types"]),
+            "embedding_type": _kinds([found["embedding_type"]], 1)[0],
+            "head_types": _kinds(found["head_types"], len(head_tensors(shape))),
             "chat_template": _sha256(found["chat_template"]),
         }
     )
@@ -185,11 +199,11 @@ def _list(found: Any, length: int) -> list[Any]:
     return found
 
 
-def _names(found: Any) -> tuple[str, ...]:
-    names = tuple(_text(item) for item in found) if isinstance(found, list) else ()
-    if not names or list(names) != sorted(set(names)):
-        raise ValueError("its weight types aren't a sorted list")
-    return names
+def _kinds(found: Any, length: int) -> tuple[str, ...]:
+    known = isinstance(found, list) and len(found) == length
+    if not known or not all(isinstance(item, str) and item in KINDS for item in found):
+        raise ValueError("its weight types aren't one known type for each tensor")
+    return tuple(found)
 
 
 def _text(found: Any) -> str:

@@ -1,7 +1,8 @@
 """The models of this user: which files there are, what they hold, and where.
 
 A model file is used where it lies and never copied; the store keeps its manifest and remembers the
-file's size and time, so that a file is hashed once. The folder holds ``index.json``, a manifest
+file's size and time, so that a file is hashed once. The folder holds an index (one per format of
+manifests, so that releases share a folder), a manifest
 per model in ``manifests/``, files of aliases in ``files/``, and two locks. Any number of processes
 may use it at once: changes are made under a lock and files are replaced whole, so a reader, or a
 process killed half-way, sees the old or the new and nothing in between.
@@ -18,12 +19,13 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from hearthring.protocol.errors import BadModelFile, BadOption, ModelNotHere, UnknownModel
-from hearthring.shards.alias import ALIASES, Alias, fetch
+from hearthring.shards.alias import ALIASES, Alias, fetch, holds
 from hearthring.shards.atomic import locked, replace_whole
 from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.manifest import Manifest, Progress, build, quiet
+from hearthring.shards.manifest import FORMAT, Manifest, Progress, build, quiet
 
 ENVIRONMENT = "HEARTHRING_MODELS"
+INDEX = f"index-{FORMAT}.json"
 INDEX_BYTES = 16 << 20
 _ID = re.compile(r"[0-9a-f]{6,64}")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -144,7 +146,7 @@ class ModelStore:
             index = self._index() | {str(path): seen}
             self._write(self._manifest_path(seen.model_id), manifest.to_json())
             self._write(
-                self.root / "index.json",
+                self.root / INDEX,
                 json.dumps({key: asdict(value) for key, value in index.items()}, indent=1),
             )
         return self._entry(str(path), seen)
@@ -166,7 +168,8 @@ class ModelStore:
                     path.parent.mkdir(exist_ok=True)
                     for left in path.parent.glob("fetch-*"):  # of a process that was killed
                         shutil.rmtree(left, ignore_errors=True)
-                    fetch(alias, path, progress)
+                    if not holds(path, alias.sha256):
+                        fetch(alias, path, progress)
                     return self.import_file(path, progress)
         return self._entry(str(path), seen)
 
@@ -186,7 +189,7 @@ class ModelStore:
         return ModelEntry(manifest, Path(path), name, seen.model_id, seen)
 
     def _index(self) -> dict[str, Seen]:
-        path = self.root / "index.json"
+        path = self.root / INDEX
         if not path.exists():
             return {}
         try:
@@ -247,5 +250,5 @@ def _damaged(path: Path) -> BadModelFile:
     return BadModelFile(
         "this file of the models folder is damaged",
         field=str(path),
-        mend="remove index.json and import the models again; no model file is lost",
+        mend=f"remove {INDEX} and import the models again; no model file is lost",
     )

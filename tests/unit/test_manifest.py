@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hearthring.protocol.errors import BadModelFile
-from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.manifest import Manifest, build, canonical
+from hearthring.shards.gguf_file import GgufFile, layer_tensors
+from hearthring.shards.manifest import FORMAT, Manifest, build, canonical
 from hearthring.shards.store import ModelEntry
 from tests.tiny import write_tiny_gguf
 
@@ -22,11 +22,16 @@ def manifest(tiny_gguf: Path) -> Manifest:
 
 
 def test_what_it_says(manifest: Manifest, tmp_path: Path) -> None:
-    assert (manifest.name, manifest.shape.layers, manifest.format) == ("tiny 0", 4, 1)
+    assert (manifest.name, manifest.shape.layers, manifest.format) == ("tiny 0", 4, FORMAT)
     assert len(set(manifest.layers)) == 4
-    assert manifest.types == (("F32",),) * 4
+    assert manifest.types == (("F32",) * 9,) * 4
     quantised = build(GgufFile(write_tiny_gguf(tmp_path / "q.gguf", quant="Q4_1")))
-    assert quantised.types == (("F32", "Q4_1"),) * 4
+    assert set(quantised.types) == {
+        tuple(
+            "F32" if "norm" in name else "Q4_1"
+            for name in sorted(layer_tensors(quantised.shape, 0))
+        )
+    }
     assert (quantised.embedding_type, quantised.head_types) == ("Q8_0", ("F32",))
     assert quantised.tokenizer == manifest.tokenizer
     assert quantised.head == manifest.head
@@ -103,15 +108,15 @@ def test_json_is_canonical_and_comes_back(manifest: Manifest) -> None:
 WRONG: dict[str, Any] = {
     "name": 3,
     "layers": ["0" * 64] * 3,
-    "types": [["F32"]] * 3 + [[]],
+    "types": [["F32"] * 9] * 3 + [["F32"] * 8],
     "embedding": "0" * 63 + "G",
     "embedding_type": None,
     "head": "",
-    "head_types": ["Q8_0", "F32"],
+    "head_types": ["Q9_9"],
     "tokenizer": "A" * 64,
     "chat_template": None,
     "file_type": True,
-    "format": 2,
+    "format": 1,
     "extra": 1,
     "shape": {},
 }
@@ -167,5 +172,5 @@ def test_any_changed_byte_is_refused_or_another_id(manifest: Manifest, data: st.
 def test_smollm2_has_the_id_it_always_had(smollm2: ModelEntry) -> None:
     # An id is in proofs and announced records, so a changed manifest is a changed format.
     assert smollm2.model_id == build(smollm2.open()).model_id
-    assert smollm2.model_id.startswith("bdda3fc50d5b68085fe1525f45ad23d8")
-    assert (smollm2.manifest.shape.layers, smollm2.manifest.types[0]) == (30, ("F32", "Q4_1"))
+    assert smollm2.model_id.startswith("43d261a95ae2db935113b21285a9fb91")
+    assert (smollm2.manifest.shape.layers, set(smollm2.manifest.types[0])) == (30, {"F32", "Q4_1"})

@@ -13,7 +13,7 @@ from hearthring.protocol.errors import BadModelFile, BadOption, ModelNotHere, Un
 from hearthring.shards import store as store_module
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import Manifest
-from hearthring.shards.store import ENVIRONMENT, ModelEntry, ModelStore
+from hearthring.shards.store import ENVIRONMENT, INDEX, ModelEntry, ModelStore
 from tests.tiny import write_tiny_gguf
 
 
@@ -152,8 +152,8 @@ def test_an_ambiguous_name_is_refused(store: ModelStore, model: Path, tmp_path: 
 )
 def test_a_damaged_index_is_named(store: ModelStore, model: Path, text: str) -> None:
     store.import_file(model)
-    (store.root / "index.json").write_text(text)
-    with pytest.raises(BadModelFile, match=r"index\.json.*damaged"):
+    (store.root / INDEX).write_text(text)
+    with pytest.raises(BadModelFile, match=r"index-2\.json.*damaged"):
         store.list()
 
 
@@ -223,5 +223,5 @@ def test_smollm2_is_here_under_all_its_names(smollm2: ModelEntry) -> None:
     for name in ("smollm2", smollm2.model_id, smollm2.model_id[:6], str(smollm2.path)):
         assert store.find(name) == smollm2
     assert smollm2.path.is_relative_to(store.root / "files")
-    index = json.loads((store.root / "index.json").read_text())
+    index = json.loads((store.root / INDEX).read_text())
     assert index[str(smollm2.path)]["model_id"] == smollm2.model_id
