@@ -35,6 +35,14 @@ Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(help="Processor threads.", envvar="HEARTHRING_THREADS", show_default="half"),
 ]
+NodeThreads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        help="Processor threads of the engine.",
+        envvar="HEARTHRING_THREADS",
+        show_default="what measures fastest",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -93,7 +101,7 @@ def node(
             show_default="the engine's own",
         ),
     ] = None,
-    threads: Threads = None,
+    threads: NodeThreads = None,
     owner_key: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Key file of the nodes' common owner.", metavar="FILE"),
@@ -125,7 +133,7 @@ def node(
         data=data,
         engine=engine,
         residual=Residual(residual) if residual else None,
-        threads=threads_of(threads),
+        threads=None if threads is None else threads_of(threads),
         owner_key=owner_key,
         swarm_key=swarm_key,
     )

@@ -27,7 +27,8 @@ class NodeConfig:
     """``layers`` None: the node picks the worst-served window, of at most ``max_layers``.
 
     ``listen`` None: every address, port 4870 or, if that is taken, any. ``announce`` is the
-    HOST:PORT that others dial, where it isn't what the node listens on.
+    HOST:PORT that others dial, where it isn't what the node listens on. ``threads`` None: as many
+    as make the engine fastest.
     """
 
     model: str
@@ -39,7 +40,7 @@ class NodeConfig:
     data: Path | None = None
     engine: str = "auto"
     residual: Residual | None = None
-    threads: int = 1
+    threads: int | None = None
     owner_key: Path | None = None
     swarm_key: Path | None = None
 

@@ -13,7 +13,7 @@ from hearthring.node.announcer import Announcer
 from hearthring.node.config import DEFAULT_PORT, DataFolder, NodeConfig, NodeHooks, read_key
 from hearthring.node.desk import Desk
 from hearthring.node.directory import DhtDirectory
-from hearthring.node.measure import StageTimes, measure_stage
+from hearthring.node.measure import measured
 from hearthring.node.stage import StageServer
 from hearthring.protocol.asking import ask_records, ask_status
 from hearthring.protocol.errors import (
@@ -29,10 +29,14 @@ from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
 from hearthring.protocol.records import NodeRecord, owner_claim, read_all
 from hearthring.shards.device import Device, measure_device
-from hearthring.shards.engine import Engine
+from hearthring.shards.engine import Engine, Kind
 from hearthring.shards.engines import load_engine
 from hearthring.shards.planner import layers_that_fit, worst_served
 from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.shards.timings import Timings
+
+DRAFTED = 64
+"""Generated rows in a step, at most, that the announced fit is for: nobody drafts more."""
 
 Report = Callable[[str, str], None]
 Progress = Callable[[str, int, int], None]
@@ -114,13 +118,12 @@ class _Node:
         self._report("model", f"{entry.name}, {layers} layers, id {entry.model_id[:16]}…")
         self._report(
             "device",
-            f"{device.processor}, {config.threads} of {device.cores} cores used, "
-            f"{device.free_memory / 2**30:.1f} GiB free",
+            f"{device.processor}, {device.cores} cores, {device.free_memory / 2**30:.1f} GiB free",
         )
         # The directory's process starts while the engine loads: each takes seconds.
         async with asyncio.TaskGroup() as group:
             joining = group.create_task(self._join(seeds, invitation.host))
-            loading = group.create_task(asyncio.to_thread(self._load, entry, window))
+            loading = group.create_task(asyncio.to_thread(self._load, entry, window, device))
         directory, (engine, times) = joining.result(), loading.result()
         stage = StageServer(
             self._transport,
@@ -134,15 +137,16 @@ class _Node:
         announcer = Announcer(
             directory, record, lambda: (stage.free_rows, stage.sessions), self._who
         )
-        desk.open(stage, directory, announcer)
+        desk.open(stage, directory, announcer, times.points())
         await announcer.start()
         self._stack.push_async_callback(announcer.withdraw)
         self._report(
             "layers",
-            f"[{window[0]}, {window[1]}) of {layers}; {(times.step + times.row) * 1e3:.1f} ms a "
-            f"generated row, {times.prompt64 * 1e3:.0f} ms 64 prompt rows",
+            f"[{window[0]}, {window[1]}) of {layers}; "
+            f"{times.seconds(Kind.GENERATED, 1) * 1e3:.1f} ms a generated row, "
+            f"{times.seconds(Kind.PROMPT, 64) * 1e3:.0f} ms 64 prompt rows",
         )
-        self._report("engine", engine.numerics.name)
+        self._report("engine", f"{engine.numerics.name}, threads: {engine.threads}")
         return invitation
 
     # -- parts -----------------------------------------------------------------------------------
@@ -226,7 +230,9 @@ class _Node:
         fit = layers_that_fit(per_layer, shape.layers, device.free_memory, self._config.max_layers)
         return worst_served(service, fit)
 
-    def _load(self, entry: ModelEntry, window: tuple[int, int]) -> tuple[Engine, StageTimes]:
+    def _load(
+        self, entry: ModelEntry, window: tuple[int, int], device: Device
+    ) -> tuple[Engine, Timings]:
         config, gguf = self._config, entry.open()
         engine = load_engine(
             config.engine,
@@ -237,8 +243,15 @@ class _Node:
             lambda done, total: self._progress("loading layers", done, total),
             self._hooks.load(gguf.dequantised),
         )
-        _ = engine.numerics  # measured here, off the event loop
-        return self._hooks.engine(engine), measure_stage(engine)
+        # Class and times are measured here, off the event loop.
+        about = {
+            "processor": device.processor,
+            "cores": device.cores,
+            "threads": engine.threads,
+            "model": entry.model_id,
+        }
+        times = measured(engine, ModelStore().root / "timings", about)
+        return self._hooks.engine(engine), times
 
     def _kv_rows(self, entry: ModelEntry, window: tuple[int, int], device: Device) -> int:
         """A quarter of the free memory, in rows of fp32 keys and values."""
@@ -251,10 +264,11 @@ class _Node:
         entry: ModelEntry,
         window: tuple[int, int],
         engine: Engine,
-        times: StageTimes,
+        times: Timings,
         address: str,
     ) -> NodeRecord:
         owner, claim = self._owner, owner_claim(self._who.node_id)
+        generated, prompt = times.fit(Kind.GENERATED, DRAFTED), times.fit(Kind.PROMPT)
         return NodeRecord(
             node=self._who.node_id,
             model_id=entry.model_id,
@@ -266,8 +280,10 @@ class _Node:
             residual=engine.numerics.residual.value,
             numerics=engine.numerics.name,
             fingerprint=engine.numerics.fingerprint,
-            step_seconds=times.step,
-            row_seconds=times.row,
+            step_seconds=generated.step,
+            row_seconds=generated.row,
+            prompt_step_seconds=prompt.step,
+            prompt_row_seconds=prompt.row,
             swarm=swarm_id(self._key),
             owner=owner.node_id if owner else "",
             owner_signature=owner.sign(claim) if owner else b"",

@@ -14,7 +14,7 @@ from hearthring.node.directory import Directory
 from hearthring.node.stage import StageServer
 from hearthring.protocol.errors import DeadlineExceeded, StageFailed
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import DirectoryReply, StatusReply
+from hearthring.protocol.messages import DirectoryReply, StatusReply, StepTime
 from hearthring.protocol.records import PROTOCOL_VERSION
 from hearthring.protocol.transport import Handler, Method, Stream, Transport
 from hearthring.protocol.wire import decode_query, encode_records, encode_status
@@ -33,12 +33,20 @@ class Desk:
         self._stage: StageServer | None = None
         self._directory: Directory | None = None
         self._announcer: Announcer | None = None
+        self._timings: tuple[StepTime, ...] = ()
         self._looked: dict[str, tuple[float, tuple[bytes, ...]]] = {}
         self._looking = asyncio.Lock()
 
-    def open(self, stage: StageServer, directory: Directory, announcer: Announcer) -> None:
+    def open(
+        self,
+        stage: StageServer,
+        directory: Directory,
+        announcer: Announcer,
+        timings: tuple[StepTime, ...] = (),
+    ) -> None:
         """From now on the node serves."""
         self._stage, self._directory, self._announcer = stage, directory, announcer
+        self._timings = timings
 
     def handlers(self) -> Mapping[Method, Handler]:
         """What to serve."""
@@ -92,6 +100,7 @@ class Desk:
                 self._ready(self._stage).sessions,
                 time.monotonic() - self._begun,
                 PROTOCOL_VERSION,
+                self._timings,
             )
         )
 

@@ -1,39 +1,110 @@
-"""Timing an engine: how long a step through the whole window takes, for routes and plans."""
+"""Timing an engine at a node's start, once per machine, model and numerics class."""
 
+import contextlib
+import hashlib
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.protocol.errors import Malformed
+from hearthring.shards.atomic import replace_whole
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment, Window
+from hearthring.shards.timings import BATCHES, Curve, Timings, curve_of
 
-BATCHES = (1, 4, 16)
+Clock = Callable[[], float]
+
+BUDGET = 0.1
+"""Seconds for one point of a curve: so many layers and repeats as fit in there."""
+PATIENCE = 10 * BUDGET
+"""A point whose single layer would take longer is left out."""
 REPEATS = 3
+FIRST_GENERATED = 64
+"""Position of the first generated row that is timed."""
+DRIFT = 1.5
+"""A kept table is measured again when one step takes so many times longer, or so much less."""
+_PROBE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """Fit of generated rows, ``t(m) = step + m * row`` seconds, and 64 prompt rows at once."""
+def measure(engine: Engine, clock: Clock = time.perf_counter) -> Timings:
+    """Time both kinds of rows in all ``BATCHES``, two seconds at most unless layers are huge.
 
-    step: float
-    row: float
-    prompt64: float
+    Many rows run through some of the window's layers only, and their time is scaled up.
+    """
+    prompt, generated = (_curve(engine, kind, clock) for kind in (Kind.PROMPT, Kind.GENERATED))
+    return Timings(prompt, generated)
 
 
-def measure_stage(engine: Engine) -> StageTimes:
-    """Run a few batches near position 0 and fit a line through their best times."""
-    cache = engine.new_cache(256)
-    slots = np.arange(256, dtype=np.int64)
+def _curve(engine: Engine, kind: Kind, clock: Clock) -> Curve:
+    layers = engine.end - engine.start
+    points: list[tuple[int, float]] = []
+    for rows in BATCHES:
+        expected = points[-1][1] / points[-1][0] * rows if points else 0.0
+        if len(points) > 1 and expected / layers > PATIENCE:
+            break
+        some = layers if expected <= BUDGET else max(1, int(layers * BUDGET / expected))
+        window = engine.start, engine.start + some
+        seconds = _best(engine, window, kind, rows, clock)
+        points.append((rows, max(1e-9, seconds * layers / some)))
+    return tuple(points)
 
-    def run(kind: Kind, first: int, count: int) -> float:
-        states = np.zeros((count, engine.width), np.float32)
-        states[:] = np.linspace(-1, 1, engine.width, dtype=np.float32)
-        rows = tuple(EngineRow(kind, p, p, slots[: p + 1]) for p in range(first, first + count))
-        begun = time.perf_counter()
-        engine.forward((Segment(cache, rows),), states)
-        return time.perf_counter() - begun
 
-    prompt = min(run(Kind.PROMPT, 0, 64) for _ in range(REPEATS))
-    best = [min(run(Kind.GENERATED, 64, m) for _ in range(REPEATS)) for m in BATCHES]
-    row, step = np.polyfit(BATCHES, best, 1)
-    return StageTimes(max(0.0, float(step)), max(1e-6, float(row)), prompt)
+def _best(engine: Engine, window: Window, kind: Kind, rows: int, clock: Clock) -> float:
+    """Fastest of a few steps, the first one not counted unless it takes all the time there is."""
+    first = FIRST_GENERATED if kind is Kind.GENERATED else 0
+    slots = np.arange(first + rows, dtype=np.int64)
+    segment = Segment(
+        engine.new_cache(first + rows, window),
+        tuple(EngineRow(kind, p, p, slots[: p + 1]) for p in range(first, first + rows)),
+    )
+    states = np.empty((rows, engine.width), np.float32)
+    states[:] = np.linspace(-1, 1, engine.width, dtype=np.float32)
+
+    def step() -> float:
+        begun = clock()
+        engine.forward((segment,), states)
+        return clock() - begun
+
+    begun, warm_up = clock(), step()
+    times: list[float] = []
+    while len(times) < REPEATS and clock() - begun < BUDGET:
+        times.append(step())
+    return min(times, default=warm_up)
+
+
+def measured(
+    engine: Engine, folder: Path, about: dict[str, Any], clock: Clock = time.perf_counter
+) -> Timings:
+    """The kept table of this engine in ``folder`` if it still holds, else a new one, kept.
+
+    ``about`` names machine, model and whatever else times depend on beside the engine's window and
+    class. Whether a table holds is seen by timing one step. A folder that can't be used only means
+    that nothing is kept.
+    """
+    window = engine.start, engine.end
+    about = {"window": window, "numerics": asdict(engine.numerics)} | about
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    path = folder / f"{name}.json"
+    kept = _read(path)
+    if kept is not None:
+        now = _best(engine, window, Kind.GENERATED, _PROBE, clock)
+        if 1 / DRIFT < now / kept.seconds(Kind.GENERATED, _PROBE) < DRIFT:
+            return kept
+    table = measure(engine, clock)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_whole(path, json.dumps(asdict(table) | {"about": about}) + "\n")
+    return table
+
+
+def _read(path: Path) -> Timings | None:
+    """A kept table; ``None`` where there is none or it is damaged."""
+    try:
+        kept = json.loads(path.read_text())
+        return Timings(curve_of(kept["prompt"]), curve_of(kept["generated"]))
+    except (OSError, ValueError, TypeError, KeyError, Malformed):
+        return None

@@ -223,18 +223,30 @@ class StatusQuery(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class StepTime(_message.Message):
+    __slots__ = ("kind", "rows", "seconds")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    rows: int
+    seconds: float
+    def __init__(self, kind: _Optional[int] = ..., rows: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class StatusReply(_message.Message):
-    __slots__ = ("node", "version", "record", "dht_addresses", "sessions", "uptime_s")
+    __slots__ = ("node", "version", "record", "dht_addresses", "sessions", "uptime_s", "timings")
     NODE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
     DHT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     node: str
     version: int
     record: bytes
     dht_addresses: _containers.RepeatedScalarFieldContainer[str]
     sessions: int
     uptime_s: float
-    def __init__(self, node: _Optional[str] = ..., version: _Optional[int] = ..., record: _Optional[bytes] = ..., dht_addresses: _Optional[_Iterable[str]] = ..., sessions: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+    timings: _containers.RepeatedCompositeFieldContainer[StepTime]
+    def __init__(self, node: _Optional[str] = ..., version: _Optional[int] = ..., record: _Optional[bytes] = ..., dht_addresses: _Optional[_Iterable[str]] = ..., sessions: _Optional[int] = ..., uptime_s: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StepTime, _Mapping]]] = ...) -> None: ...

@@ -144,8 +144,17 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds that a step of ``rows`` rows of a kind takes through a node's window."""
+
+    kind: int
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReply:
-    """A node about itself."""
+    """A node about itself. ``timings`` are in order of kind and rows."""
 
     node: str
     record: bytes
@@ -153,6 +162,7 @@ class StatusReply:
     sessions: int
     uptime: float
     version: int
+    timings: tuple[StepTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ class NodeRecord:
     """One node's offer of one model.
 
     ``step_seconds`` and ``row_seconds`` fit the time of a step through the whole window,
-    ``t(m) = step_seconds + m * row_seconds``. ``expires`` is wall-clock seconds.
+    ``t(m) = step_seconds + m * row_seconds``, for generated rows; those that begin with ``prompt_``
+    are for prompt rows. ``expires`` is wall-clock seconds.
     """
 
     node: str
@@ -38,6 +39,8 @@ class NodeRecord:
     fingerprint: str = ""
     step_seconds: float = 0.0
     row_seconds: float = 0.0
+    prompt_step_seconds: float = 0.0
+    prompt_row_seconds: float = 0.0
     free_rows: int = 0
     sessions: int = 0
     swarm: str = "open"
@@ -88,7 +91,7 @@ def read(data: bytes) -> NodeRecord:
     windows = tuple((window.start, window.end) for window in body.windows)
     if not windows or any(not start < end <= 4096 for start, end in windows) or len(windows) > 64:
         raise Malformed("no valid window", field="record.windows")
-    if not all(0 <= cost < math.inf for cost in (body.step_seconds, body.row_seconds)):
+    if not all(0 <= getattr(body, name) < math.inf for name in _SECONDS):
         raise Malformed("not a time", field="record.seconds")
     if len(body.addresses) > LIMITS.addresses_per_record:
         raise TooLarge("too many addresses", field="record.addresses")
@@ -123,7 +126,9 @@ def owner_claim(node_id: str) -> bytes:
     return b"hearthring/owner/1" + node_id.encode()
 
 
+_SECONDS = ("step_seconds", "row_seconds", "prompt_step_seconds", "prompt_row_seconds")
 _SAME = (
+    *_SECONDS,
     "version",
     "node",
     "swarm",
@@ -137,8 +142,6 @@ _SAME = (
     "residual",
     "numerics",
     "fingerprint",
-    "step_seconds",
-    "row_seconds",
     "free_rows",
     "sessions",
 )

@@ -33,6 +33,7 @@ from hearthring.protocol.messages import (
     SignedRows,
     StatusReply,
     Step,
+    StepTime,
     Tap,
 )
 
@@ -157,6 +158,7 @@ def encode_status(status: StatusReply) -> bytes:
         sessions=status.sessions,
         uptime_s=status.uptime,
         version=status.version,
+        timings=[pb.StepTime(kind=t.kind, rows=t.rows, seconds=t.seconds) for t in status.timings],
     ).SerializeToString()
 
 
@@ -166,6 +168,10 @@ def decode_status(data: bytes) -> StatusReply:
     _count("status.dht_addresses", reply.dht_addresses, 64)
     if not 0 <= reply.uptime_s < inf:
         raise Malformed("not a time", field="status.uptime")
+    _count("status.timings", reply.timings, 64)
+    for time in reply.timings:
+        if time.kind not in (PROMPT, GENERATED) or not time.rows or not 0 < time.seconds < inf:
+            raise Malformed("not a time of a step", field="status.timings")
     return StatusReply(
         reply.node,
         reply.record,
@@ -173,6 +179,7 @@ def decode_status(data: bytes) -> StatusReply:
         reply.sessions,
         reply.uptime_s,
         reply.version,
+        tuple(StepTime(time.kind, time.rows, time.seconds) for time in reply.timings),
     )
 
 

@@ -20,7 +20,14 @@ def measure_device() -> Device:
     """Look at the machine. Memory that caches hold counts as free."""
     page = os.sysconf("SC_PAGE_SIZE")
     memory = page * os.sysconf("SC_PHYS_PAGES")
-    return Device(_processor(), os.cpu_count() or 1, memory, min(memory, _free(memory)))
+    return Device(_processor(), usable_cores(), memory, min(memory, _free(memory)))
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

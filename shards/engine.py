@@ -89,6 +89,7 @@ class Engine(Protocol):
     start: int
     end: int
     width: int
+    threads: int
 
     @property
     def numerics(self) -> Numerics:

@@ -18,6 +18,7 @@ from hearthring.protocol.messages import (
     SignedRows,
     StatusReply,
     Step,
+    StepTime,
     Tap,
 )
 
@@ -71,10 +72,17 @@ DOWNS = (
     | st.builds(Receipt, BYTES, BYTES)
     | EVIDENCE
 )
+STEP_TIMES = st.builds(
+    StepTime,
+    st.sampled_from([1, 2]),
+    st.integers(1, 1 << 20),
+    st.floats(0, exclude_min=True, allow_infinity=False),
+)
 STATUSES = st.builds(
     StatusReply,
     *(NAMES, BYTES, st.lists(NAMES, max_size=4).map(tuple), U32),
     *(st.floats(0, allow_infinity=False), U32),
+    st.lists(STEP_TIMES, max_size=4).map(tuple),
 )
 REPLIES = st.builds(DirectoryReply, NAMES, st.lists(BYTES, max_size=4).map(tuple))
 

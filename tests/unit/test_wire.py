@@ -24,12 +24,14 @@ from hearthring.protocol.messages import (
     SignedRows,
     StatusReply,
     Step,
+    StepTime,
     Tap,
 )
 from tests.messages import KINDS
 
 STEP = Step(bytes(16), 0, 1, (Row(1, 0, 0, 1),))
 WISH = Open(bytes(16), 0, "m", 0, 1, "fp32", "f", "p", "n", "a", 1, bytes(32))
+STATUS = StatusReply("", b"", (), 0, 0.0, 1)
 SIGNED = SignedRows(0, 1, (1,), (bytes(32),), b"s")
 LONG = "x" * (LIMITS.name_chars + 1)
 ROWS = tuple(Row(n, 0, 0, 1) for n in range(1, LIMITS.rows_per_step + 2))
@@ -69,6 +71,7 @@ def test_every_message_comes_back_the_same(kind: str, data: st.DataObject) -> No
         ("down", Tap(0, 0, IDS[: LIMITS.rows_per_step + 1], b""), "tap.ids"),
         ("down", replace(STEP, rows=ROWS), "step.rows"),
         ("status", StatusReply("", b"", ("",) * 65, 0, 0.0, 1), "status.dht_addresses"),
+        ("status", replace(STATUS, timings=(StepTime(1, 1, 0.5),) * 65), "status.timings"),
         ("query", LONG, "query.model_id"),
         ("records", DirectoryReply(LONG, ()), "reply.model_id"),
         (
@@ -115,6 +118,9 @@ def test_the_limit_itself_is_allowed(kind: str, message: Any) -> None:
         ("step", replace(STEP, rows=(Row(0, 0, 0, 1),)), "row.parent"),
         ("up", replace(WISH, session=bytes(17)), "open.session"),
         ("up", replace(WISH, nonce_hash=bytes(31)), "open.nonce_hash"),
+        ("status", replace(STATUS, timings=(StepTime(1, 0, 0.5),)), "status.timings"),
+        ("status", replace(STATUS, timings=(StepTime(3, 1, 0.5),)), "status.timings"),
+        ("status", replace(STATUS, timings=(StepTime(2, 1, 0.0),)), "status.timings"),
         ("evidence", Evidence((replace(SIGNED, ids=(1, 2)),)), "evidence.ids"),
         ("evidence", Evidence((replace(SIGNED, hashes=()),)), "evidence.ids"),
         ("evidence", Evidence((replace(SIGNED, hashes=(bytes(31),)),)), "evidence.hashes"),
