@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import DEFAULT_PORT, DataFolder, NodeConfig, NodeHooks, read_key
@@ -31,6 +32,7 @@ from hearthring.protocol.records import NodeRecord, owner_claim, read_all
 from hearthring.shards.device import Device, measure_device
 from hearthring.shards.engine import Engine, Kind
 from hearthring.shards.engines import load_engine
+from hearthring.shards.families import layer_parts
 from hearthring.shards.planner import layers_that_fit, worst_served
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.timings import Timings
@@ -223,10 +225,7 @@ class _Node:
             for layer in record.layers:
                 if record.node != self._who.node_id and layer < shape.layers:
                     service[layer] += len(record.layers) / (record.row_seconds + 1e-6)
-        per_layer = 4 * (
-            2 * shape.width * (shape.heads + shape.kv_heads) * shape.head_width
-            + 3 * shape.width * shape.ffn
-        )
+        per_layer = 4 * sum(prod(size) for size in layer_parts(shape).values())
         fit = layers_that_fit(per_layer, shape.layers, device.free_memory, self._config.max_layers)
         return worst_served(service, fit)
 

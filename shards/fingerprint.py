@@ -12,6 +12,7 @@ import numpy as np
 
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.shards.families import layer_parts
 from hearthring.shards.shape import Shape
 
 PROMPT = 1991
@@ -57,24 +58,13 @@ def fingerprint(
 
 def fixed_weight(name: str, shape: Shape) -> F32:
     """The weight called ``name`` in the fixed model, scaled so that outputs stay near 1."""
-    part = name.split(".", 2)[2].removesuffix(".weight")
-    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    sizes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (shape.width,),
-        "attn_q": (queries, shape.width),
-        "attn_k": (keys, shape.width),
-        "attn_v": (keys, shape.width),
-        "attn_output": (shape.width, queries),
-        "ffn_norm": (shape.width,),
-        "ffn_gate": (shape.ffn, shape.width),
-        "ffn_up": (shape.ffn, shape.width),
-        "ffn_down": (shape.width, shape.ffn),
-    }
-    size = sizes[part]
-    noise = uniform(int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "big"), size)
+    part = name.split(".", 2)[2]
+    size = layer_parts(shape)[part]
+    seed = hashlib.sha256(part.removesuffix(".weight").encode()).digest()[:8]
+    noise = uniform(int.from_bytes(seed, "big"), size)
     if len(size) == 1:
-        return (1 + noise / 8).astype(np.float32)
-    return noise * np.float32(2 / size[1] ** 0.5)
+        return (part.endswith(".weight") + noise / 8).astype(np.float32)
+    return noise * np.float32(2 / size[-1] ** 0.5)
 
 
 def uniform(seed: int, size: tuple[int, ...]) -> F32:

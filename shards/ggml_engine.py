@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType
 from hearthring.protocol.errors import BadShape, LayersOutOfRange, ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import EngineRow, Numerics, Segment, Window
+from hearthring.shards.families import only_llama
 from hearthring.shards.fingerprint import fingerprint
 from hearthring.shards.ggml_check import FixedWeights, check_layer
 from hearthring.shards.ggml_graph import PARTS, Graph, GraphKey, LoadedWeights, Weights
@@ -56,6 +57,7 @@ class GgmlEngine:
         self.shape = weights.shape
         if not 0 <= start < end <= self.shape.layers:
             raise LayersOutOfRange(f"{start}:{end} of {self.shape.layers} layers", field="layers")
+        only_llama(self.shape, "ggml")
         self.start, self.end, self.width = start, end, self.shape.width
         self.residual, self.threads = residual, threads
         self._ggml, self._source = load_ggml(), weights

@@ -1,10 +1,8 @@
-"""A GGUF model file of the Llama family, mapped into memory and checked before anything uses it."""
+"""A GGUF model file of a known family, mapped into memory and checked before anything uses it."""
 
 import mmap
 import os
 import stat
-from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +11,15 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from hearthring.protocol.errors import BadModelFile, HearthringError, UnknownModel
-from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import F32
-from hearthring.shards.gguf_header import Header, Tensor, Value, read_header, type_name
+from hearthring.shards.families import ROPE_TENSORS, all_tensors, layer_tensors
+from hearthring.shards.gguf_header import Header, Tensor, read_header, type_name
+from hearthring.shards.gguf_metadata import Metadata
+from hearthring.shards.gguf_shape import read_shape
 from hearthring.shards.shape import Shape
 
-MAX_LAYERS = 1024
-MAX_COUNT = 1 << 31
-EMBEDDING = "token_embd.weight"
 
-
-class GgufFile:
+class GgufFile(Metadata):
     """An opened model file.
 
     Once it is constructed, every tensor that ``shape`` promises is there, in the promised shape
@@ -39,12 +35,13 @@ class GgufFile:
             # Size and time tell later whether this is still the file that was opened.
             self.stamp = (status.st_size, status.st_mtime_ns)
             self._header: Header = read_header(self._map)
+            super().__init__(self._header.fields, str(self.path))
+            self._bytes = np.frombuffer(self._map, np.uint8)
             self.shape = self._shape()
             self._check_tensors()
         except HearthringError as error:
-            error.field = error.field or str(self.path)
+            error.field = str(self.path)
             raise
-        self._bytes = np.frombuffer(self._map, np.uint8)
 
     def tensor_names(self) -> tuple[str, ...]:
         """Names of all tensors, sorted."""
@@ -84,108 +81,28 @@ class GgufFile:
                 ) from None
         return np.array(wide, np.float32, order="C").reshape(shape)
 
-    def fields(self, prefix: str) -> dict[str, Value]:
-        """All metadata whose key begins with ``prefix``."""
-        return {key: value for key, value in self._header.fields.items() if key.startswith(prefix)}
-
-    def text(self, key: str) -> str | None:
-        """A string of the metadata; ``None`` without it. Another type is a ``BadModelFile``."""
-        value = self._header.fields.get(key)
-        if value is None or isinstance(value, str):
-            return value
-        raise self._wrong(key, "a string")
-
-    def flag(self, key: str) -> bool | None:
-        """A yes or no of the metadata; ``None`` without it. Another type is a ``BadModelFile``."""
-        value = self._header.fields.get(key)
-        if value is None or isinstance(value, bool):
-            return value
-        raise self._wrong(key, "a yes or no")
-
-    def integer(self, key: str, low: int = 0, high: int = MAX_COUNT) -> int | None:
-        """An integer in ``[low, high]``; ``None`` without it. All else is a ``BadModelFile``."""
-        value = self._header.fields.get(key)
-        if value is None or (type(value) is int and low <= value <= high):
-            return value
-        raise self._wrong(key, f"an integer from {low} to {high}")
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of strings; empty without it. Another type is a ``BadModelFile``."""
-        value = self._header.fields.get(key, ())
-        if isinstance(value, tuple):
-            return value
-        raise self._wrong(key, "a list of strings")
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        """A list of integers; empty without it. Another type is a ``BadModelFile``."""
-        value = self._header.fields.get(key)
-        if value is None:
-            return ()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-            return tuple(value.tolist())
-        raise self._wrong(key, "a list of integers")
-
     def _tensor(self, name: str) -> Tensor:
         tensor = self._header.tensors.get(name)
         if tensor is None:
             raise BadModelFile(f"there is no tensor {name!r}", field=str(self.path))
         return tensor
 
-    def _wrong(self, key: str, wanted: str) -> BadModelFile:
-        return BadModelFile(f"metadata {key} isn't {wanted}", field=str(self.path))
-
-    def _count(self, key: str, default: int | None = None, high: int = MAX_COUNT) -> int:
-        found = self.integer(key, 1, high)
-        if found is None and default is None:
-            raise BadModelFile(f"metadata {key} is missing")
-        return found if found is not None else default or 0
-
-    def _real(self, key: str, default: float | None = None) -> float:
-        value = self._header.fields.get(key, default)
-        if value is None:
-            raise BadModelFile(f"metadata {key} is missing")
-        if not isinstance(value, float) or not isfinite(value) or value <= 0:
-            raise self._wrong(key, "a positive number")
-        return value
-
     def _shape(self) -> Shape:
-        architecture = self.text("general.architecture")
-        if architecture is None:
-            raise BadModelFile("the file names no architecture")
-        if architecture != "llama":
-            raise BadModelFile(f"architecture {architecture!r:.80} isn't supported, only 'llama'")
-        width = self._count("llama.embedding_length", high=LIMITS.width)
-        heads = self._count("llama.attention.head_count", high=width)
-        head_width = self._count("llama.attention.key_length", width // heads, width)
-        shape = Shape(
-            architecture=architecture,
-            layers=self._count("llama.block_count", high=MAX_LAYERS),
-            width=width,
-            heads=heads,
-            kv_heads=self._count("llama.attention.head_count_kv", heads, heads),
-            head_width=head_width,
-            ffn=self._count("llama.feed_forward_length"),
-            vocabulary=self._tensor("token_embd.weight").shape[0],
-            context=self._count("llama.context_length"),
-            norm_epsilon=self._real("llama.attention.layer_norm_rms_epsilon"),
-            rope_base=self._real("llama.rope.freq_base", 10_000.0),
-            tied_head="output.weight" not in self._header.tensors,
-        )
-        if shape.heads % shape.kv_heads or shape.head_width % 2:
-            raise BadModelFile(
-                f"{heads} heads of {head_width} channels don't fit {shape.kv_heads} KV heads"
-            )
-        for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
-            if self._count(key, head_width) != head_width:
-                raise BadModelFile(f"{key} other than the head's width isn't supported")
-        if self.text("llama.rope.scaling.type") not in (None, "none"):
-            raise BadModelFile("scaled rotary positions aren't supported")
+        """The shape, once the vocabulary is known to be of one size."""
+        tensors = self._header.tensors
+        vocabulary = self._tensor("token_embd.weight").shape[0]
+
+        def factors(name: str) -> F32 | None:
+            return self.dequantised(name) if name in tensors else None
+
+        shape = read_shape(self, vocabulary, "output.weight" not in tensors, factors)
+        size = f"{shape.architecture}.vocab_size"
         for key, count in (
-            ("llama.vocab_size", self._count("llama.vocab_size", shape.vocabulary)),
+            (size, self.count(size, vocabulary)),
             ("tokenizer.ggml.tokens", len(self.texts("tokenizer.ggml.tokens"))),
         ):
-            if key in self._header.fields and count != shape.vocabulary:
-                raise BadModelFile(f"{key} and the embedding disagree: {count}, {shape.vocabulary}")
+            if self.fields(key) and count != vocabulary:
+                raise BadModelFile(f"{key} and the embedding disagree: {count}, {vocabulary}")
         return shape
 
     def _check_tensors(self) -> None:
@@ -196,41 +113,11 @@ class GgufFile:
                 raise BadModelFile(f"tensor {name!r} has shape {found} instead of {shape}")
         # A tensor that is left out of the computation (a bias, an expert) would make it wrong.
         for name in self._header.tensors:
-            if name not in needed:
-                raise BadModelFile(f"tensor {name!r:.80} isn't part of a Llama this release runs")
-
-
-def layer_tensors(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of a layer's tensors, by name."""
-    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    parts: dict[str, tuple[int, ...]] = {
-        "attn_norm": (shape.width,),
-        "attn_q": (queries, shape.width),
-        "attn_k": (keys, shape.width),
-        "attn_v": (keys, shape.width),
-        "attn_output": (shape.width, queries),
-        "ffn_norm": (shape.width,),
-        "ffn_gate": (shape.ffn, shape.width),
-        "ffn_up": (shape.ffn, shape.width),
-        "ffn_down": (shape.width, shape.ffn),
-    }
-    return {f"blk.{layer}.{part}.weight": dims for part, dims in parts.items()}
-
-
-def head_tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors behind the last layer, by name."""
-    tensors: dict[str, tuple[int, ...]] = {"output_norm.weight": (shape.width,)}
-    if not shape.tied_head:
-        tensors["output.weight"] = (shape.vocabulary, shape.width)
-    return tensors
-
-
-def all_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a model."""
-    yield EMBEDDING, (shape.vocabulary, shape.width)
-    yield from head_tensors(shape).items()
-    for layer in range(shape.layers):
-        yield from layer_tensors(shape, layer).items()
+            if name not in needed and name not in ROPE_TENSORS:
+                raise BadModelFile(
+                    f"tensor {name!r:.80} isn't part of a {self.shape.architecture} model that "
+                    "this release runs"
+                )
 
 
 def _map(path: Path) -> tuple[mmap.mmap, os.stat_result]:

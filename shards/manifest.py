@@ -7,14 +7,15 @@ nothing of a path, a time or a machine goes into a manifest.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from dataclasses import Field, asdict, dataclass, fields
+from typing import Any, Final, get_args
 
 import numpy as np
 
 from hearthring.protocol.errors import BadModelFile
 from hearthring.protocol.limits import LIMITS
-from hearthring.shards.gguf_file import MAX_LAYERS, GgufFile, head_tensors, layer_tensors
+from hearthring.shards.families import family, head_tensors, layer_tensors
+from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.gguf_header import KINDS, Value
 from hearthring.shards.shape import Shape
 
@@ -63,7 +64,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII. Equal manifests give equal text."""
-        return canonical(asdict(self))
+        return canonical(asdict(self) | {"shape": self.shape.plain()})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
@@ -78,7 +79,7 @@ class Manifest:
             written = text if isinstance(text, str) else text.decode()
             if manifest.to_json() != written:
                 raise ValueError("it isn't canonical")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (BadModelFile, ValueError, TypeError, KeyError, RecursionError) as error:
             raise BadModelFile(f"the manifest doesn't parse: {error}") from None
         return manifest
 
@@ -180,17 +181,23 @@ def _fields(found: Any) -> dict[str, Any]:
 
 
 def _shape(found: Any) -> Shape:
-    if not isinstance(found, dict) or found.keys() != {field.name for field in fields(Shape)}:
+    known = {field.name: field for field in fields(Shape)}
+    needed = {name for name, field in known.items() if not field.kw_only}
+    if not isinstance(found, dict) or not needed <= found.keys() <= known.keys():
         raise ValueError("its shape has other fields")
-    for field in fields(Shape):
-        value = found[field.name]
-        if type(value) is not field.type:
-            raise ValueError(f"{field.name} of its shape isn't of type {field.type}")
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 2**40:
-            raise ValueError(f"{field.name} of its shape is out of range")
-    if found["layers"] > MAX_LAYERS or found["width"] > LIMITS.width:
-        raise ValueError("its shape is out of range")
-    return Shape(**found)
+    shape = Shape(**{name: _number(value, known[name]) for name, value in found.items()})
+    family(shape.architecture)
+    return shape
+
+
+def _number(value: Any, field: Field[Any]) -> Any:
+    """A value of exactly the field's type; ``Shape`` itself looks at its range."""
+    listed = get_args(field.type)
+    if listed and type(value) is list and all(type(item) is listed[0] for item in value):
+        return tuple(value)
+    if listed or type(value) is not field.type:
+        raise ValueError(f"{field.name} of its shape isn't of type {field.type}")
+    return value
 
 
 def _list(found: Any, length: int) -> list[Any]:

@@ -14,12 +14,12 @@ import torch
 
 from hearthring.protocol.errors import (
     BadShape,
-    EngineUnavailable,
     LayersOutOfRange,
     ResidualOverflow,
 )
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import EngineRow, Kind, Numerics, Segment, Window
+from hearthring.shards.families import only_llama
 from hearthring.shards.fingerprint import fingerprint
 from hearthring.shards.shape import Shape
 from hearthring.shards.torch_kv import PathRead, TorchKv, plan_reads
@@ -91,8 +91,7 @@ class TorchEngine:
     ) -> None:
         if not 0 <= start < end <= shape.layers:
             raise LayersOutOfRange(f"{start}:{end} of {shape.layers} layers", field="layers")
-        if shape.heads % shape.kv_heads or shape.head_width % 2:
-            raise EngineUnavailable("heads don't divide into KV heads and pairs", field="shape")
+        only_llama(shape, "torch")
         torch.set_num_threads(threads)
         self.start, self.end, self.width = start, end, shape.width
         self.shape, self.residual, self.threads = shape, residual, threads

@@ -145,7 +145,7 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "half": (lambda data: data[: len(data) // 2], "ends inside tensor"),
     "a byte short": (lambda data: data[:-1], "ends inside tensor"),
     "in the header": (lambda data: data[:300], "ends inside"),
-    "other architecture": (replaced(b"\5\0\0\0\0\0\0\0llama", b"\5\0\0\0\0\0\0\0qwen2"), "'qwen2'"),
+    "other architecture": (replaced(b"\5\0\0\0\0\0\0\0llama", b"\5\0\0\0\0\0\0\0mamba"), "'mamba'"),
     "no architecture": (
         replaced(b"general.architecture", b"general.architectura"),
         "names no arch",
