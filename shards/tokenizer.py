@@ -1,41 +1,25 @@
 """Text to token ids and back, with the vocabulary that a model file carries.
 
-Ids are those llama.cpp gives: byte-level BPE on the words of the file's pre-tokenizer, special
-tokens taken out of the text first, the longest first. The one exception are letters and digits new
-in Unicode 15.1 and 16, which llama.cpp takes for symbols; the models' own tokenizers, and this one,
-don't. Building from the file takes less time than
-parsing a saved tokenizer would, so none is saved.
+Ids are those llama.cpp gives: special tokens are taken out of the text first, the longest first;
+the rest goes through byte-level BPE on the words of the file's pre-tokenizer, or SentencePiece's
+merging. The one exception are letters and digits new in Unicode 15.1 and 16, which llama.cpp takes
+for symbols; the models' own tokenizers, and this one, don't. Building from the file takes less time
+than parsing a saved tokenizer would, so none is saved.
 """
 
 import codecs
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tokenizers import Regex
-from tokenizers import Tokenizer as Engine
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
+import numpy as np
 
 from hearthring.protocol.errors import BadModelFile, BadOption
+from hearthring.shards.bpe import BytePairs
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.spm import SentencePieces
 
-_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3: Final = (
-    r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_WORDS: Final[dict[str, tuple[str, ...]]] = {
-    "smollm": (r"\p{N}", _GPT2),
-    "gpt-2": (_GPT2,),
-    "default": (r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
-    "llama-bpe": (_LLAMA3,),
-    "qwen2": (_LLAMA3.replace("{1,3}", ""),),
-}
-"""Splits of each pre-tokenizer; each goes on with the words of the one before."""
-_WHOLE_WORDS: Final = frozenset({"llama-bpe"})
-"""Pre-tokenizers whose words, where they are tokens, aren't merged from bytes."""
-
-_NORMAL, _UNKNOWN, _CONTROL, _USER = 1, 2, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
 _ENDS: Final = frozenset(
     {
         *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>"),
@@ -48,17 +32,10 @@ _ENDS: Final = frozenset(
     }
 )
 """Texts of tokens that end a generation, whatever the metadata says."""
-
-
-def _byte_of() -> dict[str, int]:
-    """Byte-level BPE writes bytes that don't print as characters from 256 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in plain}
-    others = (byte for byte in range(256) if chr(byte) not in table)
-    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-_BYTE_OF: Final = _byte_of()
+_BOS_FIRST: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
+_FLAGS: Final = ("bos_token", "space_prefix")
+_BYTE_TEXT: Final = re.compile("<0x[0-9A-F]{2}>")
+_BLANKS: Final = " \t\n\v\f\r"
 
 
 class Tokenizer:
@@ -70,7 +47,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        engine: Engine,
+        pieces: BytePairs | SentencePieces,
         tokens: tuple[str, ...],
         types: tuple[int, ...],
         *,
@@ -78,8 +55,11 @@ class Tokenizer:
         eos_id: int | None = None,
         bos_id: int | None = None,
         add_bos: bool = False,
+        space_first: bool = False,
+        swallowing: frozenset[int] = frozenset(),
     ) -> None:
-        self._engine, self._tokens, self._types = engine, tokens, types
+        self._pieces, self._tokens, self._types = pieces, tokens, types
+        self._space_first, self._swallowing = space_first, swallowing
         self.vocabulary = len(tokens)
         self.eos_ids, self.eos_id, self.bos_id, self.add_bos = eos_ids, eos_id, bos_id, add_bos
         specials = [i for i, kind in enumerate(types) if kind in (_UNKNOWN, _CONTROL, _USER)]
@@ -88,35 +68,49 @@ class Tokenizer:
     @classmethod
     def from_gguf(cls, gguf: GgufFile) -> "Tokenizer":
         """The tokenizer in a model file. Raises ``BadModelFile`` when there is none like it."""
-        field = str(gguf.path)
-        model, pre = gguf.text("tokenizer.ggml.model"), gguf.text("tokenizer.ggml.pre")
-        if model != "gpt2":
-            raise BadModelFile(f"tokenizer model {model!r:.80} isn't supported", field=field)
-        pre = "default" if pre is None else pre
-        if pre not in _WORDS:
-            raise BadModelFile(f"pre-tokenizer {pre!r:.80} isn't supported", field=field)
+        try:
+            return cls._from_gguf(gguf)
+        except BadModelFile as error:
+            error.field = error.field or str(gguf.path)
+            raise
+
+    @classmethod
+    def _from_gguf(cls, gguf: GgufFile) -> "Tokenizer":
+        model = gguf.text("tokenizer.ggml.model")
+        if model not in ("gpt2", "llama"):
+            raise BadModelFile(f"tokenizer model {model!r:.80} isn't supported")
+        sentences, pre = model == "llama", gguf.text("tokenizer.ggml.pre") or "default"
         tokens = gguf.texts("tokenizer.ggml.tokens")
         types = list(gguf.integers("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens))
         ids = {token: index for index, token in enumerate(tokens)}
         if len(ids) != gguf.shape.vocabulary or len(types) != len(tokens):
-            raise BadModelFile("tokens are missing or stand there twice", field=field)
+            raise BadModelFile("tokens are missing or stand there twice")
         ends = {ids[text] for text in _ENDS & ids.keys()}
         for end in ends:
             types[end] = _CONTROL
 
-        def named(key: str) -> int | None:
-            return gguf.integer(f"tokenizer.ggml.{key}_token_id", 0, len(tokens) - 1)
+        def named(key: str, default: int | None = None) -> int | None:
+            found = gguf.integer(f"tokenizer.ggml.{key}_token_id", 0, len(tokens) - 1)
+            known = default if sentences and default in range(len(tokens)) else None
+            return known if found is None else found
 
-        by_name = map(named, ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"))
-        add_bos = gguf.flag("tokenizer.ggml.add_bos_token")
+        pieces: BytePairs | SentencePieces
+        if sentences:
+            pieces = SentencePieces(ids, _scores(gguf, len(tokens)), named("unknown", 0) or 0)
+        else:
+            pieces = BytePairs(pre, ids, gguf.texts("tokenizer.ggml.merges"))
+        by_name = (named("eos", 2), *map(named, ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")))
+        add_bos, space = (gguf.flag(f"tokenizer.ggml.add_{key}") for key in _FLAGS)
         return cls(
-            _engine(gguf, pre, ids),
+            pieces,
             tokens,
             tuple(types),
             eos_ids=frozenset(ends | {found for found in by_name if found is not None}),
-            eos_id=named("eos"),
-            bos_id=named("bos"),
-            add_bos=pre == "llama-bpe" if add_bos is None else add_bos,
+            eos_id=named("eos", 2),
+            bos_id=named("bos", 1),
+            add_bos=sentences or pre in _BOS_FIRST if add_bos is None else add_bos,
+            space_first=sentences and space is not False,
+            swallowing=_swallowing(gguf, tokens, types),
         )
 
     def encode(self, text: str, *, specials: bool) -> list[int]:
@@ -133,14 +127,17 @@ class Tokenizer:
             token = self._tokens[special]
             if not token or token not in text:
                 continue
-            parts = [piece for part in parts for piece in _split(part, token, special)]
+            swallows = special in self._swallowing
+            parts = [piece for part in parts for piece in _split(part, token, special, swallows)]
         ids: list[int] = []
-        for part in parts:
+        space = " " if self._space_first else ""
+        for index, part in enumerate(parts):
             if isinstance(part, int):
                 ids.append(part)
                 continue
+            first = part and (index == 0 or isinstance(parts[index - 1], int))
             try:
-                ids += self._engine.encode(part, add_special_tokens=False).ids
+                ids += self._pieces.encode(space + part if first else part)
             except (TypeError, UnicodeEncodeError):
                 raise BadOption("the text isn't Unicode", field="prompt") from None
         return ids
@@ -155,9 +152,9 @@ class Tokenizer:
         text, kind = self._tokens[token], self._types[token]
         if kind == _USER:
             return text.encode()
-        if kind != _NORMAL:
-            return b""
-        return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in text)
+        if kind == _BYTE:
+            return bytes([int(text[3:5], 16)]) if _BYTE_TEXT.fullmatch(text) else b""
+        return self._pieces.piece(text) if kind == _NORMAL else b""
 
     def token_text(self, token: int) -> str:
         """A token as the file writes it, control tokens too. Raises as ``token_bytes``."""
@@ -192,30 +189,38 @@ class StreamDecoder:
         return rest
 
 
-def _split(part: str | int, token: str, special: int) -> list[str | int]:
+def _split(part: str | int, token: str, special: int, swallows: bool) -> list[str | int]:
     if isinstance(part, int):
         return [part]
     found: list[str | int] = []
     for index, text in enumerate(part.split(token)):
         if index:
             found.append(special)
+            text = text.lstrip(_BLANKS) if swallows else text
         if text:
             found.append(text)
     return found
 
 
-def _engine(gguf: GgufFile, pre: str, ids: dict[str, int]) -> Engine:
-    merges = []
-    for merge in gguf.texts("tokenizer.ggml.merges"):
-        left, space, right = merge.partition(" ")
-        if not (left and space and right):
-            raise BadModelFile(f"merge {merge!r:.80} isn't a pair", field=str(gguf.path))
-        merges.append((left, right))
-    try:
-        engine = Engine(BPE(ids, merges, ignore_merges=pre in _WHOLE_WORDS))
-    except Exception as error:  # the library raises its errors as plain Exception
-        reason = f"the tokenizer can't be built: {str(error)!r:.200}"
-        raise BadModelFile(reason, field=str(gguf.path)) from None
-    splits: list[PreTokenizer] = [Split(Regex(words), "isolated") for words in _WORDS[pre]]
-    engine.pre_tokenizer = Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
-    return engine
+def _scores(gguf: GgufFile, count: int) -> list[float]:
+    key = "tokenizer.ggml.scores"
+    found = gguf.fields(key).get(key)
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or len(found) != count:
+        raise BadModelFile("there isn't a score for each token")
+    if not np.isfinite(found).all():
+        raise BadModelFile(f"{key} aren't finite")
+    scores: list[float] = found.tolist()
+    return scores
+
+
+def _swallowing(gguf: GgufFile, tokens: Sequence[str], types: Sequence[int]) -> frozenset[int]:
+    """Tokens that swallow the blanks behind them: Phi-3's, which llama.cpp tells by the name."""
+    named = (gguf.text("general.name") or "").lower()
+    if "phi-3" not in named and "phi3" not in named:
+        return frozenset()
+    specials = (_UNKNOWN, _CONTROL, _USER)
+    return frozenset(
+        index
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in specials and token not in ("<unk>", "<s>", "<|endoftext|>")
+    )

@@ -38,7 +38,7 @@ TEXTS = [
     "<|im_start|<|im_end|>|> <|im_ end|> <|IM_END|>",
     "\U0010ffff\ue000\ufffd\ufffe",
 ]
-PRE = ["smollm", "gpt-2", "default", "llama-bpe", "qwen2"]
+PRE = ["smollm", "gpt-2", "default", "llama-bpe", "qwen2", "tekken", "gpt-4o", "deepseek-coder"]
 
 # Letters and digits new in Unicode 15.1 and 16, and assigned symbols of theirs: llama.cpp's tables
 # are older than those of `tokenizers`.
