@@ -46,6 +46,9 @@ WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """Pre-tokenizers whose words, where they are tokens, aren't merged from bytes."""
 
 
+_GAP: Final = "\0"  # no byte-level token holds it: bytes that don't print are written otherwise
+
+
 def _byte_of() -> dict[str, int]:
     """Byte-level BPE writes bytes that don't print as characters from 256 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -72,8 +75,13 @@ class BytePairs:
             if not (left and space and right):
                 raise BadModelFile(f"merge {merge!r:.80} isn't a pair")
             pairs.append((left, right))
+        # A byte without a token vanishes, but its neighbours don't merge across it: the library
+        # would let them, were there no token for it.
+        self._gap = len(ids)
+        vocabulary = {**ids, _GAP: self._gap}
+        whole = pre in WHOLE_WORDS
         try:
-            self._engine = Engine(BPE(dict(ids), pairs, ignore_merges=pre in WHOLE_WORDS))
+            self._engine = Engine(BPE(vocabulary, pairs, unk_token=_GAP, ignore_merges=whole))
         except Exception as error:  # the library raises its errors as plain Exception
             raise BadModelFile(f"the tokenizer can't be built: {str(error)!r:.200}") from None
         splits: list[PreTokenizer] = [Split(Regex(words), "isolated") for words in WORDS[pre]]
@@ -83,7 +91,8 @@ class BytePairs:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises ``TypeError`` or ``UnicodeEncodeError`` for surrogates."""
-        return list(self._engine.encode(text, add_special_tokens=False).ids)
+        ids = self._engine.encode(text, add_special_tokens=False).ids
+        return [token for token in ids if token != self._gap]
 
     def piece(self, text: str) -> bytes:
         """The bytes of a normal token."""

@@ -31,6 +31,7 @@ TEXTS = [
     "สวัสดีชาวโลก ภาษาไทย ๑๒๓",
     "\u00a0\u2003\u3000\u200b\u2028\ufeff\u0085 odd spaces \u00a0\u00a0x",
     "\x00\x01\x1f\x7f control",
+    " \x06{ \x06 a\x06b t\x06he",
     "a" * 300 + "!?" * 50 + "_" * 33,
     "https://example.org/a?b=c&d=%20#e <b>html</b> $1,000.00 C++ C# x->y",
     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
