@@ -13,7 +13,8 @@ class Timings:
 
     ``first_token_s`` counts from the request, route and sessions included; ``decode_tokens_per_s``
     covers the tokens after the first. ``stage_compute_s`` and ``stage_queue_s`` are each stage's
-    own account, mean per generated row.
+    own account, mean per generated row. ``hop_s`` is the median over generated rows of what a
+    step took beyond its stages' engines, per hop, the client's two included.
     """
 
     first_token_s: float
@@ -22,6 +23,7 @@ class Timings:
     total_s: float
     stage_compute_s: tuple[float, ...] = ()
     stage_queue_s: tuple[float, ...] = ()
+    hop_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Answer:
                 "total_s": round(t.total_s, 4),
                 "stage_compute_s": [round(s, 5) for s in t.stage_compute_s],
                 "stage_queue_s": [round(s, 5) for s in t.stage_queue_s],
+                "hop_s": round(t.hop_s, 6),
             },
             "route": [
                 {"node": s.node, "start": s.start, "end": s.end, "numerics": s.numerics}

@@ -46,6 +46,8 @@ class Generation:
     first_token: float = 0.0
     last_token: float = 0.0
     results: list[Result] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
+    """Seconds that each generated row was under way."""
     uncommitted: list[int] = field(default_factory=list)
 
     async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncIterator[int]:
@@ -86,7 +88,18 @@ class Generation:
             total_s=now - self.begun,
             stage_compute_s=tuple(float(compute) for compute, _ in hops),
             stage_queue_s=tuple(float(queue) for _, queue in hops),
+            hop_s=self._hop_seconds(),
         )
+
+    def _hop_seconds(self) -> float:
+        if not self.rounds:
+            return 0.0
+        decoded = self.results[-len(self.rounds) :]
+        extra = [
+            (took - sum(t.compute for t in result.times)) / (len(result.times) + 1)
+            for took, result in zip(self.rounds, decoded, strict=True)
+        ]
+        return float(np.median(extra))
 
     async def _prefill(self) -> F32:
         """Send the prompt in chunks, several under way; the final state of its last row."""
@@ -107,7 +120,9 @@ class Generation:
         position = len(self.rows)
         row = Row(position + 1, position, position, GENERATED)
         states = await self._on_thread(self.ends.embed, [token])
+        sent = time.perf_counter()
         await self._receive(self._send([row], states))
+        self.rounds.append(time.perf_counter() - sent)
         return self.final[-1]
 
     def _send(self, rows: Sequence[Row], states: F32) -> "asyncio.Future[Result]":
