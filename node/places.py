@@ -36,15 +36,34 @@ class Place:
     session: StageSession
     outbox: "asyncio.Queue[AttachDown]"
     failed: "asyncio.Future[None]"
-    processed: asyncio.Condition
     link: Link | None = None
     queued: int = 0
     touched: float = field(default_factory=time.monotonic)
+    _last_run: int = 0
+    _waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
 
     def fail(self, error: HearthringError) -> None:
         """End the session; its client is told why."""
         if not self.failed.done():
             self.failed.set_exception(error)
+
+    def ran(self, step_id: int) -> None:
+        """A step has run and left."""
+        self._last_run = step_id
+        if self._waiters:
+            for awaited, waiter in self._waiters:
+                if awaited <= step_id and not waiter.done():
+                    waiter.set_result(None)
+
+    async def has_run(self, step_id: int) -> None:
+        """Wait until a step has run and left."""
+        if self._last_run < step_id:
+            waiter = step_id, asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter[1]
+            finally:
+                self._waiters.remove(waiter)
 
     def post(self, frame: AttachDown) -> None:
         """Queue a frame for the client. Never blocks: a client that doesn't read is ended."""
@@ -96,7 +115,7 @@ class Places:
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Whether anybody still listens when a session fails is no reason for a warning.
         failed.add_done_callback(lambda done: done.cancelled() or done.exception())
-        place = Place(session, asyncio.Queue(LIMITS.outbox), failed, asyncio.Condition())
+        place = Place(session, asyncio.Queue(LIMITS.outbox), failed)
         self._taken[wish.session] = place
         self._per_peer[client] += 1
         self.free_rows -= wish.max_rows

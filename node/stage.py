@@ -1,16 +1,15 @@
 """The stage server: places for clients, a queue of steps, one engine.
 
-The life of a step: it arrives on somebody's ``Pass`` stream (``_take_rows``), waits in the queue,
-runs with whatever other sessions have ready (``_work``, ``_run``), and leaves for the next stage,
-or at the last stage for the client (``_deliver``). Errors of a session go to its client by name
-and end that session alone.
+The life of a step: it arrives on somebody's ``Pass`` stream (``take_rows``), waits in the queue
+(``node/batching.py``), runs with whatever other sessions have ready (``_run``), and leaves for the
+next stage, or at the last stage for the client (``_deliver``). Errors of a session go to its client
+by name and end that session alone.
 """
 
 import asyncio
 import contextlib
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.places import MakeSession, Place, Places, honest_session
 from hearthring.node.stage_session import Prepared
 from hearthring.protocol.errors import (
@@ -30,6 +30,7 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Links
 from hearthring.protocol.messages import (
+    PROMPT,
     Cancel,
     EvidenceQuery,
     Finish,
@@ -39,7 +40,7 @@ from hearthring.protocol.messages import (
     Step,
     Tap,
 )
-from hearthring.protocol.tasks import cancel, race
+from hearthring.protocol.tasks import race
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down, encode_step
 from hearthring.shards.engine import Engine
@@ -71,10 +72,10 @@ class StageServer:
         self._engine, self._who = engine, transport.identity
         self._places = Places(transport, engine, model_id, kv_rows, make_session)
         self._links = Links(transport)
-        self._queue = deque[_Ready]()
-        self._arrived = asyncio.Event()
+        self._queue = Batcher[_Ready]()
+        self._busy = self._closed = False
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "engine")
-        self._worker = asyncio.create_task(self._work())
 
     @property
     def sessions(self) -> int:
@@ -87,11 +88,11 @@ class StageServer:
         return self._places.free_rows
 
     async def close(self) -> None:
-        """End every session, the worker and the links."""
+        """End every session, the links and, after what it is at, the engine's thread."""
+        self._closed = True
         self._places.end_all(StageFailed("the node is stopping", field=self._who.node_id))
-        await cancel([self._worker])
         await self._links.close()
-        self._thread.shutdown(cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
     # -- Attach: a client's place ----------------------------------------------------------------
 
@@ -103,6 +104,7 @@ class StageServer:
             if not place.session.last:
                 place.link = await self._links.get(wish.next_address, wish.next)
                 stack.callback(place.link.use(place.fail))
+            stack.callback(self._queue.forget, stream.peer, wish.session)
             place.post(Opened(self._engine.numerics.name, wish.max_rows))
             await race(self._listen(place, stream), self._speak(place, stream), _wait(place.failed))
 
@@ -141,8 +143,8 @@ class StageServer:
 
     async def _finish(self, place: Place, last_step: int, commit: tuple[int, ...]) -> None:
         try:
-            async with asyncio.timeout(LIMITS.receipt), place.processed:
-                await place.processed.wait_for(lambda: place.session.next_step > last_step)
+            async with asyncio.timeout(LIMITS.receipt):
+                await place.has_run(last_step)
         except TimeoutError:
             raise DeadlineExceeded(f"step {last_step} never arrived", field="finish") from None
         receipt = await self._on_thread(lambda: place.session.receipt(commit))
@@ -150,7 +152,7 @@ class StageServer:
             place.post(receipt)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._loop.run_in_executor(self._thread, work)
 
     async def _speak(self, place: Place, stream: Stream) -> None:
         while True:
@@ -173,50 +175,45 @@ class StageServer:
                 place.fail(QuotaExceeded("too many steps wait here", field="steps in flight"))
                 continue
             place.touched = time.monotonic()
-            self._queue.append(_Ready(place, step, place.touched))
-            self._arrived.set()
+            self._queue.push(
+                Waiting(
+                    place.session.client,
+                    step.session,
+                    len(step.rows),
+                    any(row.kind == PROMPT for row in step.rows),
+                    _Ready(place, step, place.touched),
+                )
+            )
+            self._start()
 
-    async def _work(self) -> None:
-        """Run whatever is ready: at most one step of each session at a time."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            batch = self._next_batch()
-            if not batch:
-                self._arrived.clear()
-                continue
-            try:
-                outcomes = await loop.run_in_executor(self._thread, self._run, batch)
-            except Exception as error:  # a fault of ours must not leave sessions waiting
-                print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                broken = StageFailed(f"internal error: {type(error).__name__}", field="engine")
-                outcomes = [broken] * len(batch)
-            for ready, outcome in zip(batch, outcomes, strict=True):
-                await self._deliver(ready.place, outcome)
+    def _start(self) -> None:
+        """Let the engine's thread run whatever is ready, unless it is at work."""
+        while not (self._busy or self._closed) and (batch := self._queue.next()):
+            for ready in batch:
+                ready.place.queued -= 1
+            if batch := [ready for ready in batch if not ready.place.failed.done()]:
+                self._busy = True
+                self._thread.submit(self._work, batch)
 
-    def _next_batch(self) -> list[_Ready]:
-        batch, later, seen, rows = [], deque[_Ready](), set[bytes](), 0
-        while self._queue and rows < LIMITS.rows_per_step:
-            ready = self._queue.popleft()
-            ready.place.queued -= 1
-            if (
-                ready.place.failed.done()
-                or self._places.find(ready.step.session) is not ready.place
-            ):
-                continue
-            if ready.step.session in seen:
-                later.append(ready)
-                ready.place.queued += 1
-                continue
-            seen.add(ready.step.session)
-            rows += len(ready.step.rows)
-            batch.append(ready)
-        self._queue.extendleft(reversed(later))
-        return batch
+    def _work(self, batch: list[_Ready]) -> None:
+        """On the engine's thread: a batch, and back to the loop with what came of it."""
+        try:
+            outcomes = self._run(batch)
+        except Exception as error:  # a fault of ours must not leave sessions waiting
+            print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            broken = StageFailed(f"internal error: {type(error).__name__}", field="engine")
+            outcomes = [broken] * len(batch)
+        with contextlib.suppress(RuntimeError):  # the loop may be gone, and nobody waits then
+            self._loop.call_soon_threadsafe(self._ran, batch, outcomes)
+
+    def _ran(self, batch: list[_Ready], outcomes: "list[Outcome]") -> None:
+        self._busy = False
+        for ready, outcome in zip(batch, outcomes, strict=True):
+            self._deliver(ready.place, outcome)
+        self._start()
 
     def _run(self, batch: list[_Ready]) -> list[Outcome]:
         """On the engine's thread: check, compute, sign. One session's error is its own."""
-        begun = time.monotonic()
         outcomes: list[Outcome | None] = [None] * len(batch)
         prepared: dict[int, Prepared] = {}
         for i, ready in enumerate(batch):
@@ -225,7 +222,7 @@ class StageServer:
             except HearthringError as error:
                 outcomes[i] = error
         for group in self._groups(batch, prepared):
-            self._compute(batch, {i: prepared[i] for i in group}, outcomes, begun)
+            self._compute(batch, {i: prepared[i] for i in group}, outcomes)
         return [o if o is not None else StageFailed("not run") for o in outcomes]
 
     def _groups(self, batch: list[_Ready], prepared: dict[int, Prepared]) -> list[list[int]]:
@@ -234,16 +231,17 @@ class StageServer:
         for i in prepared:
             wish = batch[i].place.session.wish
             groups.setdefault((wish.start, wish.end), []).append(i)
-        return list(groups.values())
+        # In order of size: an engine keeps what it made for a batch of the same shape.
+        return [sorted(group, key=lambda i: prepared[i].size) for group in groups.values()]
 
     def _compute(
         self,
         batch: list[_Ready],
         prepared: dict[int, Prepared],
         outcomes: list[Outcome | None],
-        begun: float,
     ) -> None:
         """One pass of the engine; on an error with several sessions, one pass each."""
+        begun = time.monotonic()
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
         try:
             output, tapped = self._engine.forward(
@@ -256,7 +254,7 @@ class StageServer:
                 outcomes[next(iter(prepared))] = error
                 return
             for i, one in prepared.items():
-                self._compute(batch, {i: one}, outcomes, begun)
+                self._compute(batch, {i: one}, outcomes)
             return
         took, at = time.monotonic() - begun, 0
         for i, one in prepared.items():
@@ -269,7 +267,7 @@ class StageServer:
             except HearthringError as error:
                 outcomes[i] = error
 
-    async def _deliver(self, place: Place, outcome: Outcome) -> None:
+    def _deliver(self, place: Place, outcome: Outcome) -> None:
         if isinstance(outcome, HearthringError):
             place.fail(outcome)
             return
@@ -283,8 +281,7 @@ class StageServer:
                 place.fail(error)
         elif step.want_output:
             place.post(step)
-        async with place.processed:
-            place.processed.notify_all()
+        place.ran(step.step_id)
 
 
 async def _wait(failed: "asyncio.Future[None]") -> None:

@@ -62,6 +62,12 @@ class Prepared:
     segment: Segment
     states: F32
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Slots of the cache, rows, and the highest slot among them."""
+        rows = self.segment.rows
+        return self.segment.cache.capacity, len(rows), max((row.slot for row in rows), default=0)
+
 
 class StageSession:
     """The state of one session in one stage."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import base58
@@ -45,9 +46,15 @@ def public_key_of(node_id: str) -> bytes:
 def verify(node_id: str, message: bytes, signature: bytes) -> None:
     """Check a signature of the peer with that id. Raises ``BadSignature`` or ``Malformed``."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key_of(node_id)).verify(signature, message)
+        _key_of(node_id).verify(signature, message)
     except InvalidSignature:
         raise BadSignature(f"not signed by {node_id}", field="signature") from None
+
+
+@lru_cache(1024)
+def _key_of(node_id: str) -> Ed25519PublicKey:
+    """Kept, because reading an id takes as long as the check: neighbours sign every step."""
+    return Ed25519PublicKey.from_public_bytes(public_key_of(node_id))
 
 
 @dataclass(frozen=True, slots=True)
