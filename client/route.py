@@ -1,26 +1,22 @@
 """Choosing a route: stages that cover every layer, at the least expected seconds per token.
 
-Pure: records in, route out.
+Pure: records in, route out. ``offers.py`` prices them, ``cheapest.py`` searches.
 """
 
-import heapq
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
+import numpy as np
+
+from hearthring.client.cheapest import Hop, Ints, Windows, cheapest
+from hearthring.client.offers import HOP_SECONDS, Offers, View
 from hearthring.protocol.errors import NoRoute
 from hearthring.protocol.records import NodeRecord
-from hearthring.protocol.tensors import Residual
 
-HOP_SECONDS = 0.002
-"""Assumed cost of one more hop on an unmeasured link; it keeps routes short among equals."""
-PARTIAL_ROUTES = 10_000
-"""Looked at before the search gives up. One per stage is the rule; hostile records may ask more."""
+__all__ = ["HOP_SECONDS", "Offers", "Stage", "View", "find_cover", "find_route", "missing_windows"]
 
-_RESIDUALS = frozenset(kind.value for kind in Residual)
-_SHA256 = re.compile("[0-9a-f]{64}")
+CLASSES = 64
+"""Numerics classes searched, in the order of what they can cost at least: names are free."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,57 +32,68 @@ class Stage:
     fingerprint: str
 
 
-_Partial = tuple[float, int, tuple[tuple[str, int], ...], float, tuple[Stage, ...]]
-"""At least this dear in all, minus the layers run, who ran them, what they cost, the stages."""
-
-
 def find_route(
-    records: Sequence[NodeRecord],
+    records: Sequence[NodeRecord] | Offers,
     layers: int,
     *,
     rows: int = 1,
     avoid: frozenset[str] = frozenset(),
     one_class: bool = True,
+    view: View | None = None,
 ) -> tuple[Stage, ...]:
     """The cheapest route of one residual type, and of one numerics class if there is one.
 
     Nodes without ``rows`` free KV rows, and those in ``avoid``, are left out. With ``one_class``
     False a route may mix classes. Raises ``NoRoute`` that lists the windows nobody serves.
     """
-    usable = [
-        r
-        for r in records
-        if r.free_rows >= rows and r.node not in avoid and r.addresses and _readable(r)
-    ]
-    groups: dict[tuple[str, str], list[NodeRecord]] = {}
-    for record in usable:
-        groups.setdefault((record.residual, record.fingerprint), []).append(record)
-        if not one_class:
-            groups.setdefault((record.residual, ""), []).append(record)
-    found = [best for group in groups.values() if (best := _cheapest(group, layers))]
-    if found:
-        return min(found, key=lambda pair: (pair[0], [s.node for s in pair[1]]))[1]
-    missing = missing_windows(usable, layers)
-    if missing:
-        spans = ", ".join(f"[{start}, {end})" for start, end in missing)
-        what = f"nobody serves layers {spans} of {layers}"
-        if missing_windows(records, layers) != missing:
-            what += " with room for this session"
-    else:
-        what = (
-            "the layers are served, but in residual types or numerics classes that don't match, "
-            "or by a node that would be needed twice"
-        )
-    raise NoRoute(
-        what, field="route", mend="start a node with --layers START:END", missing=tuple(missing)
+    return find_cover(
+        records, 0, layers, rows=rows, avoid=avoid, one_class=one_class, view=view, whole=layers
     )
 
 
-def missing_windows(records: Sequence[NodeRecord], layers: int) -> list[tuple[int, int]]:
-    """The windows ``[start, end)`` that no record covers, in order."""
+def find_cover(
+    records: Sequence[NodeRecord] | Offers,
+    start: int,
+    end: int,
+    *,
+    rows: int = 1,
+    avoid: frozenset[str] = frozenset(),
+    residual: str = "",
+    fingerprint: str = "",
+    one_class: bool = True,
+    view: View | None = None,
+    whole: int = 0,
+) -> tuple[Stage, ...]:
+    """The cheapest stages for layers ``[start, end)``, for example in place of one that died.
+
+    ``residual`` and ``fingerprint`` are what they must have; empty: any, but one for all (with
+    ``one_class`` False only the residual type). ``whole`` is the model's number of layers, for the
+    error's words. Raises ``NoRoute`` as ``find_route`` does.
+    """
+    view = view or View()
+    offers = records if isinstance(records, Offers) else Offers(records)
+    usable = offers.usable(rows, avoid, view.relays)
+    windows, classes = offers.windows(usable, view)
+    best: tuple[float, tuple[Hop, ...]] | None = None
+    name = offers.class_names(residual, fingerprint, one_class)
+    for bound, chosen in _groups(windows, name[classes], start, end):
+        if best is not None and bound >= best[0]:
+            break
+        found = cheapest(windows.of(chosen), start, end, once=view.once)
+        if found is not None and (best is None or found[0] < best[0]):
+            best = found
+    if best is None:
+        raise _no_route(offers, usable, start, end, whole or end)
+    return tuple(_stage(offers.records[hop.node], hop) for hop in best[1])
+
+
+def missing_windows(
+    records: Sequence[NodeRecord], end: int, start: int = 0
+) -> list[tuple[int, int]]:
+    """The windows within ``[start, end)`` that no record covers, in order."""
     served = frozenset[int]().union(*(record.layers for record in records))
     missing: list[tuple[int, int]] = []
-    for layer in range(layers):
+    for layer in range(start, end):
         if layer in served:
             continue
         if missing and missing[-1][1] == layer:
@@ -96,68 +103,54 @@ def missing_windows(records: Sequence[NodeRecord], layers: int) -> list[tuple[in
     return missing
 
 
-def _readable(record: NodeRecord) -> bool:
-    """Whether this version knows what the node offers: a newer one's may be of another kind."""
-    return record.residual in _RESIDUALS and _SHA256.fullmatch(record.fingerprint) is not None
+def _groups(windows: Windows, group: Ints, start: int, end: int) -> list[tuple[float, Ints]]:
+    """The windows of each group that covers ``[start, end)``, and a bound; least bound first.
 
-
-def _cheapest(records: list[NodeRecord], layers: int) -> tuple[float, tuple[Stage, ...]] | None:
-    """Best first: routes so far, in order of what they cost and the least that is still to come.
-
-    A node has one place in a session, so the best way to a boundary may use up the node that is
-    needed beyond it; forgetting that rule, a dynamic programme gives the least still to come.
+    A route costs at least one visit, and every layer at the smallest price. ``group`` is a number
+    for each window; those below zero may not be used.
     """
-    hops = _hops(records, layers)
-    ahead = {layers: 0.0}
-    for at in sorted(hops, reverse=True):
-        ways = [cost + ahead[cut] for cost, cut, _ in hops[at] if cut in ahead]
-        if ways:
-            ahead[at] = min(ways)
-    begun: _Partial = (ahead.get(0, math.inf), 0, (), 0.0, ())
-    waiting, seen = [begun], set[tuple[int, frozenset[str]]]()
-    for _ in range(PARTIAL_ROUTES):
-        if not waiting:
-            return None
-        _, left, names, cost, route = heapq.heappop(waiting)
-        at, used = -left, frozenset(name for name, _ in names)
-        if at == layers:
-            return cost, route
-        if (at, used) in seen:
-            continue  # the one before was cheaper
-        seen.add((at, used))
-        for price, cut, record in hops.get(at, ()):
-            if record.node not in used and cut in ahead:
-                total = cost + price
-                way = (*names, (record.node, cut)), total, (*route, _stage(record, at, cut))
-                heapq.heappush(waiting, (total + ahead[cut], -cut, *way))
-    return None
+    order = np.argsort(group, kind="stable")
+    order = order[np.searchsorted(group[order], 0) :]
+    numbers, firsts = np.unique(group[order], return_index=True)
+    if not numbers.size:
+        return []
+    place = np.searchsorted(numbers, group[order])
+    depth = np.zeros((len(numbers), end - start + 1), np.int64)
+    np.add.at(depth, (place, np.clip(windows.start[order], start, end) - start), 1)
+    np.add.at(depth, (place, np.clip(windows.end[order], start, end) - start), -1)
+    covers = (depth.cumsum(axis=1)[:, :-1] > 0).all(axis=1)
+    bounds = np.minimum.reduceat(windows.fixed[order], firsts)
+    bounds += np.minimum.reduceat(windows.slope[order], firsts) * (end - start)
+    members = np.split(order, firsts[1:])
+    able = [at for at in np.argsort(bounds, kind="stable") if covers[at]]
+    return [(float(bounds[at]), members[at]) for at in able[:CLASSES]]
 
 
-def _hops(records: list[NodeRecord], layers: int) -> dict[int, list[tuple[float, int, NodeRecord]]]:
-    """By boundary, what may follow: ``(seconds, the boundary after it, whose)``."""
-    windows = [(r, start, min(end, layers)) for r in records for start, end in r.windows]
-    cuts = sorted({0, layers}.union(*((start, end) for _, start, end in windows if start < end)))
-    hops: dict[int, list[tuple[float, int, NodeRecord]]] = {at: [] for at in cuts}
-    seconds = {id(record): _seconds_per_layer(record) for record in records}
-    for record, start, end in windows:
-        inside = [cut for cut in cuts if start <= cut <= end]
-        for at, cut in combinations(inside, 2):
-            hops[at].append((HOP_SECONDS + seconds[id(record)] * (cut - at), cut, record))
-    return hops
+def _no_route(offers: Offers, usable: np.ndarray, start: int, end: int, whole: int) -> NoRoute:
+    """What is missing, or why what is there doesn't do."""
+    able = [offers.records[place] for place in np.flatnonzero(usable)]
+    missing = missing_windows(able, end, start)
+    if missing:
+        spans = ", ".join(f"[{first}, {last})" for first, last in missing)
+        what = f"nobody serves layers {spans} of {whole}"
+        if missing_windows(offers.records, end, start) != missing:
+            what += " with room for this session"
+    else:
+        what = (
+            "the layers are served, but in residual types or numerics classes that don't match, "
+            "or by a node that would be needed twice"
+        )
+    return NoRoute(
+        what, field="route", mend="start a node with --layers START:END", missing=tuple(missing)
+    )
 
 
-def _seconds_per_layer(record: NodeRecord) -> float:
-    """Expected time of one row through a layer of a node's, waiting for others included."""
-    seconds = (record.step_seconds + record.row_seconds) / max(1, len(record.layers))
-    return seconds * (1 + record.sessions)
-
-
-def _stage(record: NodeRecord, start: int, end: int) -> Stage:
+def _stage(record: NodeRecord, hop: Hop) -> Stage:
     return Stage(
         record.node,
-        record.addresses[0],
-        start,
-        end,
+        (record.addresses or record.relay_addresses)[0],
+        hop.start,
+        hop.end,
         record.residual,
         record.numerics,
         record.fingerprint,

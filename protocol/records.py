@@ -22,7 +22,8 @@ class NodeRecord:
 
     ``step_seconds`` and ``row_seconds`` fit the time of a step through the whole window,
     ``t(m) = step_seconds + m * row_seconds``, for generated rows; those that begin with ``prompt_``
-    are for prompt rows. ``expires`` is wall-clock seconds.
+    are for prompt rows. ``link_up`` and ``link_down`` are the node's own link in bytes a second, 0
+    if unknown. ``expires`` is wall-clock seconds.
     """
 
     node: str
@@ -47,6 +48,8 @@ class NodeRecord:
     owner: str = ""
     owner_signature: bytes = b""
     relay_addresses: tuple[str, ...] = ()
+    link_up: float = 0.0
+    link_down: float = 0.0
     version: int = PROTOCOL_VERSION
 
     @property
@@ -93,6 +96,8 @@ def read(data: bytes) -> NodeRecord:
         raise Malformed("no valid window", field="record.windows")
     if not all(0 <= getattr(body, name) < math.inf for name in _SECONDS):
         raise Malformed("not a time", field="record.seconds")
+    if not all(0 <= speed < math.inf for speed in (body.link_up, body.link_down)):
+        raise Malformed("not a speed", field="record.link")
     if len(body.addresses) > LIMITS.addresses_per_record:
         raise TooLarge("too many addresses", field="record.addresses")
     if body.owner:
@@ -144,4 +149,6 @@ _SAME = (
     "fingerprint",
     "free_rows",
     "sessions",
+    "link_up",
+    "link_down",
 )

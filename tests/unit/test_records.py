@@ -37,6 +37,8 @@ FULL = NodeRecord(
     owner=OWNER.node_id,
     owner_signature=OWNER.sign(owner_claim(WHO.node_id)),
     relay_addresses=("relay",),
+    link_up=1e6,
+    link_down=2.5e6,
     version=1,
 )
 OTHER_VALUES: dict[str, Any] = {
@@ -62,6 +64,8 @@ OTHER_VALUES: dict[str, Any] = {
     "owner": "",
     "owner_signature": b"",
     "relay_addresses": [],
+    "link_up": 0.0,
+    "link_down": 1.0,
     "version": 2,
 }
 
@@ -142,6 +146,8 @@ def test_a_record_over_the_limit_is_refused_before_it_is_read() -> None:
         ({"step_seconds": float("nan")}, Malformed, "record.seconds"),
         ({"row_seconds": float("inf")}, Malformed, "record.seconds"),
         ({"row_seconds": -1.0}, Malformed, "record.seconds"),
+        ({"link_up": float("inf")}, Malformed, "record.link"),
+        ({"link_down": -1.0}, Malformed, "record.link"),
     ],
 )
 def test_what_no_node_can_mean_is_refused_though_signed(

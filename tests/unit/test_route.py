@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hearthring.client import route
-from hearthring.client.route import HOP_SECONDS, find_route, missing_windows
+from hearthring.client.offers import HOP_SECONDS, RELAY_SECONDS, Offers, View
+from hearthring.client.peers import BULK_BYTES, HALF_LIFE, PEERS, PeerTable
+from hearthring.client.route import find_cover, find_route, missing_windows
 from hearthring.protocol.errors import NoRoute
 from hearthring.protocol.records import NodeRecord
 
@@ -44,13 +46,14 @@ def expected_seconds(records: list[NodeRecord], found: list[tuple[str, int, int]
     total = 0.0
     for name, start, end in found:
         record = next(r for r in records if r.node == name)
-        per_layer = (record.step_seconds + record.row_seconds) / len(record.layers)
-        total += HOP_SECONDS + per_layer * (end - start) * (1 + record.sessions)
+        batch = record.step_seconds + record.row_seconds * (1 + record.sessions)
+        wait = batch - record.row_seconds if record.sessions else 0.0
+        total += HOP_SECONDS + (batch + wait / 2) / len(record.layers) * (end - start)
     return total
 
 
-def cheapest_by_trying(records: list[NodeRecord], layers: int) -> float:
-    """Every way to split the layers among different nodes, at any boundary."""
+def cheapest_by_trying(records: list[NodeRecord], layers: int, once: bool = True) -> float:
+    """Every way to split the layers among nodes, at any boundary."""
     best = math.inf
 
     def extend(at: int, spent: float, used: frozenset[str]) -> None:
@@ -59,7 +62,7 @@ def cheapest_by_trying(records: list[NodeRecord], layers: int) -> float:
             best = min(best, spent)
             return
         for record in records:
-            if record.node in used:
+            if once and record.node in used:
                 continue
             for start, end in record.windows:
                 for cut in range(at + 1, min(end, layers) + 1):
@@ -84,16 +87,16 @@ OFFERS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=400)
-@given(OFFERS)
-def test_no_route_is_cheaper_than_the_one_found(offers: Any) -> None:
+@settings(deadline=None, max_examples=300)
+@given(OFFERS, st.booleans())
+def test_no_route_is_cheaper_than_the_one_found(offers: Any, once: bool) -> None:
     records = [
         node(f"n{i}", *windows, seconds=seconds, sessions=sessions)
         for i, (windows, seconds, sessions) in enumerate(offers)
     ]
-    best = cheapest_by_trying(records, LAYERS)
+    best = cheapest_by_trying(records, LAYERS, once)
     try:
-        found = stages(find_route(records, LAYERS))
+        found = stages(find_route(records, LAYERS, view=View(once=once)))
     except NoRoute as error:
         found, missing = [], error.missing
     if not found:
@@ -102,7 +105,7 @@ def test_no_route_is_cheaper_than_the_one_found(offers: Any) -> None:
         return
     assert [start for _, start, _ in found] == [0, *(end for _, _, end in found[:-1])]
     assert found[-1][2] == LAYERS
-    assert len({name for name, _, _ in found}) == len(found)
+    assert len({name for name, _, _ in found}) == len(found) or not once
     for name, start, end in found:
         windows = next(r.windows for r in records if r.node == name)
         assert any(a <= start < end <= b for a, b in windows)
@@ -229,3 +232,187 @@ def test_a_large_swarm_is_no_matter() -> None:
     found = stages(find_route(records, 80))
     assert found[0][1] == 0
     assert found[-1][2] == 80
+
+
+def test_a_piped_ring_visits_a_node_twice_where_that_is_allowed() -> None:
+    records = [
+        node("both", (0, 1), (2, 3)),
+        node("middle", (1, 2)),
+        node("dear", (0, 1), seconds=9),
+    ]
+    found = stages(find_route(records, 3, view=View(once=False)))
+    assert found == [("both", 0, 1), ("middle", 1, 2), ("both", 2, 3)]
+
+
+@settings(deadline=None, max_examples=100)
+@given(OFFERS, st.integers(0, LAYERS - 1), st.integers(1, LAYERS))
+def test_a_cover_is_a_route_of_a_smaller_model(offers: Any, start: int, length: int) -> None:
+    end = min(LAYERS, start + length)
+    records = [node(f"n{i}", *windows, seconds=1 + s) for i, (windows, s, _) in enumerate(offers)]
+    inside = [
+        replace(
+            record,
+            windows=tuple((max(a, start) - start, min(b, end) - start) for a, b in windows),
+            row_seconds=record.row_seconds
+            * len(layers_of(windows, start, end))
+            / len(record.layers),
+        )
+        for record in records
+        if (windows := tuple((a, b) for a, b in record.windows if a < end and b > start))
+    ]
+    try:
+        found = stages(find_cover(records, start, end))
+    except NoRoute as error:
+        with pytest.raises(NoRoute) as caught:
+            find_route(inside, end - start)
+        found, missing = [], error.missing
+        expected = tuple((a + start, b + start) for a, b in caught.value.missing)
+    if not found:
+        assert missing == expected
+        return
+    moved = [(name, a - start, b - start) for name, a, b in found]
+    assert expected_seconds(inside, moved) == pytest.approx(
+        cheapest_by_trying(inside, end - start), abs=1e-9
+    )
+
+
+def layers_of(windows: Any, start: int, end: int) -> set[int]:
+    return {layer for a, b in windows for layer in range(max(a, start), min(b, end))}
+
+
+def test_a_replacement_has_the_class_asked_for() -> None:
+    records = [
+        node("dead", (2, 4)),
+        node("other", (2, 4), seconds=0.1, fingerprint=OTHER_CLASS),
+        node("wide", (2, 4), seconds=0.1, residual="fp32"),
+        node("first", (0, 3), seconds=2.0),
+        node("second", (3, 6)),
+    ]
+    given = {"residual": "fp16", "fingerprint": CLASS, "avoid": frozenset({"dead"})}
+    assert stages(find_cover(records, 2, 4, **given)) == [("first", 2, 3), ("second", 3, 4)]
+    given["fingerprint"] = ""
+    assert stages(find_cover(records, 2, 4, **given)) == [("other", 2, 4)]
+    given["fingerprint"] = "cc" * 32
+    with pytest.raises(NoRoute, match="don't match"):
+        find_cover(records, 2, 4, **given)
+    with pytest.raises(NoRoute, match=r"layers \[4, 6\) of 8"):
+        find_cover(records[:4], 2, 6, whole=8)
+
+
+# -- what the client knows beside the records ------------------------------------------------------
+
+
+def test_a_far_node_is_passed_over_and_its_distance_counts_for_every_visit() -> None:
+    near, far = node("near", (0, 4), seconds=0.05), node("a far", (0, 4), seconds=0.04)
+    peers = PeerTable()
+    assert stages(find_route([near, far], 4, view=View(peers))) == [("a far", 0, 4)]
+    peers.round_trip("near", 0.030)
+    peers.round_trip("a far", 0.035)  # 5 ms more than the client's own link can account for
+    assert stages(find_route([near, far], 4, view=View(peers))) == [("a far", 0, 4)]
+    for _ in range(30):
+        peers.round_trip("a far", 0.045)
+    assert stages(find_route([near, far], 4, view=View(peers))) == [("near", 0, 4)]
+
+
+def test_waiting_only_adds_so_the_least_round_trip_counts() -> None:
+    peers = PeerTable()
+    peers.round_trip("b", 0.01)
+    for seconds in (0.5, 0.02, 0.5):
+        peers.round_trip("a", seconds)
+    assert dict(peers)["a"].round_trip == pytest.approx(0.021)
+    assert peers.nearest() == 0.01
+    assert PeerTable().nearest() == 0.0
+
+
+def test_a_measured_pace_counts_and_fades() -> None:
+    now = [100.0]
+    peers = PeerTable(lambda: now[0])
+    said, real = node("liar", (0, 4), seconds=0.01), node("true", (0, 4), seconds=0.1)
+    peers.ran("liar", 4, 1.0)
+    assert stages(find_route([said, real], 4, view=View(peers))) == [("true", 0, 4)]
+    now[0] += 20 * HALF_LIFE
+    assert stages(find_route([said, real], 4, view=View(peers))) == [("liar", 0, 4)]
+
+
+def test_slow_links_count_by_the_bytes_of_a_row() -> None:
+    slow = node("slow", (0, 4), seconds=0.09, link_up=10_000.0, link_down=1e6)
+    fast = node("wired", (0, 4), seconds=0.1, link_up=1e6, link_down=1e6)
+    assert stages(find_route([slow, fast], 4)) == [("slow", 0, 4)]
+    assert stages(find_route([slow, fast], 4, view=View(row_bytes=1000))) == [("wired", 0, 4)]
+    peers = PeerTable()
+    plain = replace(slow, link_up=0.0, link_down=0.0)
+    peers.moved("slow", BULK_BYTES - 1, 10.0)  # too little to tell a speed
+    assert stages(find_route([plain, fast], 4, view=View(peers, row_bytes=1000))) == [
+        ("slow", 0, 4)
+    ]
+    peers.moved("slow", BULK_BYTES, 10.0)
+    assert stages(find_route([plain, fast], 4, view=View(peers, row_bytes=1000))) == [
+        ("wired", 0, 4)
+    ]
+
+
+def test_a_relay_costs_and_is_used_only_where_it_can_be() -> None:
+    relayed = node("a", (0, 4), addresses=(), relay_addresses=("r:1",), seconds=0.1)
+    direct = node("b", (0, 4), seconds=0.1 + RELAY_SECONDS / 2)
+    with pytest.raises(NoRoute):
+        find_route([relayed], 4)
+    assert find_route([relayed], 4, view=View(relays=True))[0].address == "r:1"
+    assert stages(find_route([relayed, direct], 4, view=View(relays=True))) == [("b", 0, 4)]
+    slower = replace(direct, row_seconds=0.1 + RELAY_SECONDS * 2)
+    assert stages(find_route([relayed, slower], 4, view=View(relays=True))) == [("a", 0, 4)]
+
+
+def test_reputation_slows_a_node_or_rules_it_out() -> None:
+    records = [node("a", (0, 4)), node("b", (0, 4), seconds=1.5)]
+    weights = {"a": 0.5}
+    view = View(weight=lambda name: weights.get(name, 1.0))
+    assert stages(find_route(records, 4, view=view)) == [("b", 0, 4)]
+    weights = {"a": 0.9}
+    assert stages(find_route(records, 4, view=view)) == [("a", 0, 4)]
+    weights = {"a": 0.0, "b": 0.0}
+    with pytest.raises(NoRoute):
+        find_route(records, 4, view=view)
+
+
+def test_many_clients_spread_among_equals_and_only_among_them() -> None:
+    records = [node(f"n{i}", (0, 4), seconds=1 + i / 1000) for i in range(8)]
+    records.append(node("worse", (0, 4), seconds=1.3))
+    offers = Offers(records)
+    chosen = [
+        stages(find_route(offers, 4, view=View(spread=0.1, seed=seed)))[0][0] for seed in range(400)
+    ]
+    counts = {name: chosen.count(name) for name in set(chosen)}
+    assert len(counts) == 8
+    assert "worse" not in counts
+    assert max(counts.values()) < 400 / 8 * 2
+    again = View(spread=0.1, seed=7)
+    assert find_route(offers, 4, view=again) == find_route(records[::-1], 4, view=again)
+
+
+@settings(deadline=None, max_examples=100)
+@given(OFFERS, st.integers(0, 1 << 32))
+def test_spreading_costs_at_most_what_was_allowed(offers: Any, seed: int) -> None:
+    records = [node(f"n{i}", *windows, seconds=1 + s) for i, (windows, s, _) in enumerate(offers)]
+    try:
+        best = expected_seconds(records, stages(find_route(records, LAYERS)))
+    except NoRoute:
+        return
+    spread = stages(find_route(records, LAYERS, view=View(spread=0.2, seed=seed)))
+    assert expected_seconds(records, spread) <= best * 1.2 + 1e-9
+
+
+def test_the_table_of_peers_forgets_the_one_unheard_for_longest() -> None:
+    peers = PeerTable()
+    for n in range(PEERS + 10):
+        peers.round_trip(f"n{n}", 0.01)
+        peers.round_trip("n0", 0.01)
+    names = [name for name, _ in peers]
+    assert len(peers) == len(names) == PEERS
+    assert "n0" in names
+    assert "n1" not in names
+
+
+def test_classes_without_end_are_no_matter() -> None:
+    """Fingerprints are free to make up; the cheapest real route is found all the same."""
+    records = [node(f"x{i}", (0, 3), seconds=9.0, fingerprint=f"{i:064x}") for i in range(500)]
+    assert stages(find_route([*records, node("a", (0, 4))], 4)) == [("a", 0, 4)]
