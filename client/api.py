@@ -1,8 +1,9 @@
 """The client: ask a swarm, and audit what it says."""
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -11,16 +12,19 @@ from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
 from hearthring.client.config import ClientConfig, threads_of
 from hearthring.client.generation import Generation
+from hearthring.client.measuring import MeasuringTransport, learn
+from hearthring.client.peers import PeerTable
 from hearthring.client.proving import prove
 from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
 from hearthring.client.ring import RingSession
-from hearthring.client.route import find_route
+from hearthring.client.route import View, find_route
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records
 from hearthring.client.stops import StopWatcher
 from hearthring.protocol.errors import HearthringError, LayersOutOfRange, NoRoute, StageFailed
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32, Residual, unpack
 from hearthring.protocol.transport import Transport
@@ -33,14 +37,17 @@ from hearthring.verify.verdict import Verdict
 
 OPENINGS = 3
 RETRY = 1.2
+SPREAD = 0.05
+"""Routes this close to the cheapest are as good: each client has favourites of its own."""
 
 
 class AsyncClient:
     """A client of one swarm and one model. Use as ``async with AsyncClient(join=[...]) as c``.
 
     ``join`` takes invitations; ``model`` an alias, a path, or the id of a model in the cache;
-    ``threads`` is torch's number in this process. Nothing is loaded or dialled before it is
-    needed. Several requests may run at once. After an error or a cancellation nothing of a
+    ``threads`` is torch's number in this process; ``reputation`` tells what a node counts for in
+    routes (1 is neutral, 0.5 as if twice as slow, 0 never). Nothing is loaded or dialled before it
+    is needed. Several requests may run at once. After an error or a cancellation nothing of a
     request stays open, here or at the nodes.
 
     Requests raise ``SeedUnreachable``, ``NoRoute``, ``StageFailed``, ``PromptTooLong`` and
@@ -55,10 +62,14 @@ class AsyncClient:
         threads: int | None = None,
         transport: Transport | None = None,
         progress: Progress = quiet,
+        reputation: Callable[[str], float] | None = None,
     ) -> None:
+        self.peers, self.reputation = PeerTable(), reputation
+        self._book, self._favourites = RecordBook(), secrets.randbits(64)
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
         self.config = ClientConfig(seeds, model, threads_of(threads))
-        self._transport, self._progress = transport, progress
+        self._progress = progress
+        self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
         self._loading = asyncio.Lock()
         self._model: PromptModel | None = None
@@ -131,7 +142,9 @@ class AsyncClient:
     async def records(self) -> list[NodeRecord]:
         """The live, signed records of this client's model."""
         model = await self._load()
-        _, records = await find_records(self.transport(), self.config.join, model.entry.model_id)
+        _, records = await find_records(
+            self.transport(), self.config.join, self._book, model.entry.model_id
+        )
         return records
 
     async def model_entry(self) -> ModelEntry:
@@ -149,8 +162,19 @@ class AsyncClient:
         """This client's way into the swarm."""
         if self._transport is None:
             key = next((seed.key for seed in self.config.join if seed.key), None)
-            self._transport = GrpcTransport(self.config.identity(), key)
+            inner = GrpcTransport(self.config.identity(), key)
+            self._transport = MeasuringTransport(inner, self.peers)
         return self._transport
+
+    def view(self, width: int) -> View:
+        """What this client's routes go by beside the records, for residual rows of this width."""
+        return View(
+            self.peers,
+            self.reputation,
+            row_bytes=width * Residual.FP16.bytes,
+            spread=SPREAD,
+            seed=self._favourites,
+        )
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -182,6 +206,7 @@ class AsyncClient:
                 text, reason = text + emit, "stop" if stopped else reason
                 if emit:
                     yield Piece(emit, None)
+            learn(self.peers, ring.route, generation.results)
             timings = generation.timings()
             if request.proof:
                 who = self.transport().identity
@@ -209,7 +234,13 @@ class AsyncClient:
         for attempt in range(OPENINGS):
             records = await self.records()
             try:
-                route = find_route(records, model.shape.layers, rows=rows, avoid=frozenset(avoid))
+                route = find_route(
+                    records,
+                    model.shape.layers,
+                    rows=rows,
+                    avoid=frozenset(avoid),
+                    view=self.view(model.shape.width),
+                )
             except NoRoute as error:
                 failure = failure or error
                 if attempt + 1 < OPENINGS:

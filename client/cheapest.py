@@ -21,6 +21,7 @@ order can only be needed when all before it are used elsewhere in the same route
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Windows:
     fixed: Floats
     slope: Floats
 
-    def of(self, chosen: NDArray[np.bool_] | Ints) -> "Windows":
+    def of(self, chosen: Flags | Ints) -> "Windows":
         """Some of the windows."""
         return Windows(
             self.node[chosen],

@@ -1,4 +1,4 @@
-"""A transport that notes, in passing, how long nodes take to answer and how fast they take bytes."""
+"""A transport that notes in passing how long nodes take to answer, and to take bytes."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from hearthring.client.cheapest import Floats, Ints, Windows
+from hearthring.client.cheapest import Flags, Floats, Ints, Windows
 from hearthring.client.peers import PeerTable
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import Residual
@@ -78,14 +78,14 @@ class Offers:
         ]
         return np.array(numbers, np.int64)
 
-    def usable(self, rows: int, avoid: frozenset[str], relays: bool) -> np.ndarray:
+    def usable(self, rows: int, avoid: frozenset[str], relays: bool) -> Flags:
         """By record: whether it has so many free KV rows, can be reached and is understood."""
-        fit = (self._free >= rows) & (self._reach >= (1 if relays else 2)) & self._readable
+        fit: Flags = (self._free >= rows) & (self._reach >= (1 if relays else 2)) & self._readable
         if avoid:
             fit[[self._places[node] for node in avoid if node in self._places]] = False
         return fit
 
-    def windows(self, usable: np.ndarray, view: View) -> tuple[Windows, Ints]:
+    def windows(self, usable: Flags, view: View) -> tuple[Windows, Ints]:
         """Priced windows of the usable records, and the class of each."""
         fixed, slope = self._prices(view)
         if view.weight is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hearthring.client.cheapest import Hop, Ints, Windows, cheapest
+from hearthring.client.cheapest import Flags, Hop, Ints, Windows, cheapest
 from hearthring.client.offers import HOP_SECONDS, Offers, View
 from hearthring.protocol.errors import NoRoute
 from hearthring.protocol.records import NodeRecord
@@ -118,7 +118,7 @@ def _groups(windows: Windows, group: Ints, start: int, end: int) -> list[tuple[f
     depth = np.zeros((len(numbers), end - start + 1), np.int64)
     np.add.at(depth, (place, np.clip(windows.start[order], start, end) - start), 1)
     np.add.at(depth, (place, np.clip(windows.end[order], start, end) - start), -1)
-    covers = (depth.cumsum(axis=1)[:, :-1] > 0).all(axis=1)
+    covers: list[bool] = (depth.cumsum(axis=1)[:, :-1].min(axis=1) > 0).tolist()
     bounds = np.minimum.reduceat(windows.fixed[order], firsts)
     bounds += np.minimum.reduceat(windows.slope[order], firsts) * (end - start)
     members = np.split(order, firsts[1:])
@@ -126,7 +126,7 @@ def _groups(windows: Windows, group: Ints, start: int, end: int) -> list[tuple[f
     return [(float(bounds[at]), members[at]) for at in able[:CLASSES]]
 
 
-def _no_route(offers: Offers, usable: np.ndarray, start: int, end: int, whole: int) -> NoRoute:
+def _no_route(offers: Offers, usable: Flags, start: int, end: int, whole: int) -> NoRoute:
     """What is missing, or why what is there doesn't do."""
     able = [offers.records[place] for place in np.flatnonzero(usable)]
     missing = missing_windows(able, end, start)

@@ -7,16 +7,18 @@ from hearthring.protocol.asking import ask_records
 from hearthring.protocol.errors import BadInvitation, HearthringError, SeedUnreachable
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.messages import DirectoryReply
-from hearthring.protocol.records import NodeRecord, read_all
+from hearthring.protocol.record_book import RecordBook
+from hearthring.protocol.records import NodeRecord, newest
 from hearthring.protocol.transport import Transport
 
 
 async def find_records(
-    transport: Transport, seeds: Sequence[Invitation], model_id: str = ""
+    transport: Transport, seeds: Sequence[Invitation], book: RecordBook, model_id: str = ""
 ) -> tuple[str, list[NodeRecord]]:
     """``(model id, live records)`` from all seeds that answer; an empty id asks for theirs.
 
-    Raises ``SeedUnreachable`` when none answers, saying why each didn't.
+    ``book`` holds what was read before. Raises ``SeedUnreachable`` when none answers, saying why
+    each didn't.
     """
     if not seeds:
         raise BadInvitation(
@@ -39,4 +41,6 @@ async def find_records(
         )
     model_id = model_id or told[0].model_id
     records = [data for reply in told if reply.model_id == model_id for data in reply.records]
-    return model_id, read_all(records, model_id)
+    # Signatures take a second for thousands of new records; the book then finds them checked.
+    await asyncio.to_thread(newest, records, model_id)
+    return model_id, book.read(records, model_id)

@@ -24,7 +24,7 @@ from hivemind.utils.serializer import MSGPackSerializer
 from hivemind.utils.timed_storage import TimedStorage, ValueWithExpiration
 
 from hearthring.protocol import records
-from hearthring.protocol.entries import accepts, layer_key, read_or_none
+from hearthring.protocol.entries import accepts, layer_key
 from hearthring.protocol.errors import DirectoryDown, Malformed
 from hearthring.protocol.frames import DirectoryConfig, Frame, pack
 from hearthring.protocol.identity import Identity
@@ -271,7 +271,7 @@ class Node:
         for item in found.values():
             entries = list(item.value.values()) if item and isinstance(item.value, dict) else []
             for entry in entries[: LIMITS.records_per_layer]:
-                record = read_or_none(entry.value)
+                record = records.read_or_none(entry.value)
                 if record is not None and record.expires > now:
                     known = newest.get(record.node, (-1, b""))
                     newest[record.node] = max(known, (record.sequence, entry.value))

@@ -10,7 +10,6 @@ import hashlib
 import math
 
 from hearthring.protocol import records
-from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.limits import LIMITS
 
 CLOCK_SLACK = 6.0
@@ -25,15 +24,6 @@ def layer_key(model_id: str, layer: int) -> bytes:
 @functools.lru_cache(maxsize=16_384)
 def _key_hash(model_id: str, layer: int) -> bytes:
     return hashlib.sha1(layer_key(model_id, layer), usedforsecurity=False).digest()
-
-
-@functools.lru_cache(maxsize=1024)
-def read_or_none(signed: bytes) -> records.NodeRecord | None:
-    """The record, or None. Remembered: the same bytes come once per layer and replica."""
-    try:
-        return records.read(signed)
-    except HearthringError:
-        return None
 
 
 def _unwrap(value: bytes) -> bytes:
@@ -53,7 +43,7 @@ def accepts(key: bytes, subkey: bytes, value: bytes, expires: float, now: float)
     """
     if not (isinstance(value, bytes) and isinstance(expires, float) and math.isfinite(expires)):
         return False
-    record = read_or_none(_unwrap(value))
+    record = records.read_or_none(_unwrap(value))
     return (
         record is not None
         and subkey == b"\xd9" + bytes([len(record.node)]) + record.node.encode()
