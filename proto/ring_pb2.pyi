@@ -219,6 +219,54 @@ class DirectoryReply(_message.Message):
     records: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, model_id: _Optional[str] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class PieceQuery(_message.Message):
+    __slots__ = ("part", "index")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    part: str
+    index: int
+    def __init__(self, part: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
+
+class LayersQuery(_message.Message):
+    __slots__ = ("model_id", "manifest", "holdings", "outline", "piece")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    OUTLINE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    manifest: bool
+    holdings: bool
+    outline: str
+    piece: PieceQuery
+    def __init__(self, model_id: _Optional[str] = ..., manifest: bool = ..., holdings: bool = ..., outline: _Optional[str] = ..., piece: _Optional[_Union[PieceQuery, _Mapping]] = ...) -> None: ...
+
+class Holdings(_message.Message):
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, parts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Outline(_message.Message):
+    __slots__ = ("size", "hashes")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, size: _Optional[int] = ..., hashes: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class LayersReply(_message.Message):
+    __slots__ = ("manifest", "holdings", "outline", "piece")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    OUTLINE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    holdings: Holdings
+    outline: Outline
+    piece: bytes
+    def __init__(self, manifest: _Optional[bytes] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ..., outline: _Optional[_Union[Outline, _Mapping]] = ..., piece: _Optional[bytes] = ...) -> None: ...
+
 class StatusQuery(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

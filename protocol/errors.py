@@ -15,6 +15,7 @@
     │   └── BadProof
     ├── Unavailable                 69  something that is needed isn't there now
     │   ├── ModelNotHere
+    │   ├── DiskFull
     │   ├── PortInUse
     │   ├── PeerUnreachable
     │   │   └── SeedUnreachable
@@ -119,6 +120,10 @@ class Unavailable(HearthringError):
 
 class ModelNotHere(Unavailable):
     """The model is known, but its weights aren't on this machine."""
+
+
+class DiskFull(Unavailable):
+    """No room for a file, on the disk or within the budget the user set."""
 
 
 class PortInUse(Unavailable):

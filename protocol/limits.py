@@ -37,6 +37,14 @@ class Limits:
     """A record is announced for this long, so a killed node is gone within it."""
     record_life_cap: float = 600.0
     proof_bytes: int = 64 << 20
+    piece_bytes: int = 1 << 20
+    """A part of a model travels in pieces of this size; the last may be shorter."""
+    pieces_per_part: int = 1 << 16
+    text_part_bytes: int = 64 << 20
+    """Tokenizer or chat template: the parts whose size no manifest tells."""
+    manifest_bytes: int = 1 << 20
+    parts: int = 2048
+    """Parts one node may say it has."""
     name_chars: int = 200
     connect: float = 5.0
     hello: float = 5.0
@@ -47,6 +55,10 @@ class Limits:
     """A session without a step for this long loses its lease."""
     write: float = 20.0
     """Time a slow reader may block one write."""
+    piece: float = 30.0
+    """Time a peer has for one piece of a part."""
+    part: float = 60.0
+    """Time without a single new piece after which a fetch gives up."""
     receipt: float = 10.0
     """Time a stage has to sign at the end of a session."""
 

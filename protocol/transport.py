@@ -18,6 +18,7 @@ class Method(StrEnum):
     PASS = "Pass"  # noqa: S105
     DIRECTORY = "Directory"
     STATUS = "Status"
+    LAYERS = "Layers"
 
 
 class Stream(Protocol):

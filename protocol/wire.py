@@ -1,4 +1,4 @@
-"""Messages to bytes and back; the only importer of ``ring_pb2``.
+"""Messages to bytes and back; with ``protocol/layers.py`` the only importer of ``ring_pb2``.
 
 ``encode_*`` and ``decode_*`` are inverse to each other. Decoding checks counts and ranges against
 ``limits`` before anything is built from them, and raises ``Malformed`` or ``TooLarge`` with the
@@ -7,12 +7,12 @@ session is.
 """
 
 from math import inf
-from typing import Any, TypeVar
-
-from google.protobuf.message import DecodeError, Message
 
 from hearthring.proto import ring_pb2 as pb
-from hearthring.protocol.errors import Malformed, TooLarge
+from hearthring.protocol.checks import count as _count
+from hearthring.protocol.checks import exactly as _exactly
+from hearthring.protocol.checks import parse as _parse
+from hearthring.protocol.errors import Malformed
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     GENERATED,
@@ -36,8 +36,6 @@ from hearthring.protocol.messages import (
     StepTime,
     Tap,
 )
-
-M = TypeVar("M", bound=Message)
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -286,22 +284,3 @@ def _read_evidence(evidence: pb.Evidence) -> Evidence:
             )
         )
     return Evidence(tuple(received))
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    if len(data) > LIMITS.message_bytes:
-        raise TooLarge(f"{len(data)} bytes", field=kind.DESCRIPTOR.name)
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise Malformed("doesn't decode", field=kind.DESCRIPTOR.name) from None
-
-
-def _count(field: str, items: Any, most: int) -> None:
-    if len(items) > most:
-        raise TooLarge(f"{len(items)}, at most {most}", field=field)
-
-
-def _exactly(field: str, data: bytes, length: int) -> None:
-    if len(data) != length:
-        raise Malformed(f"{len(data)} bytes instead of {length}", field=field)

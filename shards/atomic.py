@@ -41,8 +41,12 @@ def replace_whole(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(new)
         raise
-    # The rename itself is on the disk only once the folder is.
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """A rename is on the disk only once its folder is. Raises ``OSError``."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

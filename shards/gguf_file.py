@@ -51,6 +51,10 @@ class GgufFile(Metadata):
         """Names of the tensors of one layer, sorted."""
         return tuple(sorted(layer_tensors(self.shape, layer)))
 
+    def tensor(self, name: str) -> Tensor:
+        """Where a tensor lies in the file. Raises ``BadModelFile`` for a name that isn't there."""
+        return self._tensor(name)
+
     def type_name(self, name: str) -> str:
         """ggml's name of a tensor's type, such as ``Q4_1``."""
         return type_name(self._tensor(name).kind)

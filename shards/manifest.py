@@ -20,7 +20,6 @@ from hearthring.shards.gguf_header import KINDS, Value
 from hearthring.shards.shape import Shape
 
 FORMAT: Final = 2
-MANIFEST_BYTES: Final = 1 << 20
 TEMPLATE: Final = "tokenizer.chat_template"
 _HEX: Final = frozenset("0123456789abcdef")
 
@@ -73,7 +72,7 @@ class Manifest:
         Raises ``BadModelFile`` for anything else: other fields, types, formats or spacing.
         """
         try:
-            if len(text) > MANIFEST_BYTES:
+            if len(text) > LIMITS.manifest_bytes:
                 raise ValueError("it is too long")
             manifest = cls(**_fields(json.loads(text)))
             written = text if isinstance(text, str) else text.decode()

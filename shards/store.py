@@ -3,15 +3,18 @@
 A model file is used where it lies and never copied; the store keeps its manifest and remembers the
 file's size and time, so that a file is hashed once. The folder holds an index (one per format of
 manifests, so that releases share a folder), a manifest
-per model in ``manifests/``, files of aliases in ``files/``, and two locks. Any number of processes
+per model in ``manifests/``, files of aliases in ``files/``, parts fetched from peers in a folder
+per model in ``parts/`` (``shards/layer_store.py``), and two locks. Any number of processes
 may use it at once: changes are made under a lock and files are replaced whole, so a reader, or a
 process killed half-way, sees the old or the new and nothing in between.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,14 +22,19 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from hearthring.protocol.errors import BadModelFile, BadOption, ModelNotHere, UnknownModel
+from hearthring.protocol.limits import LIMITS
 from hearthring.shards.alias import ALIASES, Alias, fetch, holds
 from hearthring.shards.atomic import locked, replace_whole
+from hearthring.shards.disk import FOLDER as PARTS
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.layer_store import LayerStore
 from hearthring.shards.manifest import FORMAT, Manifest, Progress, build, quiet
+from hearthring.shards.pieces import GgufPieces
 
 ENVIRONMENT = "HEARTHRING_MODELS"
 INDEX = f"index-{FORMAT}.json"
 INDEX_BYTES = 16 << 20
+_NAME = "name"
 _ID = re.compile(r"[0-9a-f]{6,64}")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _GGUF_ONLY = "this release imports GGUF files only"
@@ -49,19 +57,39 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model that is here. ``name`` is its alias, or the name in its file."""
+    """A model that is here: whole, in a file, or in parts that were fetched from peers.
+
+    ``name`` is its alias, the name in its file, or what the swarm it came from calls it. ``path``
+    is the file, or the folder of the parts; only a file was ``seen``.
+    """
 
     manifest: Manifest
     path: Path
     name: str
     model_id: str
-    seen: Seen
+    seen: Seen | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a file with everything in it."""
+        return self.seen is not None
+
+    @property
+    def parts(self) -> LayerStore:
+        """The parts of a model that isn't whole."""
+        return LayerStore(self.path, self.manifest)
+
+    def missing(self, wanted: Iterable[str]) -> tuple[str, ...]:
+        """Those of the wanted parts that aren't here."""
+        return () if self.whole else self.parts.missing(wanted)
 
     def open(self) -> GgufFile:
-        """Open the file. One that was touched since it was imported is hashed again.
+        """Open what is here. A file that was touched since it was imported is hashed again.
 
         Raises ``BadModelFile`` when it holds another model now, ``UnknownModel`` when it is gone.
         """
+        if self.seen is None:
+            return GgufPieces(self.parts)
         gguf = GgufFile(self.path)
         if gguf.stamp != self.seen.stamp and build(gguf).model_id != self.model_id:
             raise BadModelFile(
@@ -86,11 +114,14 @@ class ModelStore:
         self.root = root.expanduser().absolute()
 
     def list(self) -> list[ModelEntry]:
-        """Models whose file is still there: one entry for each, sorted by name."""
+        """Models that are here, one entry for each, sorted by name: whole ones and parts."""
         entries: dict[str, ModelEntry] = {}
         for path, seen in self._index().items():
             if os.path.exists(path):
                 entries.setdefault(seen.model_id, self._entry(path, seen))
+        for folder in (self.root / PARTS).glob("*/"):
+            if folder.name not in entries and self._manifest_path(folder.name).exists():
+                entries[folder.name] = self.by_parts(folder.name)
         return sorted(entries.values(), key=lambda entry: (entry.name, entry.model_id))
 
     def find(self, name: str, progress: Progress = quiet) -> ModelEntry:
@@ -120,6 +151,43 @@ class ModelStore:
                 f"{name!r} looks like a hub's name, and {_GGUF_ONLY}", mend=f"give a path; {_KNOWN}"
             )
         raise UnknownModel(f"there is no model {name!r:.200}", mend=_KNOWN)
+
+    def here(self, name: str, progress: Progress = quiet) -> ModelEntry | None:
+        """As ``find``, but nothing is downloaded: ``None`` for what isn't on this machine."""
+        if name in ALIASES:
+            seen = self._index().get(path := str(self._alias_path(ALIASES[name])))
+            if seen is not None and seen.stamp == _stamp(Path(path)):
+                return self._entry(path, seen)
+            found = [entry for entry in self.list() if entry.name == name]
+            return found[0] if len(found) == 1 else None
+        try:
+            return self.find(name, progress)
+        except (UnknownModel, ModelNotHere):
+            return None
+
+    def adopt(self, manifest: Manifest, name: str) -> ModelEntry:
+        """Make a model known of which parts will be fetched; the swarm calls it ``name``."""
+        model_id = manifest.model_id
+        with self._locked("lock"):
+            self._write(self._manifest_path(model_id), manifest.to_json())
+            try:
+                (self.root / PARTS / model_id).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._unusable(error) from None
+            self._write(self.root / PARTS / model_id / _NAME, name)
+        return self.by_parts(model_id)
+
+    def by_parts(self, model_id: str) -> ModelEntry:
+        """A model that was adopted. Raises ``BadModelFile``."""
+        folder = self.root / PARTS / model_id
+        kept = self._manifest_path(model_id)
+        manifest = Manifest.from_json(self._read(kept))
+        if manifest.model_id != model_id:
+            raise _damaged(kept)
+        name = manifest.name
+        with contextlib.suppress(OSError, ValueError):
+            name = (folder / _NAME).read_text()[: LIMITS.name_chars] or name
+        return ModelEntry(manifest, folder, name, model_id)
 
     def import_file(self, path: Path, progress: Progress = quiet) -> ModelEntry:
         """Take a GGUF file in, hashing it unless it is known and looks as it did.

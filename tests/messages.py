@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from hearthring.protocol import wire
+from hearthring.protocol import layers, wire
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     Cancel,
     DirectoryReply,
@@ -86,7 +87,29 @@ STATUSES = st.builds(
 )
 REPLIES = st.builds(DirectoryReply, NAMES, st.lists(BYTES, max_size=4).map(tuple))
 
+ASKS = (
+    st.just(layers.ManifestQuery())
+    | st.just(layers.HoldingsQuery())
+    | st.builds(layers.OutlineQuery, NAMES)
+    | st.builds(layers.PieceQuery, NAMES, U32)
+)
+OUTLINES = st.lists(HASHES, min_size=1, max_size=4).map(
+    lambda hashes: layers.Outline(len(hashes) * LIMITS.piece_bytes - 7, tuple(hashes))
+)
+ANSWERS = (
+    st.builds(layers.ManifestReply, BYTES)
+    | st.builds(layers.Holdings, st.lists(NAMES, max_size=4).map(tuple))
+    | OUTLINES
+    | st.builds(layers.Piece, BYTES)
+)
+
 KINDS = {
+    "layers query": (
+        lambda message: layers.encode_layers_query(*message),
+        layers.decode_layers_query,
+        st.tuples(NAMES, ASKS),
+    ),
+    "layers reply": (layers.encode_layers_reply, layers.decode_layers_reply, ANSWERS),
     "hello": (wire.encode_hello, wire.decode_hello, HELLOS),
     "step": (wire.encode_step, wire.decode_step, STEPS),
     "up": (wire.encode_up, wire.decode_up, UPS),
