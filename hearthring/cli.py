@@ -93,7 +93,35 @@ def node(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder for identity and state.", metavar="DIR", show_default="per user"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, ggml or torch.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="ggml runs quantised weights as they are in the file; torch is the reference, and "
+            "for GPUs. auto: ggml where the weights are quantised and it works here."
+        ),
+    ] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where torch computes: cpu, cuda, cuda:1, mps, or auto for the best there is. "
+            "Anything but the CPU implies --fast."
+        ),
+    ] = "cpu",
+    compute: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Type of torch's products: fp32, fp16 or bf16; the last two imply --fast.",
+            show_default="fp16 on a GPU, else fp32",
+        ),
+    ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Let torch compute a row in whatever order suits the batch. Audits of this node "
+            "then compare within tolerances, never bit for bit.",
+        ),
+    ] = False,
     residual: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -120,6 +148,7 @@ def node(
     from hearthring.node.daemon import run_node
     from hearthring.protocol.invitation import Invitation
     from hearthring.protocol.tensors import Residual
+    from hearthring.shards.engines import EngineOptions
 
     if residual is not None and residual not in list(Residual):
         raise BadOption(f"{residual!r} isn't one of fp32, fp16, bf16", field="residual")
@@ -134,6 +163,7 @@ def node(
         engine=engine,
         residual=Residual(residual) if residual else None,
         threads=None if threads is None else threads_of(threads),
+        options=EngineOptions(exact=not fast, device=device, compute=compute),
         owner_key=owner_key,
         swarm_key=swarm_key,
     )

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from hearthring.protocol.errors import BadOption
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Engine
+from hearthring.shards.engines import EngineOptions
 
 if TYPE_CHECKING:  # torch takes a second to import, and not every engine needs it
     from hearthring.shards.torch_layer import Load
@@ -41,6 +42,7 @@ class NodeConfig:
     engine: str = "auto"
     residual: Residual | None = None
     threads: int | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
     owner_key: Path | None = None
     swarm_key: Path | None = None
 

@@ -241,6 +241,8 @@ class _Node:
             config.threads,
             lambda done, total: self._progress("loading layers", done, total),
             self._hooks.load(gguf.dequantised),
+            config.options,
+            lambda text: self._report("engine", text),
         )
         # Class and times are measured here, off the event loop.
         about = {

@@ -1,12 +1,14 @@
 """Engines by name."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hearthring.protocol.errors import BadOption
+from hearthring.protocol.errors import BadOption, EngineUnavailable
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.device import usable_cores
-from hearthring.shards.engine import Engine
+from hearthring.shards.engine import Engine, Window
+from hearthring.shards.families import layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.threads import choose_threads
 
@@ -14,52 +16,159 @@ if TYPE_CHECKING:
     from hearthring.shards.torch_layer import Load
 
 ENGINES = ("auto", "ggml", "torch")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+COMPUTES = ("fp32", "fp16", "bf16")
 TIMED_LAYERS = 4
 """Layers that the number of threads is tried with where loading them costs nothing."""
+_WIDE = {0, 1, 30}  # ggml's F32, F16, BF16
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine computes, where that isn't left to it.
+
+    ``exact`` False gives up that a row has the same bits whatever it is batched with, for speed;
+    the class then equals nobody's. So it is on every ``device`` but the CPU, which torch alone
+    knows. ``compute`` is the type of its products there: None is fp16 on a device, else fp32.
+    """
+
+    exact: bool = True
+    device: str = "cpu"
+    compute: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``BadOption`` for names that nothing has."""
+        if self.device.partition(":")[0] not in DEVICES:
+            raise BadOption(
+                f"there is no {self.device!r}", field="device", mend=f"one of {', '.join(DEVICES)}"
+            )
+        if self.compute not in (None, *COMPUTES):
+            raise BadOption(
+                f"there is no {self.compute!r}",
+                field="compute",
+                mend=f"one of {', '.join(COMPUTES)}",
+            )
+
+    @property
+    def reference(self) -> bool:
+        """Whether torch's invariant engine will do."""
+        return self.exact and self.device == "cpu" and self.compute in (None, "fp32")
 
 
 def load_engine(
     name: str,
     gguf: GgufFile,
-    window: tuple[int, int],
+    window: Window,
     residual: Residual | None,
     threads: int | None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     load: "Load | None" = None,
+    options: EngineOptions = EngineOptions(),
+    say: Say = lambda _: None,
 ) -> Engine:
-    """Load a window of a model file with the engine called ``name``; ``auto`` is torch for now.
+    """Load a window of a model file with the engine called ``name``.
 
-    ``residual`` None takes the engine's own default: fp32 for torch, bf16 for ggml; ``threads``
-    None as many as measure fastest. ``load`` stands in for the file's tensors. Only the engine that
-    is chosen is imported. Raises ``BadOption`` or ``EngineUnavailable``.
+    ``auto`` is ggml for quantised weights on the CPU, torch for others and elsewhere, and where
+    ggml can't be used, which ``say`` is told. ``residual`` None takes the engine's own default:
+    fp32 for torch, bf16 for ggml; ``threads`` None as many as measure fastest. ``load`` stands in
+    for the file's tensors. Only the engine that is chosen is imported. Raises ``BadOption`` or
+    ``EngineUnavailable``.
     """
     if name not in ENGINES:
         raise BadOption(
             f"there is no {name!r}", field="engine", mend=f"one of {', '.join(ENGINES)}"
         )
+    if name == "ggml" and not options.reference:
+        raise BadOption(
+            "ggml computes exactly, on the CPU and in the weights' own types",
+            field="engine",
+            mend="use --engine torch for --fast, --device and --compute",
+        )
+    # A method of the file itself changes nothing, and the file's own types need no copy.
+    load = None if load == gguf.dequantised else load
     if name == "ggml":
-        from hearthring.shards.ggml_check import WideWeights
-        from hearthring.shards.ggml_engine import GgmlEngine
+        return _load_ggml(gguf, window, residual, threads, progress, load)
+    if name == "auto" and options.reference and is_quantised(gguf, window):
+        try:
+            return _load_ggml(gguf, window, residual, threads, progress, load)
+        except EngineUnavailable as error:
+            say(f"torch, as ggml can't be used: {error.message}")
+    if options.reference:
+        return _load_torch(gguf, window, residual, threads, progress, load)
+    return _load_fast(gguf, window, residual, threads, progress, load, options)
 
-        # A method of the file itself changes nothing, and the file's own types need no copy.
-        own = load is None or load == gguf.dequantised
-        weights = gguf if own or load is None else WideWeights(load, gguf.shape)
-        # bf16 until import measures residuals: SmolLM2's reach 24 856, too near to fp16's end.
-        kind = residual or Residual.BF16
 
-        def some_ggml(number: int) -> Engine:
-            few = window[0], min(window[1], window[0] + TIMED_LAYERS)
-            return GgmlEngine(weights, *few, kind, number, check=False)
+def is_quantised(gguf: GgufFile, window: Window) -> bool:
+    """Whether the window's first layer has weights of less than 16 bits."""
+    return any(gguf.raw(name)[0] not in _WIDE for name in layer_tensors(gguf.shape, window[0]))
 
-        threads = threads or choose_threads(some_ggml, usable_cores())
-        return GgmlEngine(weights, *window, kind, threads, progress)
 
+def _load_ggml(
+    gguf: GgufFile,
+    window: Window,
+    residual: Residual | None,
+    threads: int | None,
+    progress: Progress | None,
+    load: "Load | None",
+) -> Engine:
+    from hearthring.shards.ggml_check import WideWeights
+    from hearthring.shards.ggml_engine import GgmlEngine
+
+    weights = gguf if load is None else WideWeights(load, gguf.shape)
+    # bf16 until import measures residuals: SmolLM2's reach 24 856, too near to fp16's end.
+    kind = residual or Residual.BF16
+
+    def some(number: int) -> Engine:
+        few = window[0], min(window[1], window[0] + TIMED_LAYERS)
+        return GgmlEngine(weights, *few, kind, number, check=False)
+
+    threads = threads or choose_threads(some, usable_cores())
+    return GgmlEngine(weights, *window, kind, threads, progress)
+
+
+def _load_torch(
+    gguf: GgufFile,
+    window: Window,
+    residual: Residual | None,
+    threads: int | None,
+    progress: Progress | None,
+    load: "Load | None",
+) -> Engine:
     from hearthring.shards.torch_engine import TorchEngine
 
     tensors, kind = load or gguf.dequantised, residual or Residual.FP32
 
-    def one_torch(number: int) -> Engine:
+    def one(number: int) -> Engine:
         return TorchEngine(tensors, gguf.shape, window[0], window[0] + 1, kind, number)
 
-    threads = threads or choose_threads(one_torch, usable_cores())
+    threads = threads or choose_threads(one, usable_cores())
     return TorchEngine(tensors, gguf.shape, *window, kind, threads, progress)
+
+
+def _load_fast(
+    gguf: GgufFile,
+    window: Window,
+    residual: Residual | None,
+    threads: int | None,
+    progress: Progress | None,
+    load: "Load | None",
+    options: EngineOptions,
+) -> Engine:
+    from hearthring.shards.torch_fast import FastTorchEngine, choose_place
+
+    tensors, kind = load or gguf.dequantised, residual or Residual.FP32
+    place, raw = choose_place(options.device, options.compute), None if load else gguf.raw
+
+    def one(number: int) -> Engine:
+        few = window[0], window[0] + 1
+        return FastTorchEngine(tensors, gguf.shape, *few, kind, number, place=place, raw=raw)
+
+    if threads is None:
+        on_cpu = place.device.type == "cpu"
+        threads = choose_threads(one, usable_cores()) if on_cpu else 1
+    return FastTorchEngine(
+        tensors, gguf.shape, *window, kind, threads, progress, place=place, raw=raw
+    )

@@ -35,7 +35,8 @@ def running(
 
     def start(place: int, window: str, join: str) -> NodeProcess:
         given = ["--model", "smollm2", "--layers", window, "--listen", "127.0.0.1:0"]
-        given += ["--threads", "1", "--data", str(folder / f"node{place}"), *flags]
+        given += ["--threads", "1", "--data", str(folder / f"node{place}")]
+        given += ["--engine", "torch", *flags]
         process = NodeProcess(window, [*given, *(["--join", join] if join else [])], fault)
         started.append(process)
         return process
