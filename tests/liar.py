@@ -54,6 +54,10 @@ class LyingEngine:
         return self.honest.width
 
     @property
+    def threads(self) -> int:
+        return self.honest.threads
+
+    @property
     def numerics(self) -> Numerics:
         return self.honest.numerics
 
