@@ -11,8 +11,8 @@ from hearthring.protocol.errors import EngineUnavailable, ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.fingerprint import uniform
-from hearthring.shards.ggml_graph import Weights
 from hearthring.shards.ggml_library import Ggml
+from hearthring.shards.ggml_weights import Weights
 from hearthring.shards.shape import Shape
 
 TOLERANCE = 0.05

@@ -1,13 +1,13 @@
 """The engine for quantised weights on a CPU: llama.cpp's kernels, without llama.cpp around them.
 
-Weights are used where the model file is mapped, keys and values are fp16. ``ggml_graph.py`` says
+Weights are used where the model file is mapped, keys and values are fp16. ``ggml_layer.py`` says
 why a row's bits depend on the weights and its own token path only.
 """
 
 import hashlib
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -16,22 +16,21 @@ from gguf import GGMLQuantizationType
 
 from hearthring.protocol.errors import BadShape, LayersOutOfRange, ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual
-from hearthring.shards.engine import EngineRow, Numerics, Segment, Window
+from hearthring.shards.engine import Numerics, Segment, Window
 from hearthring.shards.families import only_llama
 from hearthring.shards.fingerprint import fingerprint
 from hearthring.shards.ggml_check import FixedWeights, check_layer
-from hearthring.shards.ggml_graph import PARTS, Graph, GraphKey, LoadedWeights, Weights
-from hearthring.shards.ggml_kv import GgmlKv
+from hearthring.shards.ggml_graph import Graph
+from hearthring.shards.ggml_kv import GgmlKv, ggml_kv
+from hearthring.shards.ggml_layer import GraphKey, Model
 from hearthring.shards.ggml_library import load_ggml
-
-CHUNK = 128
-"""Rows in one pass over the weights: enough to pay for the pass, few enough to stay in cache."""
+from hearthring.shards.ggml_passes import Run, passes
+from hearthring.shards.ggml_products import try_batches
+from hearthring.shards.ggml_weights import PARTS, LoadedWeights, Weights
 
 VISIBLE_STEP = 128
 GRAPHS = 24
 GRAPH_BYTES = 64 << 20
-
-Pieces = list[tuple[GgmlKv, list[EngineRow]]]
 
 
 class GgmlEngine:
@@ -65,9 +64,12 @@ class GgmlEngine:
         self._backend = call.ggml_backend_cpu_init()
         weakref.finalize(self, call.ggml_backend_free, self._backend)
         call.ggml_backend_cpu_set_n_threads(self._backend, threads)
-        # One-row attention whatever the batch and threads: the others split and tile the keys.
-        call.ggml_backend_cpu_set_use_ref(self._backend, True)
-        self._weights = LoadedWeights(self._ggml, weights, start, end, progress)
+        loaded = LoadedWeights(self._ggml, weights, start, end, progress)
+        sorts = {matrix.sort: matrix for matrix in loaded.matrices.values()}
+        batching = {
+            sort: try_batches(self._ggml, matrix, threads) for sort, matrix in sorts.items()
+        }
+        self._model = Model(self._ggml, loaded, self.shape, residual, batching)
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
         if check:
             check_layer(
@@ -90,7 +92,7 @@ class GgmlEngine:
             digest.update(repr(mix).encode())
             digest.update(fingerprint(self._fixed(mix), self.shape, self.residual).encode())
         names = sorted({GGMLQuantizationType(kind).name.lower() for mix in mixes for kind in mix})
-        name = f"ggml-{self._ggml.build}/{'+'.join(names)}/kv-f16/row-dot+row-flash"
+        name = f"ggml-{self._ggml.build}/{'+'.join(names)}/kv-f16/prompt-dot"
         return Numerics(f"{name}/{self.residual.value}", self.residual, digest.hexdigest())
 
     def _types(self, layer: int) -> tuple[int, ...]:
@@ -124,18 +126,21 @@ class GgmlEngine:
         wanted = tuple(sorted(b for b in taps if start < b <= end))
         out = np.empty((count, self.width), np.float32)
         tapped = {boundary: np.empty_like(out) for boundary in wanted}
-        at = 0
-        for pieces in _passes(segments):
-            parts = tuple(_part(cache, rows) for cache, rows in pieces)
-            graph = self._graph(GraphKey(window, parts, wanted))
-            to = at + sum(part[0] for part in parts)
-            result, inner = graph.run(self._backend, pieces, states[at:to])
-            out[at:to] = result
+        for runs in passes(segments):
+            rows = np.concatenate([np.arange(run.at, run.at + len(run.rows)) for run in runs])
+            parts = tuple(_part(run) for run in runs)
+            graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted))
+            pieces = [(run.cache, run.rows) for run in runs]
+            out[rows], inner = graph.run(self._backend, pieces, states[rows])
             for boundary, values in inner.items():
-                tapped[boundary][at:to] = values
-            at = to
+                tapped[boundary][rows] = values
+            for run in runs:
+                run.done()
         # An infinity never becomes finite again, so the last boundary shows those of all.
         if not np.isfinite(out).all():
+            # Tiles of keys go over masked slots too, so nothing but numbers may stay in any.
+            for segment in segments:
+                ggml_kv(segment.cache).clear([row.slot for row in segment.rows])
             raise ResidualOverflow(
                 f"a residual exceeds {self.residual.value}",
                 field="residual",
@@ -147,7 +152,7 @@ class GgmlEngine:
         """The window of all caches, once every row is known to fit its cache."""
         window = None
         for segment in segments:
-            cache = _ggml_kv(segment.cache)
+            cache = ggml_kv(segment.cache)
             if window not in (None, cache.window):
                 raise BadShape("caches of different windows in one batch", field="segments")
             window = cache.window
@@ -161,7 +166,7 @@ class GgmlEngine:
         if graph is not None:
             self._graphs.move_to_end(key)
             return graph
-        graph = Graph(self._ggml, self._weights, self.shape, self.residual, key)
+        graph = Graph(self._model, key)
         self._graphs[key] = graph
         while len(self._graphs) > 1 and (
             len(self._graphs) > GRAPHS
@@ -171,30 +176,8 @@ class GgmlEngine:
         return graph
 
 
-def _passes(segments: tuple[Segment, ...]) -> Iterator[Pieces]:
-    """All rows in order, at most ``CHUNK`` at a time."""
-    pieces: Pieces = []
-    room = CHUNK
-    for segment in segments:
-        rows = list(segment.rows)
-        while rows:
-            pieces.append((_ggml_kv(segment.cache), rows[:room]))
-            room -= len(pieces[-1][1])
-            rows = rows[len(pieces[-1][1]) :]
-            if room == 0:
-                yield pieces
-                pieces, room = [], CHUNK
-    if pieces:
-        yield pieces
-
-
-def _part(cache: GgmlKv, rows: list[EngineRow]) -> tuple[int, int, int]:
+def _part(run: Run) -> tuple[int, int, int]:
     """Rows, slots in sight (rounded up, so that few graphs do) and slots of the cache."""
-    used = max(row.slot for row in rows) + 1
-    return len(rows), min(cache.capacity, -(-used // VISIBLE_STEP) * VISIBLE_STEP), cache.capacity
-
-
-def _ggml_kv(cache: object) -> GgmlKv:
-    if not isinstance(cache, GgmlKv):
-        raise TypeError(f"a cache of another engine: {type(cache).__name__}")
-    return cache
+    used = max(row.slot for row in run.rows) + 1
+    capacity = run.cache.capacity
+    return len(run.rows), min(capacity, -(-used // VISIBLE_STEP) * VISIBLE_STEP), capacity

@@ -30,6 +30,16 @@ class GgmlKv:
         for part in self.rows.reshape(-1, *self.rows.shape[2:]):
             part[target] = part[source]
 
+    def clear(self, slots: list[int]) -> None:
+        """Make slots what they were in the beginning."""
+        self.rows[:, :, slots] = 0
+
+    def straight(self, path: Slots, copied: int) -> "GgmlKv":
+        """A cache in which slots are positions, holding copies of the first rows of a path."""
+        other = GgmlKv(self.window, -(-len(path) // 64) * 64, self.rows.shape[3])
+        other.rows[:, :, :copied] = self.rows[:, :, path[:copied]]
+        return other
+
     def check(self, row: EngineRow) -> None:
         """Raise ``OutOfSlots`` for a row that lies outside the cache."""
         if not (0 <= row.slot < self.capacity and int(row.path[-1]) == row.slot):
@@ -48,3 +58,10 @@ def _lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float16]:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, np.float16, int(np.prod(shape))).reshape(shape)
+
+
+def ggml_kv(cache: object) -> GgmlKv:
+    """``cache`` itself. Raises ``TypeError`` for one of another engine."""
+    if not isinstance(cache, GgmlKv):
+        raise TypeError(f"a cache of another engine: {type(cache).__name__}")
+    return cache

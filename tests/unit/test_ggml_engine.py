@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 
 from hearthring.protocol.errors import (
     BadShape,
@@ -19,10 +20,14 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.tensors import Residual, pack, unpack
 from hearthring.shards.engine import EngineRow, Kind, Segment
 from hearthring.shards.engines import load_engine
-from hearthring.shards.ggml_check import WideWeights, check_layer
-from hearthring.shards.ggml_engine import CHUNK, GgmlEngine
+from hearthring.shards.fingerprint import fixed_weight, uniform
+from hearthring.shards.ggml_check import FixedWeights, WideWeights, check_layer
+from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
+from hearthring.shards.ggml_passes import CHUNK
+from hearthring.shards.ggml_weights import PARTS
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.shape import Shape
 from hearthring.shards.slots import SlotMap
 from tests.tiny import WIDTH, write_tiny_gguf
 
@@ -46,13 +51,18 @@ def inputs(count, residual=Residual.BF16, seed=1):
     return unpack(pack(wide, residual), count, WIDTH, residual)
 
 
+def litter(cache):
+    """Whatever heeds a slot nobody wrote shows."""
+    cache.rows[...] = np.random.default_rng(9).uniform(-300, 300, cache.rows.shape[2:])
+
+
 class Session:
     """Runs steps of (id, parent, kind) on one cache and keeps each row's output by id."""
 
     def __init__(self, engine, states, capacity=400, window=None):
         self.engine, self.states = engine, states
         self.slots, self.cache = SlotMap(capacity), engine.new_cache(capacity, window)
-        self.cache.rows.fill(np.nan)  # whatever reads a slot nobody wrote shows
+        litter(self.cache)
         self.position = {0: -1}
         self.out = {}
         self.moves = 0
@@ -95,7 +105,7 @@ def reference(engine, states, prompt=150, total=170, window=None):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("residual", list(Residual))
-@pytest.mark.parametrize("step", [1, 7, CHUNK, 149])
+@pytest.mark.parametrize("step", [1, 7, CHUNK[PROMPT], 149])
 def test_the_cut_of_a_prompt_changes_no_bit(files, kind, residual, step):
     e, states = engine(files[kind], residual=residual), inputs(171, residual)
     session = Session(e, states)
@@ -156,7 +166,7 @@ def test_gaps_between_slots_change_no_bit(files, kind):
     for slots in (np.arange(60), np.arange(60) * 5 + 3, np.sort(np.arange(60) ** 2 % 3481 + 9)):
         slots = np.unique(slots)[:59]
         cache = e.new_cache(4000)
-        cache.rows.fill(np.nan)
+        litter(cache)
         rows = [EngineRow(PROMPT, p, int(slots[p]), slots[: p + 1]) for p in range(len(slots))]
         parts = [rows[:40], *([row] for row in rows[40:])]
         done, found = 0, []
@@ -333,10 +343,72 @@ def test_progress_counts_layers(files):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+WIDE = Shape("llama", 1, 256, 4, 2, 64, 512, 512, 1024, 1e-5, 1e4)
+ALL_TYPES = [
+    "F32",
+    "F16",
+    "BF16",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+]
+
+
+@pytest.mark.parametrize("kind", ALL_TYPES)
+def test_every_weight_type_keeps_bits(kind):
+    """Some types' kernels change with two rows, some with six, some never."""
+    kinds = {
+        part: GGMLQuantizationType[kind if dims == 2 else "F32"] for part, dims in PARTS.items()
+    }
+    weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, WIDE), WIDE, kinds)
+    one, two = (
+        GgmlEngine(weights, 0, 1, Residual.FP32, threads, check=False) for threads in (1, 2)
+    )
+    states = uniform(3, (141, WIDE.width))
+    plain = Session(one, states)
+    plain.chain(1, 100)
+    plain.chain(100, 141, GENERATED, 1)
+    other = Session(two, states)
+    other.chain(1, 6, PROMPT, 1)
+    other.chain(6, 100, PROMPT, 17)
+    for low, high in ((100, 102), (102, 105), (105, 110), (110, 116), (116, 125), (125, 141)):
+        other.chain(low, high, GENERATED)
+    assert other.out == plain.out
+
+
+def test_a_prompt_beside_dropped_rows_equals_one_in_order(files):
+    """Tiles are cut by slot, so prompt rows that lie elsewhere are run in a straight copy."""
+    e, states = engine(files["Q4_1"], threads=2), inputs(460)
+    plain = Session(e, states, capacity=470)
+    plain.chain(1, 100)
+    plain.chain(100, 130, GENERATED)
+    plain.chain(130, 450)
+    plain.chain(450, 460, GENERATED, 1)
+    other = Session(e, np.concatenate((states, states)), capacity=900)
+    other.chain(1, 100)
+    other.run(*((i, 99, GENERATED) for i in range(300, 340)))  # siblings that stay for a while
+    last = 99
+    for first, kind in ((100, GENERATED), (130, PROMPT), (450, GENERATED)):
+        ids = range(460 + first, 460 + {100: 130, 130: 450, 450: 460}[first])
+        other.run(*((i, last if i == ids[0] else i - 1, kind) for i in ids))
+        last = ids[-1]
+    assert {i - 460: out for i, out in other.out.items() if i > 460} == {
+        i: out for i, out in plain.out.items() if i >= 100
+    }
+
+
 def test_the_class_is_that_of_the_weight_types(files):
     classes = [engine(files["Q4_1"], threads=t, end=end).numerics for t, end in ((1, 4), (2, 1))]
     assert classes[0] == classes[1]
-    assert classes[0].name == (f"ggml-{load_ggml().build}/f32+q4_1/kv-f16/row-dot+row-flash/bf16")
+    assert classes[0].name == (f"ggml-{load_ggml().build}/f32+q4_1/kv-f16/prompt-dot/bf16")
     others = [
         engine(files["Q8_0"]).numerics.fingerprint,
         engine(files["Q4_1"], residual=Residual.FP32).numerics.fingerprint,

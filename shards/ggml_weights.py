@@ -1,0 +1,133 @@
+"""Weights as ggml tensors over the bytes of a model file, without a copy of them."""
+
+import ctypes as c
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearthring.protocol.errors import EngineUnavailable
+from hearthring.shards.ggml_library import DATA_OFFSET, Ggml, InitParams
+from hearthring.shards.shape import Shape
+
+PARTS = {
+    "attn_norm": 1,
+    "attn_q": 2,
+    "attn_k": 2,
+    "attn_v": 2,
+    "attn_output": 2,
+    "ffn_norm": 1,
+    "ffn_gate": 2,
+    "ffn_up": 2,
+    "ffn_down": 2,
+}
+"""Tensors of a layer with their dimensions."""
+
+EVERYWHERE = 4096, 1 << 47
+
+Pointer = int
+
+
+class Weights(Protocol):
+    """Where tensors come from: a ``GgufFile``, or anything that looks alike."""
+
+    @property
+    def shape(self) -> Shape:
+        """The model's shape."""
+
+    def raw(self, name: str) -> tuple[int, tuple[int, ...], NDArray[np.uint8]]:
+        """ggml type, row-major shape and bytes."""
+
+
+class Memory:
+    """A ggml context whose structs lie in an array of ours, and its C objects' lives."""
+
+    def __init__(self, ggml: Ggml, tensors: int, nodes: int = 0) -> None:
+        call = ggml.calls
+        size = tensors * call.ggml_tensor_overhead() + 64
+        if nodes:
+            size += call.ggml_graph_overhead_custom(nodes, False)
+        self.words = np.empty(-(-size // 8), np.uint64)
+        self.base = self.words.ctypes.data
+        self.context = call.ggml_init(InitParams(self.words.nbytes, self.base, True))
+        weakref.finalize(self, call.ggml_free, self.context)
+
+    def data_index(self, tensor: Pointer) -> int:
+        """Where in ``words`` a tensor keeps its data pointer."""
+        return (tensor + DATA_OFFSET - self.base) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A weight matrix, ``outer`` outputs of ``inner`` inputs each."""
+
+    tensor: Pointer
+    kind: int
+    outer: int
+    inner: int
+    data: NDArray[np.uint8]
+    """The bytes of the file, whatever ``tensor`` points to."""
+
+    @property
+    def sort(self) -> tuple[int, int, int]:
+        """All that its kernels depend on."""
+        return self.kind, self.outer, self.inner
+
+
+class LoadedWeights:
+    """Tensors of some layers by GGUF name: ``vectors`` and ``matrices``. Nothing is copied.
+
+    Raises ``EngineUnavailable`` for a type that no kernel here takes.
+    """
+
+    def __init__(
+        self,
+        ggml: Ggml,
+        weights: Weights,
+        start: int,
+        end: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        call = ggml.calls
+        # One buffer over the whole address space: it only vouches that addresses are memory of
+        # the CPU, which those of maps and caches are.
+        self.anywhere = call.ggml_backend_cpu_buffer_from_ptr(*EVERYWHERE)
+        weakref.finalize(self, call.ggml_backend_buffer_free, self.anywhere)
+        self._memory = Memory(ggml, (end - start) * len(PARTS))
+        self._bytes: list[NDArray[np.uint8]] = []  # tensors point into them
+        self.vectors: dict[str, Pointer] = {}
+        self.matrices: dict[str, Matrix] = {}
+        for layer in range(start, end):
+            for part, dimensions in PARTS.items():
+                name = f"blk.{layer}.{part}.weight"
+                kind, shape, data = weights.raw(name)
+                check_type(name, kind, dimensions)
+                new = getattr(call, f"ggml_new_tensor_{dimensions}d")
+                tensor = new(self._memory.context, kind, *reversed(shape))
+                call.ggml_backend_tensor_alloc(self.anywhere, tensor, data.ctypes.data)
+                self._bytes.append(data)
+                if dimensions == 1:
+                    self.vectors[name] = tensor
+                else:
+                    self.matrices[name] = Matrix(tensor, kind, shape[0], shape[1], data)
+            if progress is not None:
+                progress(layer + 1 - start, end - start)
+
+
+def check_type(name: str, kind: int, dimensions: int) -> None:
+    """Raise ``EngineUnavailable`` for a tensor of a type that is never used for such."""
+    # F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, BF16
+    known = {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 30} if dimensions == 2 else {0}
+    if kind not in known:
+        raise EngineUnavailable(
+            f"tensor {name!r} is of ggml type {kind}", field="engine", mend="use the torch engine"
+        )
+
+
+def view(call: c.CDLL, tensor: Pointer, kind: type[Any], *shape: int) -> NDArray[Any]:
+    """The memory of an allocated tensor as an array, valid as long as the tensor's allocator."""
+    pointer = c.cast(call.ggml_get_data(tensor), c.POINTER(kind))
+    return np.ctypeslib.as_array(pointer, (int(np.prod(shape)),)).reshape(shape)
