@@ -76,10 +76,10 @@ class Graph:
                 part.bound = weakref.ref(cache)
             part.mask.fill(_MASKED)
             for seen, row in zip(part.mask, rows, strict=False):  # padding stays masked
-                if row.path[0] == 0 and row.path[-1] == row.position:  # slots only grow
-                    seen[: row.position + 1] = 0
-                else:
+                if self._one_row_attention:
                     seen[row.path] = 0
+                else:  # prompt rows lie where their positions are
+                    seen[: row.position + 1] = 0
             part.slots[:] = [row.slot for row in rows]
             self._positions[at : at + len(rows)] = [row.position for row in rows]
             at += len(rows)
