@@ -18,7 +18,7 @@ from hearthring.shards.engine import Engine
 from hearthring.shards.engines import EngineOptions
 
 if TYPE_CHECKING:  # torch takes a second to import, and not every engine needs it
-    from hearthring.shards.torch_layer import Load
+    from hearthring.shards.torch_linear import Load
 
 DEFAULT_PORT = 4870
 

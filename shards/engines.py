@@ -13,7 +13,7 @@ from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.threads import choose_threads
 
 if TYPE_CHECKING:
-    from hearthring.shards.torch_layer import Load
+    from hearthring.shards.torch_linear import Load
 
 ENGINES = ("auto", "ggml", "torch")
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -7,6 +7,8 @@ and contexts to 2000.
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +22,30 @@ STEPS = ((0, 64, 639, 1990), (1991,), (1, 2, 65, 127, 128, 640, 1023, 1991))
 """Positions of the generated rows, step by step; a row's ancestors are the prompt's rows."""
 
 WeightLoader = Callable[[str], F32]
+
+
+MOST_EXPERTS = 8
+"""Experts of the fixed model, unless a row uses more: as many as tell a wrong choice."""
+
+
+def fingerprints(
+    make_engine: Callable[[WeightLoader, Shape], Engine], shape: Shape, residual: Residual
+) -> str:
+    """One ``fingerprint`` over every sort of layer that a model of ``shape`` has.
+
+    ``make_engine`` is given fixed weights and the one-layer shape they are for.
+    """
+    found = []
+    for sort in shape.sorts():
+        fixed = replace(sort, experts=min(sort.experts, max(MOST_EXPERTS, sort.experts_used)))
+        found.append(fingerprint(partial(_swapped, make_engine, fixed), fixed, residual))
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def _swapped(
+    make_engine: Callable[[WeightLoader, Shape], Engine], shape: Shape, load: WeightLoader
+) -> Engine:
+    return make_engine(load, shape)
 
 
 def fingerprint(

@@ -20,7 +20,7 @@ from hearthring.shards.engine import Numerics
 from hearthring.shards.fingerprint import uniform
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
-from hearthring.shards.torch_layer import Linear, Load, rms_norm, round_residual
+from hearthring.shards.torch_linear import Linear, Load, rms_norm, round_residual, soft_cap
 
 EMBEDDING = "token_embd.weight"
 Rows = Callable[[NDArray[np.int64]], F32]
@@ -49,7 +49,7 @@ class Ends:
         self._rows = rows
         self._norm = torch.from_numpy(load("output_norm.weight").copy())
         head = EMBEDDING if shape.tied_head else "output.weight"
-        self._head = Linear(load, (head,), threads)
+        self._head = Linear([torch.from_numpy(load(head))], threads)
 
     @classmethod
     def open(cls, file: GgufFile, residual: Residual = Residual.FP32, threads: int = 1) -> "Ends":
@@ -97,7 +97,10 @@ class Ends:
         index = np.asarray(ids, np.int64).reshape(-1)
         if len(index) and not (index.min() >= 0 and index.max() < self.shape.vocabulary):
             raise BadOption(f"token id outside 0 .. {self.shape.vocabulary - 1}", field="ids")
-        states = round_residual(torch.from_numpy(self._rows(index)), self.residual)
+        wide = torch.from_numpy(self._rows(index))
+        if self.shape.embedding_scale != 1:
+            wide = wide * self.shape.embedding_scale
+        states = round_residual(wide, self.residual)
         out: F32 = states.numpy()
         if not np.isfinite(out).all():
             raise ResidualOverflow(
@@ -119,7 +122,11 @@ class Ends:
         """Logits of normed rows: ``[width]`` to ``[vocabulary]``, or ``[n, width]`` to
         ``[n, vocabulary]``. Raises ``BadShape``."""
         rows = torch.from_numpy(self._checked(np.atleast_2d(normed)))
-        out: F32 = self._head.rows(rows).contiguous().numpy()
+        found = self._head.rows(rows).contiguous()
+        if self.shape.final_cap:
+            for row in found.unbind():
+                soft_cap(row, self.shape.final_cap)
+        out: F32 = found.numpy()
         return out[0] if normed.ndim == 1 else out
 
     def _checked(self, rows: F32) -> F32:

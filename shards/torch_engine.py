@@ -1,12 +1,12 @@
-"""The reference engine: Llama-family layers in fp32 on dequantised weights, through torch.
+"""The reference engine: layers of every family in fp32 on dequantised weights, through torch.
 
 The bits of a row depend on the weights and on the row's own token path with its kinds, by
-construction (``torch_layer.py`` says how). Thread count isn't excluded by construction but by
+construction (``torch_linear.py`` says how). Thread count isn't excluded by construction but by
 measurement; the fingerprint of a class is taken with the threads that are in use.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,26 +19,24 @@ from hearthring.protocol.errors import (
 )
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import EngineRow, Kind, Numerics, Segment, Window
-from hearthring.shards.families import only_llama
-from hearthring.shards.fingerprint import fingerprint
-from hearthring.shards.shape import Shape
+from hearthring.shards.fingerprint import fingerprints
+from hearthring.shards.shape import Rope, Shape
+from hearthring.shards.torch_attention import attend_block, attend_row, block_mask, first_key
 from hearthring.shards.torch_kv import PathRead, TorchKv, plan_reads
-from hearthring.shards.torch_layer import (
+from hearthring.shards.torch_layer import Layer
+from hearthring.shards.torch_linear import (
     BLOCK,
-    Layer,
     Load,
-    Rope,
-    attend_block,
-    attend_row,
-    gated_block,
-    gated_rows,
+    head_norm_block,
+    head_norm_rows,
     padded_rows,
     rms_norm,
     rms_norm_block,
     round_residual,
 )
+from hearthring.shards.torch_rope import Angles, Rotation
 
-Angles = tuple[torch.Tensor, torch.Tensor]
+Turns = dict[Rope, Angles]
 
 
 @dataclass(slots=True)
@@ -49,9 +47,9 @@ class _Pass:
     first: int  # index of its first row in the batch
     low: int
     high: int
-    end: int  # position after the block
+    block: int  # its positions begin at 64 * block
     path: torch.Tensor  # slots of positions 0 .. the last row
-    angles: Angles
+    turns: Turns
     states: torch.Tensor
 
     @property
@@ -67,12 +65,12 @@ class _Generated:
     caches: list[tuple[TorchKv, int]]  # where each row's K and V go
     reads: list[PathRead]
     scratch: tuple[torch.Tensor, torch.Tensor]
-    angles: Angles
+    turns: Turns
     states: torch.Tensor
 
 
 class TorchEngine:
-    """Layers ``[start, end)`` of a Llama-family model; see ``Engine`` for the contract.
+    """Layers ``[start, end)`` of a model; see ``Engine`` for the contract.
 
     ``load`` gives each tensor by its GGUF name as float32. ``progress(done, total)`` is called
     after each layer is loaded. ``threads`` is torch's setting for the whole process, renewed by
@@ -91,15 +89,13 @@ class TorchEngine:
     ) -> None:
         if not 0 <= start < end <= shape.layers:
             raise LayersOutOfRange(f"{start}:{end} of {shape.layers} layers", field="layers")
-        only_llama(shape, "torch")
         torch.set_num_threads(threads)
         self.start, self.end, self.width = start, end, shape.width
         self.shape, self.residual, self.threads = shape, residual, threads
-        self._rope = Rope(shape)
-        self._mask = torch.full((BLOCK, BLOCK), -torch.inf).triu_(1)
+        self._rotations = {rope: Rotation(rope) for rope in map(shape.rope, range(start, end))}
         self._layers: list[Layer] = []
         for index in range(start, end):
-            self._layers.append(Layer.load(load, index, threads))
+            self._layers.append(Layer.load(load, shape, index, threads))
             if progress is not None:
                 progress(index + 1 - start, end - start)
 
@@ -107,16 +103,12 @@ class TorchEngine:
     def numerics(self) -> Numerics:
         """The class, measured when first asked for (about a second at width 576)."""
         name = f"torch-{torch.__version__}/fp32/mv+gemm{BLOCK}/{self.residual.value}"
-        shape, residual = replace(self.shape, layers=1), self.residual
-        return Numerics(
-            name,
-            residual,
-            fingerprint(
-                lambda load: TorchEngine(load, shape, 0, 1, residual, self.threads),
-                shape,
-                residual,
-            ),
-        )
+        residual, threads = self.residual, self.threads
+
+        def make(load: Load, shape: Shape) -> TorchEngine:
+            return TorchEngine(load, shape, 0, 1, residual, threads)
+
+        return Numerics(name, residual, fingerprints(make, self.shape, residual))
 
     def new_cache(self, slots: int, window: Window | None = None) -> TorchKv:
         """A cache of ``slots`` rows, as ``Engine.new_cache``. Raises ``LayersOutOfRange``."""
@@ -193,9 +185,9 @@ class TorchEngine:
             first,
             low,
             low + len(run),
-            (block + 1) * BLOCK,
+            block,
             torch.from_numpy(run[-1].path),
-            self._rope.angles(list(range(block * BLOCK, (block + 1) * BLOCK))),
+            self._turns(list(range(block * BLOCK, (block + 1) * BLOCK))),
             padded,
         )
 
@@ -215,59 +207,84 @@ class TorchEngine:
             [(cache, row.slot) for cache, row in chosen],
             reads,
             (torch.empty(longest, width), torch.empty(longest, width)),
-            self._rope.angles([row.position for _, row in chosen]),
+            self._turns([row.position for _, row in chosen]),
             states.index_select(0, index),
         )
 
-    def _split(self, qkv: torch.Tensor, angles: Angles) -> tuple[torch.Tensor, ...]:
+    def _turns(self, positions: list[int]) -> Turns:
+        return {rope: rotation.angles(positions) for rope, rotation in self._rotations.items()}
+
+    def _heads(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Queries and keys within ``qkv``: ``[n, heads + kv_heads, head_width]``."""
+        keys = (self.shape.heads + self.shape.kv_heads) * self.shape.head_width
+        return qkv[:, :keys].view(len(qkv), -1, self.shape.head_width)
+
+    def _split(self, layer: Layer, qkv: torch.Tensor, turns: Turns) -> tuple[torch.Tensor, ...]:
         """Rotated and scaled queries ``[n, kv_heads, group, head_width]``, keys, values."""
         shape = self.shape
         queries = shape.heads * shape.head_width
         keys = queries + shape.kv_heads * shape.head_width
-        heads = qkv[:, :keys].view(len(qkv), -1, shape.head_width)
-        self._rope.rotate(heads, angles)
-        query = qkv[:, :queries].mul_(shape.head_width**-0.5)
+        self._rotations[layer.rope].rotate(self._heads(qkv), turns[layer.rope])
+        query = qkv[:, :queries].mul_(shape.scale)
         grouped = query.view(len(qkv), shape.kv_heads, -1, shape.head_width)
         return grouped, qkv[:, queries:keys], qkv[:, keys:]
 
     def _enter_block(self, layer: Layer, local: int, item: _Pass) -> torch.Tensor:
         normed = rms_norm_block(item.states, layer.attention_norm, self.shape.norm_epsilon)
-        query, k, v = self._split(layer.qkv.block(normed), item.angles)
+        qkv = layer.qkv.block(normed)
+        if layer.head_norm is not None:
+            head_norm_block(self._heads(qkv), layer.head_norm, self.shape.norm_epsilon)
+        query, k, v = self._split(layer, qkv, item.turns)
         item.cache.k[local].index_copy_(0, item.slots, k[item.low : item.high])
         item.cache.v[local].index_copy_(0, item.slots, v[item.low : item.high])
         return query
 
     def _leave_block(self, layer: Layer, local: int, item: _Pass, query: torch.Tensor) -> None:
-        seen = []
+        epsilon, first = self.shape.norm_epsilon, first_key(item.block, layer.window)
+        before = item.block * BLOCK - first
+        path, seen = item.path[first:], []
         for source in (item.cache.k[local], item.cache.v[local]):
-            buffer = torch.empty(item.end, source.shape[1])
-            torch.index_select(source, 0, item.path, out=buffer[: len(item.path)])
-            buffer[len(item.path) :].zero_()
+            buffer = torch.empty(before + BLOCK, source.shape[1])
+            torch.index_select(source, 0, path, out=buffer[: len(path)])
+            buffer[len(path) :].zero_()
             seen.append(buffer)
-        mixed = attend_block(query, seen[0], seen[1], self._mask)
-        states = item.states.add_(layer.output.block(mixed))
-        normed = rms_norm_block(states, layer.ffn_norm, self.shape.norm_epsilon)
-        gated = gated_block(layer.gate_up.block(normed), self.shape.ffn)
-        item.states = round_residual(states.add_(layer.down.block(gated)), self.residual)
+        mask = block_mask(before, layer.window)
+        mixed = attend_block(query, seen[0], seen[1], mask, self.shape.attention_cap)
+        made = layer.output.block(mixed)
+        if layer.attention_post_norm is not None:
+            made = rms_norm_block(made, layer.attention_post_norm, epsilon)
+        states = item.states.add_(made)
+        made = layer.ffn.block(rms_norm_block(states, layer.ffn_norm, epsilon))
+        if layer.ffn_post_norm is not None:
+            made = rms_norm_block(made, layer.ffn_post_norm, epsilon)
+        item.states = round_residual(states.add_(made), self.residual)
 
     def _enter_rows(self, layer: Layer, local: int, rows: _Generated) -> torch.Tensor:
         normed = rms_norm(rows.states, layer.attention_norm, self.shape.norm_epsilon)
-        query, k, v = self._split(layer.qkv.rows(normed), rows.angles)
+        qkv = layer.qkv.rows(normed)
+        if layer.head_norm is not None:
+            head_norm_rows(self._heads(qkv), layer.head_norm, self.shape.norm_epsilon)
+        query, k, v = self._split(layer, qkv, rows.turns)
         for (cache, slot), key, value in zip(rows.caches, k.unbind(), v.unbind(), strict=True):
             cache.k[local, slot] = key
             cache.v[local, slot] = value
         return query
 
     def _leave_rows(self, layer: Layer, local: int, rows: _Generated, query: torch.Tensor) -> None:
+        epsilon = self.shape.norm_epsilon
         mixed = padded_rows(query.shape[0], self.shape.heads * self.shape.head_width)
         outs = mixed.view(query.shape).unbind()
         for read, one, out in zip(rows.reads, query.unbind(), outs, strict=True):
-            k, v = read.read(local, rows.scratch)
-            attend_row(one, k, v, out)
-        states = layer.output.rows(mixed).add_(rows.states)
-        normed = rms_norm(states, layer.ffn_norm, self.shape.norm_epsilon)
-        gated = gated_rows(layer.gate_up.rows(normed), self.shape.ffn)
-        rows.states = round_residual(states.add_(layer.down.rows(gated)), self.residual)
+            k, v = read.read(local, rows.scratch, layer.window)
+            attend_row(one, k, v, out, self.shape.attention_cap)
+        made = layer.output.rows(mixed)
+        if layer.attention_post_norm is not None:
+            made = rms_norm(made, layer.attention_post_norm, epsilon)
+        states = made.add_(rows.states)
+        made = layer.ffn.rows(rms_norm(states, layer.ffn_norm, epsilon))
+        if layer.ffn_post_norm is not None:
+            made = rms_norm(made, layer.ffn_post_norm, epsilon)
+        rows.states = round_residual(states.add_(made), self.residual)
 
     def _collect(self, count: int, passes: list[_Pass], rows: _Generated | None) -> F32:
         out = torch.empty(count, self.width)

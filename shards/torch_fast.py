@@ -33,7 +33,7 @@ from hearthring.shards.torch_fast_layer import (
     normed,
     rotated,
 )
-from hearthring.shards.torch_layer import Load, round_residual
+from hearthring.shards.torch_linear import Load, round_residual
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -1,6 +1,6 @@
 """Layers of all families for the fast torch engine: batched, in the device's own types.
 
-Unlike ``torch_layer.py`` nothing here keeps a row's bits apart from what it is batched with.
+Unlike in ``torch_linear.py`` nothing here keeps a row's bits apart from what it is batched with.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch.nn import functional
 from hearthring.shards import torch_int4
 from hearthring.shards.families import Activation, family
 from hearthring.shards.shape import Rope, Shape
-from hearthring.shards.torch_layer import Load
+from hearthring.shards.torch_linear import Load
 
 Raw = Callable[[str], tuple[int, tuple[int, ...], NDArray[np.uint8]]]
 """A tensor as it is in the file, as ``GgufFile.raw``."""

@@ -61,15 +61,17 @@ class PathRead:
     slots: torch.Tensor | None
 
     def read(
-        self, layer: int, scratch: tuple[torch.Tensor, torch.Tensor]
+        self, layer: int, scratch: tuple[torch.Tensor, torch.Tensor], window: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V ``[length, row]``, strides and alignment alike for either way of reading."""
+        """K and V ``[length, row]``, or those of the last ``window`` positions; strides and
+        alignment are alike for either way of reading."""
         k, v = self.cache.k[layer], self.cache.v[layer]
+        low = max(0, self.length - window) if window else 0
         if self.slots is None:
-            return k[: self.length], v[: self.length]
+            return k[low : self.length], v[low : self.length]
         for buffer, source in zip(scratch, (k, v), strict=True):
             torch.index_select(source, 0, self.slots, out=buffer[self.first : self.length])
-        return scratch[0][: self.length], scratch[1][: self.length]
+        return scratch[0][low : self.length], scratch[1][low : self.length]
 
 
 def plan_reads(rows: list[tuple[TorchKv, EngineRow]], row: int) -> list[PathRead]:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hearthring.protocol.errors import BadModelFile
-from hearthring.shards.gguf_file import GgufFile, layer_tensors
+from hearthring.shards.families import layer_tensors
+from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import FORMAT, Manifest, build, canonical
 from hearthring.shards.store import ModelEntry
 from tests.tiny import write_tiny_gguf

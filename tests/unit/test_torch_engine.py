@@ -12,12 +12,11 @@ from hearthring.protocol.tensors import Residual, pack, unpack
 from hearthring.shards.engine import EngineRow, Kind, Segment
 from hearthring.shards.fingerprint import fingerprint, fixed_weight
 from hearthring.shards.shape import Shape
-from hearthring.shards.slots import SlotMap
 from hearthring.shards.torch_engine import TorchEngine
+from tests.sessions import GENERATED, PROMPT, Session
 
 EVEN = Shape("llama", 4, 64, 4, 2, 16, 128, 300, 512, 1e-5, 10_000.0)
 ODD = Shape("llama", 3, 42, 6, 2, 10, 52, 300, 512, 1e-5, 10_000.0, interleaved_rope=False)
-PROMPT, GENERATED = Kind.PROMPT, Kind.GENERATED
 
 
 @pytest.fixture(autouse=True)
@@ -57,46 +56,6 @@ def engine(shape=EVEN, start=0, end=None, residual=Residual.BF16, threads=1):
 def inputs(count, shape=EVEN, residual=Residual.BF16, seed=1):
     wide = np.random.default_rng(seed).standard_normal((count, shape.width)).astype(np.float32)
     return unpack(pack(wide, residual), count, shape.width, residual)
-
-
-class Session:
-    """Runs steps of (id, parent, kind) on one cache and keeps each row's output by id."""
-
-    def __init__(self, engine, states, capacity=400):
-        self.engine, self.states = engine, states
-        self.slots, self.cache = SlotMap(capacity), engine.new_cache(capacity)
-        self.cache.k.fill_(torch.nan)  # whatever reads a slot nobody wrote shows
-        self.cache.v.fill_(torch.nan)
-        self.position = {0: -1}
-        self.out = {}
-        self.moves = 0
-
-    def place(self, rows):
-        plan = self.slots.compaction(len(rows))
-        if plan is not None:
-            self.cache.move(*plan)
-            self.moves += 1
-        placed = []
-        for row_id, parent, kind in rows:
-            self.position[row_id] = self.position[parent] + 1
-            placed.append(self.slots.insert(row_id, parent, self.position[row_id], kind))
-        return Segment(self.cache, tuple(placed))
-
-    def keep(self, rows, out):
-        for (row_id, _, _), row in zip(rows, out, strict=True):
-            self.out[row_id] = row.tobytes()
-
-    def run(self, *rows):
-        segment = self.place(rows)
-        out, _ = self.engine.forward((segment,), self.states[[row[0] for row in rows]])
-        self.keep(rows, out)
-
-    def chain(self, low, high, kind=PROMPT, step=None, parent=None):
-        """Rows ``low`` to ``high - 1``, each the child of the one before."""
-        rows = [(i, i - 1 if parent is None or i > low else parent, kind) for i in range(low, high)]
-        step = step or len(rows) or 1
-        for at in range(0, len(rows), step):
-            self.run(*rows[at : at + step])
 
 
 def reference(engine, states, prompt=150, total=170):

@@ -1,0 +1,148 @@
+"""Every family gives transformers' logits, and its rows keep their bits in any schedule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.manifest import Manifest, build
+from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_engine import TorchEngine
+from hearthring.shards.torch_fast import FastTorchEngine, choose_place
+from tests.families import CASES, LAYERS, transformers_model, write_family_gguf
+from tests.sessions import GENERATED, PROMPT, Session
+
+ROWS = 150
+_NUMBERS = ("llama3", "llama-linear", "phi3-short", "qwen2-yarn", "qwen3moe-unnormed")
+BUILT_APART = [name for name in CASES if name not in _NUMBERS]
+"""Families that differ in more than numbers."""
+IDS = np.random.default_rng(0).integers(3, 300, ROWS)
+
+
+@dataclass(frozen=True)
+class Family:
+    file: GgufFile
+    model: Any
+
+    @property
+    def embedded(self) -> F32:
+        """Row i is the embedding of token i - 1."""
+        states = Ends.open(self.file).embed(IDS.tolist())
+        return np.concatenate([np.zeros_like(states[:1]), states])
+
+    def engine(self, start: int = 0, end: int = LAYERS, threads: int = 1) -> TorchEngine:
+        return TorchEngine(
+            self.file.dequantised, self.file.shape, start, end, Residual.FP32, threads
+        )
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("families")
+
+    @cache
+    def make(name: str) -> Family:
+        case = CASES[name]
+        model = transformers_model(case)
+        return Family(GgufFile(write_family_gguf(folder / name, case, model)), model)
+
+    return make
+
+
+def reference(engine: Any, states: F32, prompt: int = 110) -> dict[int, bytes]:
+    """The prompt in one step, then one generated row at a time."""
+    session = Session(engine, states)
+    session.chain(1, prompt)
+    session.chain(prompt, ROWS + 1, GENERATED, 1)
+    return session.out
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(families: Any, name: str) -> None:
+    family = families(name)
+    with torch.inference_mode():
+        wanted = family.model(torch.from_numpy(IDS)[None]).logits[0].numpy()
+    ends, engine = Ends.open(family.file), family.engine()
+    for prompt in (0, 100, ROWS):
+        session = Session(engine, family.embedded)
+        session.chain(1, prompt + 1)
+        session.chain(prompt + 1, ROWS + 1, GENERATED, 7)
+        got = ends.logits(ends.norm(session.array(1, ROWS + 1)))
+        assert np.abs(got - wanted).max() / np.abs(wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_fast_engine_agrees(families: Any, name: str) -> None:
+    family = families(name)
+    file, states = family.file, family.embedded
+    fast = FastTorchEngine(file.dequantised, file.shape, 0, LAYERS, place=choose_place("cpu"))
+    session = Session(fast, states)
+    session.chain(1, 100)
+    session.chain(100, ROWS + 1, GENERATED, 7)
+    wanted = Session(family.engine(), states)
+    wanted.chain(1, ROWS + 1)
+    both = session.array(1, ROWS + 1), wanted.array(1, ROWS + 1)
+    assert np.abs(both[0] - both[1]).max() / np.abs(both[1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", BUILT_APART)
+def test_no_schedule_changes_a_bit(families: Any, name: str) -> None:
+    """Chunks, threads, windows, siblings and neighbours against one row after the other."""
+    family = families(name)
+    states = family.embedded
+    wanted = reference(family.engine(), states)
+    for step, threads in ((64, 1), (29, 2)):
+        session = Session(family.engine(threads=threads), states)
+        session.chain(1, 110, PROMPT, step)
+        session.chain(110, ROWS + 1, GENERATED, 3)
+        assert session.out == wanted
+    first, between = Session(family.engine(0, 1), states), np.zeros_like(states)
+    first.chain(1, 110)
+    first.chain(110, ROWS + 1, GENERATED)
+    between[1:] = first.array(1, ROWS + 1)
+    assert reference(family.engine(1, LAYERS), between) == wanted
+
+
+@pytest.mark.parametrize("name", BUILT_APART)
+def test_a_tree_beside_another_session_equals_its_branches(families: Any, name: str) -> None:
+    family = families(name)
+    engine, states = family.engine(), family.embedded
+    parents = [99, 100, 101, 99, 103, 104, 101]  # of rows 100 to 106
+    tree, other = Session(engine, states), Session(engine, states[::-1].copy())
+    tree.chain(1, 100)
+    rows = [(100 + i, parent, GENERATED) for i, parent in enumerate(parents)]
+    noise = [(i, i - 1, PROMPT) for i in range(1, 40)]
+    segments = (other.place(noise), tree.place(rows))
+    both = np.concatenate([other.states[1:40], states[100:107]])
+    out, _ = engine.forward(segments, both)
+    tree.keep(rows, out[len(noise) :])
+    for leaf in (102, 105, 106):
+        path = [leaf]
+        while path[0] > 99:
+            path.insert(0, parents[path[0] - 100])
+        alone = Session(engine, states)
+        alone.chain(1, 100)
+        for parent, row in pairwise(path):
+            alone.run((row, parent, GENERATED))
+            assert alone.out[row] == tree.out[row]
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3-long", "mixtral"])
+def test_manifests_hold_every_number(families: Any, name: str) -> None:
+    manifest = build(families(name).file)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.shape == families(name).file.shape
