@@ -46,6 +46,12 @@ WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """Pre-tokenizers whose words, where they are tokens, aren't merged from bytes."""
 
 
+def splitter(pre: str) -> PreTokenizer:
+    """What cuts a text into words, and their bytes into characters; ``pre`` is in ``WORDS``."""
+    splits: list[PreTokenizer] = [Split(Regex(words), "isolated") for words in WORDS[pre]]
+    return Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 _GAP: Final = "\0"  # no byte-level token holds it: bytes that don't print are written otherwise
 
 
@@ -84,10 +90,7 @@ class BytePairs:
             self._engine = Engine(BPE(vocabulary, pairs, unk_token=_GAP, ignore_merges=whole))
         except Exception as error:  # the library raises its errors as plain Exception
             raise BadModelFile(f"the tokenizer can't be built: {str(error)!r:.200}") from None
-        splits: list[PreTokenizer] = [Split(Regex(words), "isolated") for words in WORDS[pre]]
-        self._engine.pre_tokenizer = Sequence(
-            [*splits, ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
+        self._engine.pre_tokenizer = splitter(pre)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises ``TypeError`` or ``UnicodeEncodeError`` for surrogates."""
