@@ -75,7 +75,7 @@ class _Head:
     """Final norm and output head for one row."""
 
     def __init__(self, file: Any, threads: int) -> None:
-        from hearthring.shards import ggml_weights as g
+        from hearthring.shards import ggml_memory as g
         from hearthring.shards.ggml_library import F32, load_ggml
 
         self.ggml = load_ggml()

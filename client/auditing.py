@@ -11,6 +11,7 @@ from hearthring.protocol.errors import (
     UnknownModel,
 )
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.engines import options_of
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.store import ModelStore
 from hearthring.verify.audit import audit
@@ -49,8 +50,8 @@ def audit_offline(proof: Proof, threads: int, progress: Progress = lambda *_: No
 def _replayer(proof: Proof, gguf: GgufFile, threads: int) -> EngineReplayer:
     """With the route's own engine where this machine has it: then bits can be compared."""
     residual = Residual(proof.residual)
-    used = {body.numerics.partition("-")[0] for body in bodies_of(proof) if body is not None}
-    if used == {"ggml"}:
+    used = {body.numerics for body in bodies_of(proof) if body is not None}
+    if used and all(name.startswith("ggml-") for name in used):
         with contextlib.suppress(EngineUnavailable):
-            return EngineReplayer(gguf, residual, threads, "ggml")
+            return EngineReplayer(gguf, residual, threads, "ggml", options_of(min(used)))
     return EngineReplayer(gguf, residual, threads)

@@ -8,25 +8,32 @@ from hearthring.client.sampler import Sampling, lead
 from hearthring.protocol.messages import PROMPT
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
-from hearthring.shards.engines import load_engine
+from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.torch_ends import Ends
 from hearthring.verify.proof import Proof
 
 BATCH = 256
+DEFAULT = EngineOptions()
 
 
 class EngineReplayer:
     """``verify.audit.Replayer`` over a model file. Only the window at work is in memory.
 
-    ``engine`` is the name of the engine to replay with. Raises ``EngineUnavailable``.
+    ``engine`` is the name of the engine to replay with, ``options`` how. Raises
+    ``EngineUnavailable``.
     """
 
     def __init__(
-        self, gguf: GgufFile, residual: Residual, threads: int, engine: str = "torch"
+        self,
+        gguf: GgufFile,
+        residual: Residual,
+        threads: int,
+        engine: str = "torch",
+        options: EngineOptions = DEFAULT,
     ) -> None:
         self._gguf, self._residual, self._threads = gguf, residual, threads
-        self._name = engine
+        self._name, self._options = engine, options
         self._ends = Ends.open(gguf, residual, threads)
         self.ends_fingerprint = self._ends.numerics.fingerprint
         self.fingerprint = self._engine(0, 1).numerics.fingerprint
@@ -66,4 +73,11 @@ class EngineReplayer:
         return lead(logits, history, row + 1, sampling, proof.token_ids[row + 1])
 
     def _engine(self, start: int, end: int) -> Engine:
-        return load_engine(self._name, self._gguf, (start, end), self._residual, self._threads)
+        return load_engine(
+            self._name,
+            self._gguf,
+            (start, end),
+            self._residual,
+            self._threads,
+            options=self._options,
+        )

@@ -114,12 +114,31 @@ def node(
             show_default="fp16 on a GPU, else fp32",
         ),
     ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="How ggml multiplies prompt rows: low takes no more memory, fast computes in "
+            "float32, auto is fast where the weights' type gains by it."
+        ),
+    ] = "auto",
+    prompt_memory: Annotated[
+        int, typer.Option(help="MiB of float32 weights that --prompt fast may keep.", min=0)
+    ] = 0,
+    kv: Annotated[str, typer.Option(help="Type of ggml's keys and values: f16 or q8_0.")] = "f16",
+    repack: Annotated[
+        bool,
+        typer.Option(
+            "--repack",
+            help="Keep Q4_0 and Q4_K weights in ggml's interleaved layout: faster, but in memory "
+            "of their own.",
+        ),
+    ] = False,
     fast: Annotated[
         bool,
         typer.Option(
             "--fast",
-            help="Let torch compute a row in whatever order suits the batch. Audits of this node "
-            "then compare within tolerances, never bit for bit.",
+            help="Let the engine compute a row in whatever order suits the batch. Audits of this "
+            "node then compare within tolerances, never bit for bit.",
         ),
     ] = False,
     residual: Annotated[
@@ -163,7 +182,15 @@ def node(
         engine=engine,
         residual=Residual(residual) if residual else None,
         threads=None if threads is None else threads_of(threads),
-        options=EngineOptions(exact=not fast, device=device, compute=compute),
+        options=EngineOptions(
+            exact=not fast,
+            device=device,
+            compute=compute,
+            prompt=prompt,
+            prompt_memory=prompt_memory << 20,
+            kv=kv,
+            repack=repack,
+        ),
         owner_key=owner_key,
         swarm_key=swarm_key,
     )

@@ -9,6 +9,7 @@ from hearthring.protocol.tensors import Residual
 from hearthring.shards.device import usable_cores
 from hearthring.shards.engine import Engine, Window
 from hearthring.shards.families import layer_tensors
+from hearthring.shards.ggml_policy import F16, FAST, LOW, Q8_0, Policy, policy_of
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.threads import choose_threads
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "ggml", "torch")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPUTES = ("fp32", "fp16", "bf16")
+PROMPTS = ("auto", FAST, LOW)
+KVS = (F16, Q8_0)
 TIMED_LAYERS = 4
 """Layers that the number of threads is tried with where loading them costs nothing."""
 _WIDE = {0, 1, 30}  # ggml's F32, F16, BF16
+_PACKABLE = {2, 12}  # Q4_0, Q4_K
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -33,11 +37,20 @@ class EngineOptions:
     ``exact`` False gives up that a row has the same bits whatever it is batched with, for speed;
     the class then equals nobody's. So it is on every ``device`` but the CPU, which torch alone
     knows. ``compute`` is the type of its products there: None is fp16 on a device, else fp32.
+
+    The rest is for ggml. ``prompt``: how prompt rows are multiplied, ``low`` by the quantised
+    kernels, ``fast`` in float32, of which at most ``prompt_memory`` bytes are kept; ``auto`` is
+    ``fast`` where ggml has no interleaved layout for the weights, whose kernels are as fast.
+    ``kv``: type of keys and values. ``repack``: weights in that layout, in memory of their own.
     """
 
     exact: bool = True
     device: str = "cpu"
     compute: str | None = None
+    prompt: str = "auto"
+    prompt_memory: int = 0
+    kv: str = "f16"
+    repack: bool = False
 
     def __post_init__(self) -> None:
         """Raise ``BadOption`` for names that nothing has."""
@@ -45,6 +58,13 @@ class EngineOptions:
             raise BadOption(
                 f"there is no {self.device!r}", field="device", mend=f"one of {', '.join(DEVICES)}"
             )
+        for name, value, known in (("prompt", self.prompt, PROMPTS), ("kv", self.kv, KVS)):
+            if value not in known:
+                raise BadOption(
+                    f"there is no {value!r}", field=name, mend=f"one of {', '.join(known)}"
+                )
+        if self.prompt_memory < 0:
+            raise BadOption(f"{self.prompt_memory} bytes", field="prompt_memory", mend="0 or more")
         if self.compute not in (None, *COMPUTES):
             raise BadOption(
                 f"there is no {self.compute!r}",
@@ -81,24 +101,30 @@ def load_engine(
         raise BadOption(
             f"there is no {name!r}", field="engine", mend=f"one of {', '.join(ENGINES)}"
         )
-    if name == "ggml" and not options.reference:
+    if name == "ggml" and (options.device != "cpu" or options.compute):
         raise BadOption(
-            "ggml computes exactly, on the CPU and in the weights' own types",
+            "ggml computes on the CPU and in the weights' own types",
             field="engine",
-            mend="use --engine torch for --fast, --device and --compute",
+            mend="use --engine torch for --device and --compute",
         )
     # A method of the file itself changes nothing, and the file's own types need no copy.
     load = None if load == gguf.dequantised else load
     if name == "ggml":
-        return _load_ggml(gguf, window, residual, threads, progress, load)
+        return _load_ggml(gguf, window, residual, threads, progress, load, options)
     if name == "auto" and options.reference and is_quantised(gguf, window):
         try:
-            return _load_ggml(gguf, window, residual, threads, progress, load)
+            return _load_ggml(gguf, window, residual, threads, progress, load, options)
         except EngineUnavailable as error:
             say(f"torch, as ggml can't be used: {error.message}")
     if options.reference:
         return _load_torch(gguf, window, residual, threads, progress, load)
     return _load_fast(gguf, window, residual, threads, progress, load, options)
+
+
+def options_of(numerics: str) -> EngineOptions:
+    """The options in the name of a class of ggml's, so that a replay computes alike."""
+    policy = policy_of(numerics)
+    return EngineOptions(policy.exact, prompt=policy.prompt, kv=policy.kv, repack=policy.repack)
 
 
 def is_quantised(gguf: GgufFile, window: Window) -> bool:
@@ -113,6 +139,7 @@ def _load_ggml(
     threads: int | None,
     progress: Progress | None,
     load: "Load | None",
+    options: EngineOptions,
 ) -> Engine:
     from hearthring.shards.ggml_check import WideWeights
     from hearthring.shards.ggml_engine import GgmlEngine
@@ -121,12 +148,23 @@ def _load_ggml(
     # bf16 until import measures residuals: SmolLM2's reach 24 856, too near to fp16's end.
     kind = residual or Residual.BF16
 
+    policy = _policy(gguf, options)
+
     def some(number: int) -> Engine:
         few = window[0], min(window[1], window[0] + TIMED_LAYERS)
-        return GgmlEngine(weights, *few, kind, number, check=False)
+        return GgmlEngine(weights, *few, kind, number, policy=policy, check=False)
 
     threads = threads or choose_threads(some, usable_cores())
-    return GgmlEngine(weights, *window, kind, threads, progress)
+    return GgmlEngine(weights, *window, kind, threads, progress, policy)
+
+
+def _policy(gguf: GgufFile, options: EngineOptions) -> Policy:
+    """ggml's policy. It hangs on options and types only, so that equal nodes are of one class."""
+    prompt = options.prompt
+    if prompt == "auto":
+        kinds = {gguf.raw(name)[0] for name in layer_tensors(gguf.shape, 0)}
+        prompt = LOW if kinds & _PACKABLE or not options.exact else FAST
+    return Policy(prompt, options.prompt_memory, options.kv, options.repack, options.exact)
 
 
 def _load_torch(

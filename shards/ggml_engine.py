@@ -5,16 +5,17 @@ why a row's bits depend on the weights and its own token path only.
 """
 
 import hashlib
+import secrets
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from hearthring.protocol.errors import BadShape, LayersOutOfRange, ResidualOverflow
+from hearthring.protocol.errors import BadOption, BadShape, LayersOutOfRange, ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Numerics, Segment, Window
 from hearthring.shards.families import only_llama
@@ -25,8 +26,10 @@ from hearthring.shards.ggml_kv import GgmlKv, ggml_kv
 from hearthring.shards.ggml_layer import GraphKey, Model
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import Run, passes
-from hearthring.shards.ggml_products import try_batches
-from hearthring.shards.ggml_weights import PARTS, LoadedWeights, Weights
+from hearthring.shards.ggml_policy import FAST, Q8_0, Policy
+from hearthring.shards.ggml_products import Batching, try_batches
+from hearthring.shards.ggml_weights import PARTS, LoadedWeights, Matrix, Sort, Weights
+from hearthring.shards.ggml_wide import Blas, Widener
 
 VISIBLE_STEP = 128
 GRAPHS = 24
@@ -50,6 +53,7 @@ class GgmlEngine:
         residual: Residual = Residual.BF16,
         threads: int = 1,
         progress: Callable[[int, int], None] | None = None,
+        policy: Policy | None = None,
         *,
         check: bool = True,
     ) -> None:
@@ -59,25 +63,55 @@ class GgmlEngine:
         only_llama(self.shape, "ggml")
         self.start, self.end, self.width = start, end, self.shape.width
         self.residual, self.threads = residual, threads
+        self.policy = policy = policy or Policy()
+        if policy.kv == Q8_0 and self.shape.head_width % 32:
+            raise BadOption(
+                f"heads of {self.shape.head_width} channels can't be kept in q8_0",
+                field="kv",
+                mend="use f16",
+            )
         self._ggml, self._source = load_ggml(), weights
         call = self._ggml.calls
         self._backend = call.ggml_backend_cpu_init()
         weakref.finalize(self, call.ggml_backend_free, self._backend)
         call.ggml_backend_cpu_set_n_threads(self._backend, threads)
-        loaded = LoadedWeights(self._ggml, weights, start, end, progress)
-        sorts = {matrix.sort: matrix for matrix in loaded.matrices.values()}
-        batching = {
-            sort: try_batches(self._ggml, matrix, threads) for sort, matrix in sorts.items()
-        }
-        self._model = Model(self._ggml, loaded, self.shape, residual, batching)
+        loaded = LoadedWeights(self._ggml, weights, start, end, progress, policy.repack)
+        self._model = Model(
+            self._ggml,
+            loaded,
+            self.shape,
+            residual,
+            policy,
+            self._batching(loaded.matrices.values()),
+            self._wide(loaded.matrices.values()),
+        )
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
         if check:
             check_layer(
                 weights,
                 start,
                 residual,
-                lambda kind: GgmlEngine(weights, start, start + 1, kind, threads, check=False),
+                lambda kind: GgmlEngine(
+                    weights, start, start + 1, kind, threads, policy=policy, check=False
+                ),
             )
+
+    def _batching(self, matrices: Iterable[Matrix]) -> dict[Sort, Batching]:
+        """What may be multiplied at once, by sort of matrix."""
+        sorts = {matrix.sort: matrix for matrix in matrices}
+        if not self.policy.exact:
+            return dict.fromkeys(sorts, Batching(True, True))
+        return {
+            sort: try_batches(self._ggml, matrix, self.threads) for sort, matrix in sorts.items()
+        }
+
+    def _wide(self, matrices: Iterable[Matrix]) -> tuple[Blas, Widener] | None:
+        """What multiplies prompt rows in float32, if the policy has it."""
+        if self.policy.prompt != FAST:
+            return None
+        matrices = list(matrices)
+        blas = Blas({(matrix.outer, matrix.inner) for matrix in matrices})
+        return blas, Widener(self._ggml, matrices, self.policy.prompt_memory)
 
     @cached_property
     def numerics(self) -> Numerics:
@@ -92,8 +126,12 @@ class GgmlEngine:
             digest.update(repr(mix).encode())
             digest.update(fingerprint(self._fixed(mix), self.shape, self.residual).encode())
         names = sorted({GGMLQuantizationType(kind).name.lower() for mix in mixes for kind in mix})
-        name = f"ggml-{self._ggml.build}/{'+'.join(names)}/kv-f16/prompt-dot"
-        return Numerics(f"{name}/{self.residual.value}", self.residual, digest.hexdigest())
+        if not self.policy.exact:  # equal to no other's, not even its own of another day
+            digest.update(secrets.token_bytes(32))
+        wide = self._model.wide
+        policy = self.policy.name(wide[0].name if wide else "")
+        name = f"ggml-{self._ggml.build}/{'+'.join(names)}/{policy}/{self.residual.value}"
+        return Numerics(name, self.residual, digest.hexdigest())
 
     def _types(self, layer: int) -> tuple[int, ...]:
         return tuple(self._source.raw(f"blk.{layer}.{part}.weight")[0] for part in PARTS)
@@ -103,7 +141,9 @@ class GgmlEngine:
 
         def make(load: Callable[[str], F32]) -> GgmlEngine:
             fixed = FixedWeights(self._ggml, load, shape, dict(zip(PARTS, mix, strict=True)))
-            return GgmlEngine(fixed, 0, 1, self.residual, self.threads, check=False)
+            return GgmlEngine(
+                fixed, 0, 1, self.residual, self.threads, policy=self.policy, check=False
+            )
 
         return make
 
@@ -112,7 +152,8 @@ class GgmlEngine:
         start, end = window or (self.start, self.end)
         if not self.start <= start < end <= self.end:
             raise LayersOutOfRange(f"{start}:{end} of {self.start}:{self.end}", field="window")
-        return GgmlKv((start, end), slots, self.shape.kv_heads * self.shape.head_width)
+        row = self.shape.kv_heads * self.shape.head_width
+        return GgmlKv((start, end), slots, row, self.policy.kv)
 
     def forward(
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()

@@ -15,7 +15,7 @@ from hearthring.protocol.tensors import F32 as States
 from hearthring.shards.engine import EngineRow, Kind
 from hearthring.shards.ggml_kv import GgmlKv
 from hearthring.shards.ggml_layer import GraphKey, LayerGraph, Model
-from hearthring.shards.ggml_weights import Pointer, view
+from hearthring.shards.ggml_memory import Pointer, view
 
 _MASKED = 0xFC00  # minus infinity in fp16
 
@@ -39,14 +39,18 @@ class Graph:
         build = LayerGraph(model, key)
         self._memory = build.memory
         self._handle = build.handle
-        # Tiles and cuts of the keys by threads: for prompt rows only, see ``ggml_layer.py``.
-        self._one_row_attention = key.kind is Kind.GENERATED
+        # Other attention tiles the keys, or cuts them by threads: see ``ggml_layer.py``.
+        self._tiled = key.kind is Kind.PROMPT
+        self._use_ref = not self._tiled and model.policy.exact
         allocator = call.ggml_gallocr_new(call.ggml_backend_cpu_buffer_type())
         weakref.finalize(self, call.ggml_gallocr_free, allocator)
         if not call.ggml_gallocr_alloc_graph(allocator, self._handle):
             raise MemoryError("no memory for a graph")
         self.bytes = self._memory.words.nbytes + call.ggml_gallocr_get_buffer_size(allocator, 0)
         rows, width = key.rows, model.shape.width
+        self._wide = build.wide
+        if self._wide is not None:
+            self._wide.bind(rows)
         self._states = view(call, build.states, c.c_float, rows, width)
         self._positions = view(call, build.positions, c.c_int32, rows)
         self._result = view(call, build.result, c.c_float, rows, width)
@@ -57,7 +61,7 @@ class Graph:
         self._parts = [
             _Part(
                 view(call, inputs.slots, c.c_int64, count),
-                view(call, inputs.mask, c.c_uint16, key.mask_rows(count), visible),
+                view(call, inputs.mask, c.c_uint16, model.mask_rows(key, count), visible),
                 np.array([self._memory.data_index(tensor) for tensor, _ in inputs.held]),
                 np.array([source for _, source in inputs.held]),
             )
@@ -76,14 +80,21 @@ class Graph:
                 part.bound = weakref.ref(cache)
             part.mask.fill(_MASKED)
             for seen, row in zip(part.mask, rows, strict=False):  # padding stays masked
-                if self._one_row_attention:
-                    seen[row.path] = 0
-                else:  # prompt rows lie where their positions are
+                if self._tiled:  # prompt rows lie where their positions are
                     seen[: row.position + 1] = 0
+                else:
+                    seen[row.path] = 0
             part.slots[:] = [row.slot for row in rows]
             self._positions[at : at + len(rows)] = [row.position for row in rows]
             at += len(rows)
-        self._call.ggml_backend_cpu_set_use_ref(backend, self._one_row_attention)
-        if self._call.ggml_backend_graph_compute(backend, self._handle) != 0:
+        self._call.ggml_backend_cpu_set_use_ref(backend, self._use_ref)
+        if self._wide is None:
+            status = self._call.ggml_backend_graph_compute(backend, self._handle)
+        else:
+            chains = [(rows[0].position, len(rows)) for _, rows in pieces]
+            status = self._wide.compute(
+                chains, lambda: self._call.ggml_backend_graph_compute(backend, self._handle)
+            )
+        if status != 0:
             raise EngineUnavailable("ggml failed to compute a graph", field="engine")
         return self._result, self._taps

@@ -1,6 +1,7 @@
 """Keys and values of one session for the ggml engine, addressed by slot."""
 
 import mmap
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,26 @@ from hearthring.shards.engine import EngineRow, Slots, Window
 KEY, VALUE = 0, 1
 
 
-class GgmlKv:
-    """K and V ``[layers in the window, 2, slots, kv_heads * head_width]`` in fp16, all zero.
+def kv_bytes(kind: str, values: int) -> int:
+    """What so many values take in a cache of a kind: ``f16``, or ``q8_0`` with a scale per 32."""
+    return values // 32 * 34 if kind == "q8_0" else 2 * values
 
-    The system hands out the memory as rows are written, and takes it back with the object.
-    ``addresses[layer, which]`` is where each K or V begins.
+
+class GgmlKv:
+    """K and V of ``row`` values, ``[layers in the window, 2, slots, row]``, all zero.
+
+    ``rows`` is of float16, or of bytes for ``q8_0``. The system hands out the memory as rows are
+    written, and takes it back with the object. ``addresses[layer, which]`` is where each K or V
+    begins.
     """
 
-    def __init__(self, window: Window, slots: int, row: int) -> None:
-        self.window, self.capacity = window, slots
-        shape = (window[1] - window[0], 2, slots, row)
-        self.rows = _lazy_zeros(shape)
-        steps = np.arange(shape[0] * 2, dtype=np.uint64) * np.uint64(slots * row * 2)
+    def __init__(self, window: Window, slots: int, row: int, kind: str = "f16") -> None:
+        self.window, self.capacity, self.kind, self.row = window, slots, kind, row
+        size = kv_bytes(kind, row)
+        shape = (window[1] - window[0], 2, slots, size)
+        memory = _lazy_zeros(shape)
+        self.rows: NDArray[Any] = memory.view(np.float16) if kind == "f16" else memory
+        steps = np.arange(shape[0] * 2, dtype=np.uint64) * np.uint64(slots * size)
         self.addresses = (steps + np.uint64(self.rows.ctypes.data)).reshape(shape[0], 2)
 
     def move(self, source: Slots, target: Slots) -> None:
@@ -36,7 +45,7 @@ class GgmlKv:
 
     def straight(self, path: Slots, copied: int) -> "GgmlKv":
         """A cache in which slots are positions, holding copies of the first rows of a path."""
-        other = GgmlKv(self.window, -(-len(path) // 64) * 64, self.rows.shape[3])
+        other = GgmlKv(self.window, -(-len(path) // 64) * 64, self.row, self.kind)
         other.rows[:, :, :copied] = self.rows[:, :, path[:copied]]
         return other
 
@@ -46,18 +55,18 @@ class GgmlKv:
             raise OutOfSlots(f"slot {row.slot} of {self.capacity}", field="slot")
 
 
-def _lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float16]:
+def _lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Zeros that cost no memory until they are written.
 
     numpy asks for huge pages, of which the first row of every layer would take one whole.
     """
     if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.zeros(shape, np.float16)
-    size = max(1, 2 * int(np.prod(shape)))
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.zeros(shape, np.uint8)
+    size = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float16, int(np.prod(shape))).reshape(shape)
+    return np.frombuffer(memory, np.uint8, size).reshape(shape)
 
 
 def ggml_kv(cache: object) -> GgmlKv:

@@ -3,7 +3,7 @@
 A graph is made for rows of one kind. Rows keep their bits whatever they are batched with, because
 every operation treats a row by itself:
 
-- a matrix product is one of ``ggml_products.py``;
+- a matrix product is one of ``ggml_products.py`` or, for prompt rows, of ``ggml_wide.py``;
 - attention of generated rows is ggml's one-row flash attention: it adds up one slot after the
   other and passes over masked ones, so only the order of the slots of a path matters;
 - attention of prompt rows is ggml's tiled flash attention, where slot must be position: tiles of
@@ -15,15 +15,19 @@ from typing import Any
 
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Kind, Window
-from hearthring.shards.ggml_kv import KEY, VALUE
-from hearthring.shards.ggml_library import BF16, F16, F32, I32, I64, Ggml
+from hearthring.shards.ggml_kv import KEY, VALUE, kv_bytes
+from hearthring.shards.ggml_library import BF16, F16, F32, I32, I64, Q8_0, Ggml
+from hearthring.shards.ggml_memory import Memory, Pointer
+from hearthring.shards.ggml_policy import Policy
 from hearthring.shards.ggml_products import MANY, Batching
-from hearthring.shards.ggml_weights import EVERYWHERE, LoadedWeights, Matrix, Memory, Pointer
+from hearthring.shards.ggml_weights import EVERYWHERE, LoadedWeights, Matrix, Sort
+from hearthring.shards.ggml_wide import Blas, Widener, WideProducts
 from hearthring.shards.shape import Shape
 
 TILE = 64
 """Rows from which on ggml's flash attention works in tiles."""
 
+_KV = {"f16": F16, "q8_0": Q8_0}
 _ROUND = {Residual.FP16: F16, Residual.BF16: BF16}
 
 
@@ -41,10 +45,6 @@ class GraphKey:
         """Rows of all parts."""
         return sum(part[0] for part in self.parts)
 
-    def mask_rows(self, count: int) -> int:
-        """Rows of the mask over ``count`` rows of a part."""
-        return count if self.kind is Kind.GENERATED else max(TILE, count)
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -54,7 +54,15 @@ class Model:
     weights: LoadedWeights
     shape: Shape
     residual: Residual
-    batching: dict[tuple[int, int, int], Batching]
+    policy: Policy
+    batching: dict[Sort, Batching]
+    wide: tuple[Blas, Widener] | None
+    """For the products of prompt rows, if the policy has them in float32."""
+
+    def mask_rows(self, key: GraphKey, count: int) -> int:
+        """Rows of the mask over ``count`` rows of a part."""
+        tiled = key.kind is Kind.PROMPT and self.policy.exact and self.policy.kv == "f16"
+        return max(TILE, count) if tiled else count
 
 
 @dataclass(slots=True)
@@ -84,9 +92,14 @@ class LayerGraph:
         self.states = self._input(F32, model.shape.width, self._count)
         self.positions = self._input(I32, self._count)
         self.parts = [
-            PartInputs(self._input(I64, count), self._input(F16, visible, key.mask_rows(count)))
+            PartInputs(
+                self._input(I64, count), self._input(F16, visible, model.mask_rows(key, count))
+            )
             for count, visible, _ in key.parts
         ]
+        self.wide = None
+        if model.wide is not None and key.kind is Kind.PROMPT:
+            self.wide = WideProducts(model.ggml, *model.wide)
         self.taps: dict[int, Pointer] = {}
         state = self.states
         for local, layer in enumerate(range(start, end)):
@@ -131,6 +144,8 @@ class LayerGraph:
     def _product(self, name: str, state: Pointer) -> Pointer:
         """Rows ``[count, inner]`` times a matrix, by the kernel of their kind."""
         matrix = self._weights.matrices[name + ".weight"]
+        if self.wide is not None:
+            return self.wide.node(self._context, matrix, state, self._count)
         may, prompt = self._model.batching[matrix.sort], self._key.kind is Kind.PROMPT
         if may.any_size or (prompt and may.padded and self._count % MANY == 0):
             return self._do("mul_mat", matrix.tensor, state)
@@ -190,7 +205,7 @@ class LayerGraph:
         for (count, _, capacity), inputs in zip(self._key.parts, self.parts, strict=True):
             caches.append([])
             for which, new in ((KEY, k), (VALUE, v)):
-                cache = self._do("new_tensor_2d", F16, row, capacity)
+                cache = self._do("new_tensor_2d", _KV[self._model.policy.kv], row, capacity)
                 self._call.ggml_backend_tensor_alloc(self._weights.anywhere, cache, EVERYWHERE[0])
                 part = self._do("view_2d", new, row, count, row * 4, first * row * 4)
                 written = self._do("set_rows", cache, part, inputs.slots)
@@ -213,13 +228,15 @@ class LayerGraph:
         width, row = shape.head_width, shape.kv_heads * shape.head_width
         stride = shape.heads * width * 4
         mine = self._do("view_3d", q, width, shape.heads, count, width * 4, stride, first * stride)
-        padding = self._key.mask_rows(count) - count
+        padding = self._model.mask_rows(self._key, count) - count
         if padding:
             mine = self._do("pad", mine, 0, 0, padding, 0)
         mine = self._do("permute", mine, 0, 2, 1, 3)
         seen = []
         for which, cache in enumerate(pair):
-            size = (width, visible, shape.kv_heads, row * 2, width * 2, 0)
+            kind = self._model.policy.kv
+            strides = kv_bytes(kind, row), kv_bytes(kind, width)
+            size = (width, visible, shape.kv_heads, *strides, 0)
             seen.append(self._do("view_3d", cache, *size))
             inputs.held.append((seen[-1], 2 * local + which))
         scale = width**-0.5

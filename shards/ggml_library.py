@@ -25,7 +25,7 @@ VERSION: Final = "0.26.0"
 OVERRIDE: Final = "HEARTHRING_GGML"
 """Environment variable: the path of another shared object that exports the same ggml."""
 
-F32, F16, I32, I64, BF16 = 0, 1, 26, 27, 30  # ggml's numbers for types
+F32, F16, Q8_0, I32, I64, BF16 = 0, 1, 8, 26, 27, 30  # ggml's numbers for types
 
 DATA_OFFSET: Final = 248
 """Where ``struct ggml_tensor`` keeps its data pointer."""
@@ -88,6 +88,14 @@ _CALLS: Final[dict[str, tuple[object, ...]]] = {  # result, then arguments
     "ggml_backend_buffer_free": (None, _P),
     "ggml_backend_tensor_alloc": (_I32, _P, _P, _P),
     "ggml_backend_graph_compute": (_I32, _P, _P),
+    "ggml_custom_4d": (_P, _P, _I32, *[_I64] * 4, _P, _I32, _P, _I32, _P),
+    "ggml_get_type_traits": (_P, _I32),
+    "ggml_log_set": (None, _P, _P),
+    "ggml_backend_buft_alloc_buffer": (_P, _P, _SIZE),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (_P, _P, _P),
+    "ggml_backend_buffer_set_usage": (None, _P, _I32),
+    "ggml_backend_tensor_set": (None, _P, _P, _SIZE, _SIZE),
+    "_Z35ggml_backend_cpu_repack_buffer_typev": (_P,),
     "ggml_quantize_chunk": (_SIZE, _I32, _P, _P, _I64, _I64, _I64, _P),
 }
 

@@ -15,7 +15,8 @@ import numpy as np
 from hearthring.protocol.tensors import F32 as States
 from hearthring.shards.fingerprint import uniform
 from hearthring.shards.ggml_library import F32, Ggml
-from hearthring.shards.ggml_weights import Matrix, Memory, Pointer, view
+from hearthring.shards.ggml_memory import Memory, Pointer, view
+from hearthring.shards.ggml_weights import Matrix
 
 MANY = 8
 """Prompt rows are padded to a multiple of this many where one kernel takes them all."""

@@ -1,16 +1,17 @@
 """Weights as ggml tensors over the bytes of a model file, without a copy of them."""
 
-import ctypes as c
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hearthring.protocol.errors import EngineUnavailable
-from hearthring.shards.ggml_library import DATA_OFFSET, Ggml, InitParams
+from hearthring.shards.ggml_library import Ggml
+from hearthring.shards.ggml_memory import Memory, Pointer
+from hearthring.shards.ggml_packing import Packing
 from hearthring.shards.shape import Shape
 
 PARTS = {
@@ -28,7 +29,8 @@ PARTS = {
 
 EVERYWHERE = 4096, 1 << 47
 
-Pointer = int
+Sort = tuple[int, int, int, bool]
+"""Type, outputs, inputs, and whether packed: all that the kernels of a matrix depend on."""
 
 
 class Weights(Protocol):
@@ -42,24 +44,6 @@ class Weights(Protocol):
         """ggml type, row-major shape and bytes."""
 
 
-class Memory:
-    """A ggml context whose structs lie in an array of ours, and its C objects' lives."""
-
-    def __init__(self, ggml: Ggml, tensors: int, nodes: int = 0) -> None:
-        call = ggml.calls
-        size = tensors * call.ggml_tensor_overhead() + 64
-        if nodes:
-            size += call.ggml_graph_overhead_custom(nodes, False)
-        self.words = np.empty(-(-size // 8), np.uint64)
-        self.base = self.words.ctypes.data
-        self.context = call.ggml_init(InitParams(self.words.nbytes, self.base, True))
-        weakref.finalize(self, call.ggml_free, self.context)
-
-    def data_index(self, tensor: Pointer) -> int:
-        """Where in ``words`` a tensor keeps its data pointer."""
-        return (tensor + DATA_OFFSET - self.base) // 8
-
-
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """A weight matrix, ``outer`` outputs of ``inner`` inputs each."""
@@ -71,14 +55,20 @@ class Matrix:
     data: NDArray[np.uint8]
     """The bytes of the file, whatever ``tensor`` points to."""
 
+    packed: bool = False
+    """Whether ``tensor`` lies in ggml's interleaved layout."""
+
     @property
-    def sort(self) -> tuple[int, int, int]:
+    def sort(self) -> Sort:
         """All that its kernels depend on."""
-        return self.kind, self.outer, self.inner
+        return self.kind, self.outer, self.inner, self.packed
 
 
 class LoadedWeights:
-    """Tensors of some layers by GGUF name: ``vectors`` and ``matrices``. Nothing is copied.
+    """Tensors of some layers by GGUF name: ``vectors`` and ``matrices``.
+
+    Nothing is copied, unless ``repack`` asks for ggml's interleaved layout, which is made for
+    the types that have one: in memory of their own, as large as in the file.
 
     Raises ``EngineUnavailable`` for a type that no kernel here takes.
     """
@@ -90,13 +80,16 @@ class LoadedWeights:
         start: int,
         end: int,
         progress: Callable[[int, int], None] | None,
+        repack: bool = False,
     ) -> None:
         call = ggml.calls
+        packing = Packing(ggml) if repack else None
         # One buffer over the whole address space: it only vouches that addresses are memory of
         # the CPU, which those of maps and caches are.
         self.anywhere = call.ggml_backend_cpu_buffer_from_ptr(*EVERYWHERE)
         weakref.finalize(self, call.ggml_backend_buffer_free, self.anywhere)
         self._memory = Memory(ggml, (end - start) * len(PARTS))
+        self._packing = packing  # holds the memory of packed tensors
         self._bytes: list[NDArray[np.uint8]] = []  # tensors point into them
         self.vectors: dict[str, Pointer] = {}
         self.matrices: dict[str, Matrix] = {}
@@ -105,10 +98,14 @@ class LoadedWeights:
                 name = f"blk.{layer}.{part}.weight"
                 kind, shape, data = weights.raw(name)
                 check_type(name, kind, dimensions)
+                self._bytes.append(data)
+                if packing is not None and packing.takes(kind, shape):
+                    tensor = packing.pack(kind, shape, data)
+                    self.matrices[name] = Matrix(tensor, kind, shape[0], shape[1], data, True)
+                    continue
                 new = getattr(call, f"ggml_new_tensor_{dimensions}d")
                 tensor = new(self._memory.context, kind, *reversed(shape))
                 call.ggml_backend_tensor_alloc(self.anywhere, tensor, data.ctypes.data)
-                self._bytes.append(data)
                 if dimensions == 1:
                     self.vectors[name] = tensor
                 else:
@@ -125,9 +122,3 @@ def check_type(name: str, kind: int, dimensions: int) -> None:
         raise EngineUnavailable(
             f"tensor {name!r} is of ggml type {kind}", field="engine", mend="use the torch engine"
         )
-
-
-def view(call: c.CDLL, tensor: Pointer, kind: type[Any], *shape: int) -> NDArray[Any]:
-    """The memory of an allocated tensor as an array, valid as long as the tensor's allocator."""
-    pointer = c.cast(call.ggml_get_data(tensor), c.POINTER(kind))
-    return np.ctypeslib.as_array(pointer, (int(np.prod(shape)),)).reshape(shape)

@@ -19,7 +19,7 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.tensors import Residual
 from hearthring.shards import torch_int4
 from hearthring.shards.engine import EngineRow, Kind, Segment
-from hearthring.shards.engines import EngineOptions, load_engine
+from hearthring.shards.engines import EngineOptions, load_engine, options_of
 from hearthring.shards.families import layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
@@ -289,9 +289,14 @@ def test_devices_and_types_choose_the_engine(tmp_path) -> None:
     fast = chosen("auto", exact=False)
     assert isinstance(fast, FastTorchEngine)
     assert isinstance(chosen("torch", compute="bf16"), FastTorchEngine)
-    with pytest.raises(BadOption, match="ggml computes exactly"):
-        chosen("ggml", exact=False)
-    for wrong in ({"device": "tpu"}, {"compute": "fp8"}):
+    with pytest.raises(BadOption, match="ggml computes on the CPU"):
+        chosen("ggml", compute="bf16")
+    assert "inexact" in chosen("ggml", exact=False).numerics.name
+    assert "prompt-dot" in chosen("ggml", prompt="low").numerics.name
+    assert "-fp32/" in chosen("ggml").numerics.name
+    told = {"prompt": "fast", "kv": "f16", "repack": True}
+    assert options_of(chosen("auto", **told).numerics.name) == EngineOptions(**told)
+    for wrong in (*({"device": "tpu"}, {"compute": "fp8"}, {"prompt": "slow"}, {"kv": "q4_0"}),):
         with pytest.raises(BadOption, match="there is no"):
             EngineOptions(**wrong)
 
