@@ -1,6 +1,7 @@
 """The client: ask a swarm, and audit what it says."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,15 +22,25 @@ from hearthring.client.route import View, find_route
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records
 from hearthring.client.stops import StopWatcher
-from hearthring.protocol.errors import HearthringError, LayersOutOfRange, NoRoute, StageFailed
+from hearthring.protocol.errors import (
+    HearthringError,
+    LayersOutOfRange,
+    ModelNotHere,
+    NoRoute,
+    SeedUnreachable,
+    StageFailed,
+    UnknownModel,
+)
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32, Residual, unpack
 from hearthring.protocol.transport import Transport
+from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.manifest import quiet
-from hearthring.shards.store import ModelEntry
+from hearthring.shards.parts import ENDS, replay_parts
+from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.shards.torch_ends import Ends
 from hearthring.verify.proof import Proof
@@ -44,7 +55,9 @@ SPREAD = 0.05
 class AsyncClient:
     """A client of one swarm and one model. Use as ``async with AsyncClient(join=[...]) as c``.
 
-    ``join`` takes invitations; ``model`` an alias, a path, or the id of a model in the cache;
+    ``join`` takes invitations; ``model`` an alias, a path, or the id of a model, by default the one
+    that the first seed serves. Tokenizer, embedding and head of a model that isn't in the cache
+    are fetched from the swarm, once.
     ``threads`` is torch's number in this process; ``reputation`` tells what a node counts for in
     routes (1 is neutral, 0.5 as if twice as slow, 0 never). Nothing is loaded or dialled before it
     is needed. Several requests may run at once. After an error or a cancellation nothing of a
@@ -57,7 +70,7 @@ class AsyncClient:
     def __init__(
         self,
         join: Sequence[str | Invitation] = (),
-        model: str = "smollm2",
+        model: str | None = None,
         *,
         threads: int | None = None,
         transport: Transport | None = None,
@@ -72,6 +85,8 @@ class AsyncClient:
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
         self._loading = asyncio.Lock()
+        self._finding = asyncio.Lock()
+        self._entry: ModelEntry | None = None
         self._model: PromptModel | None = None
         self._ends: dict[Residual, Ends] = {}
 
@@ -141,21 +156,40 @@ class AsyncClient:
 
     async def records(self) -> list[NodeRecord]:
         """The live, signed records of this client's model."""
-        model = await self._load()
+        entry = await self.model_entry()
         _, records = await find_records(
-            self.transport(), self.config.join, self._book, model.entry.model_id
+            self.transport(), self.config.join, self._book, entry.model_id
         )
         return records
 
     async def model_entry(self) -> ModelEntry:
-        """This client's model in the cache; fetched first, if it is an alias not here yet."""
-        return (await self._load()).entry
+        """This client's model in the cache; its manifest is fetched first, if need be."""
+        async with self._finding:
+            if self._entry is None:
+                self._entry = await find_model(
+                    self.transport(),
+                    self.config.join,
+                    self.config.model,
+                    ModelStore(),
+                    self._progress,
+                )
+            return self._entry
 
     async def audit(self, proof: Proof) -> Verdict:
-        """Replay a proof offline, with this machine's own weights."""
+        """Replay a proof offline, with this machine's own weights.
+
+        Weights that aren't here are fetched first, if this client knows a swarm that has them.
+        """
+        opened = None
+        if join := self.config.join:
+            # Without them the verdict says what is missing.
+            with contextlib.suppress(UnknownModel, ModelNotHere, SeedUnreachable):
+                entry = await find_model(self.transport(), join, proof.model_id, ModelStore())
+                wanted = replay_parts(entry.manifest)
+                opened = await obtain(self.transport(), join, entry, wanted, self._progress)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._thread, audit_offline, proof, self.config.threads, self._progress
+            self._thread, audit_offline, proof, self.config.threads, self._progress, opened
         )
 
     def transport(self) -> Transport:
@@ -218,8 +252,10 @@ class AsyncClient:
     async def _load(self) -> PromptModel:
         async with self._loading:
             if self._model is None:
+                entry = await self.model_entry()
+                gguf = await obtain(self.transport(), self.config.join, entry, ENDS, self._progress)
                 self._model = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, PromptModel, self.config.model, self._progress
+                    self._thread, PromptModel, entry, gguf
                 )
             return self._model
 

@@ -13,6 +13,7 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engines import options_of
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.parts import describe_parts, replay_parts
 from hearthring.shards.store import ModelStore
 from hearthring.verify.audit import audit
 from hearthring.verify.consistency import bodies_of, contradiction
@@ -22,8 +23,13 @@ from hearthring.verify.verdict import Verdict, inconclusive
 Progress = Callable[[str, int, int], None]
 
 
-def audit_offline(proof: Proof, threads: int, progress: Progress = lambda *_: None) -> Verdict:
-    """Judge a proof with the weights in this machine's model cache.
+def audit_offline(
+    proof: Proof,
+    threads: int,
+    progress: Progress = lambda *_: None,
+    opened: GgufFile | None = None,
+) -> Verdict:
+    """Judge a proof with the weights in this machine's model cache, ``opened`` if they are.
 
     Without the model the verdict is inconclusive and says how to get it. Raises ``BadModelFile``
     when the cached file isn't what it was.
@@ -37,11 +43,17 @@ def audit_offline(proof: Proof, threads: int, progress: Progress = lambda *_: No
             f"`hearthring model import {name}`",
             error=type(error).__name__,
         )
+    if missing := entry.missing(replay_parts(entry.manifest)):
+        return inconclusive(
+            f"{describe_parts(missing)} of {entry.name} aren't on this machine: "
+            "fetch them from the swarm with --join",
+            error=ModelNotHere.__name__,
+        )
     layers = entry.manifest.shape.layers
     if verdict := contradiction(proof, layers):
         return verdict
     try:
-        replayer = _replayer(proof, entry.open(), threads)
+        replayer = _replayer(proof, opened or entry.open(), threads)
     except HearthringError as error:
         return inconclusive(f"this machine can't replay it: {error}")
     return audit(proof, layers, replayer, progress)

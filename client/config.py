@@ -13,10 +13,13 @@ from hearthring.protocol.invitation import Invitation
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """``threads``: of torch in this process. ``data``: where the client's identity is kept."""
+    """``threads``: of torch in this process. ``data``: where the client's identity is kept.
+
+    ``model`` None: the one that the seeds serve.
+    """
 
     join: tuple[Invitation, ...]
-    model: str = "smollm2"
+    model: str | None = None
     threads: int = 1
     data: Path | None = None
 

@@ -8,8 +8,9 @@ from hearthring.client.sampler import Sampling
 from hearthring.client.stops import StopWatcher
 from hearthring.protocol.errors import BadOption, PromptTooLong
 from hearthring.shards.chat import render_chat
+from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import Progress
-from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
 
 __all__ = ["Messages", "Options", "Progress", "PromptModel", "Request"]
@@ -83,12 +84,11 @@ class Request:
 class PromptModel:
     """The part of a model that turns questions into ids: manifest, tokenizer, chat template."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.entry: ModelEntry = ModelStore().find(name, progress)
-        self.gguf = self.entry.open()
-        self.tokenizer = Tokenizer.from_gguf(self.gguf)
-        self.template = self.gguf.text("tokenizer.chat_template")
-        self.shape = self.entry.manifest.shape
+    def __init__(self, entry: ModelEntry, gguf: GgufFile) -> None:
+        self.entry, self.gguf = entry, gguf
+        self.tokenizer = Tokenizer.from_gguf(gguf)
+        self.template = gguf.text("tokenizer.chat_template")
+        self.shape = entry.manifest.shape
 
     def ids(self, request: Request) -> list[int]:
         """The prompt's ids. Raises ``BadOption`` for messages or ids that aren't any."""

@@ -28,7 +28,7 @@ class Client:
     def __init__(
         self,
         join: Sequence[str | Invitation] = (),
-        model: str = "smollm2",
+        model: str | None = None,
         *,
         threads: int | None = None,
         progress: Progress = quiet,

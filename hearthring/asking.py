@@ -20,7 +20,7 @@ NO_INPUT = 64
 
 def ask_once(
     join: list[str],
-    model: str,
+    model: str | None,
     threads: int | None,
     raw: str | None,
     messages: list[dict[str, str]],
@@ -50,7 +50,11 @@ def ask_once(
 
 
 def chat(
-    join: list[str], model: str, threads: int | None, system: str | None, options: dict[str, Any]
+    join: list[str],
+    model: str | None,
+    threads: int | None,
+    system: str | None,
+    options: dict[str, Any],
 ) -> None:
     """Turn by turn until an empty line or the end of input. Ctrl-C ends the answer under way."""
     messages = [{"role": "system", "content": system}] if system is not None else []
@@ -88,11 +92,16 @@ def summary(answer: Answer) -> str:
     )
 
 
-def audit_file(file: Path, threads: int | None, as_json: bool) -> int:
+def audit_file(file: Path, join: list[str], threads: int | None, as_json: bool) -> int:
     """Judge a proof file, print the verdict, return the exit code."""
     try:
+        proof = Proof.load(file)
         with Bars() as bars:
-            verdict = audit_offline(Proof.load(file), threads_of(threads), bars)
+            if join:
+                with Client(join, proof.model_id, threads=threads, progress=bars) as client:
+                    verdict = client.audit(proof)
+            else:
+                verdict = audit_offline(proof, threads_of(threads), bars)
     except OSError as error:
         raise BadOption(f"{file}: {(error.strerror or str(error)).lower()}", field="file") from None
     except BadProof as error:
@@ -125,7 +134,7 @@ def print_verdict(verdict: Verdict) -> None:
     print(f"  strength  {verdict.strength.value}")
 
 
-def show_swarm(join: list[str], model: str, as_json: bool) -> None:
+def show_swarm(join: list[str], model: str | None, as_json: bool) -> None:
     """Who serves which layers."""
     with Bars() as bars, Client(join, model, progress=bars) as client:
         records = sorted(client.records(), key=lambda record: (record.windows, record.node))

@@ -30,7 +30,13 @@ model_app = typer.Typer(help="Models on this machine.", no_args_is_help=True, ri
 app.add_typer(model_app, name="model")
 
 Join = Annotated[Optional[list[str]], typer.Option("--join", help=JOIN, metavar="INVITATION")]  # noqa: UP045
-Model = Annotated[str, typer.Option(help="An alias, a GGUF file, or a model id.")]
+Model = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="An alias, a GGUF file, or a model id.",
+        show_default="what the invitation's node serves, else smollm2",
+    ),
+]
 Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(help="Processor threads.", envvar="HEARTHRING_THREADS", show_default="half"),
@@ -41,6 +47,16 @@ NodeThreads = Annotated[
         help="Processor threads of the engine.",
         envvar="HEARTHRING_THREADS",
         show_default="what measures fastest",
+    ),
+]
+DiskBudget = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Most that fetched layers may take on this disk, such as 20GB; what was used the "
+        "longest ago goes first.",
+        metavar="SIZE",
+        envvar="HEARTHRING_DISK",
+        show_default="no limit",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -63,7 +79,7 @@ def demo(
 @app.command()
 def node(
     context: typer.Context,
-    model: Model = "smollm2",
+    model: Model = None,
     join: Join = None,
     listen: Annotated[
         Optional[str],  # noqa: UP045
@@ -157,18 +173,29 @@ def node(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Key file of a private swarm.", metavar="FILE"),
     ] = None,
+    upload_rate: Annotated[
+        float,
+        typer.Option(
+            help="MiB per second at which layers are given to peers; 0 is no limit. A quarter of "
+            "it while somebody is being served.",
+            min=0.0,
+        ),
+    ] = 64.0,
+    disk_budget: DiskBudget = None,
 ) -> None:
     """Serve layers of a model until Ctrl-C. The last line of the start is the invitation."""
     import asyncio
 
     begun = time.monotonic() - process_age()
     from hearthring.client.config import threads_of
+    from hearthring.models import keep_within
     from hearthring.node.config import NodeConfig, read_layers
     from hearthring.node.daemon import run_node
     from hearthring.protocol.invitation import Invitation
     from hearthring.protocol.tensors import Residual
     from hearthring.shards.engines import EngineOptions
 
+    keep_within(disk_budget)
     if residual is not None and residual not in list(Residual):
         raise BadOption(f"{residual!r} isn't one of fp32, fp16, bf16", field="residual")
     config = NodeConfig(
@@ -212,7 +239,7 @@ def ask(
         str, typer.Argument(help="The question; - reads standard input.", metavar="PROMPT")
     ],
     join: Join = None,
-    model: Model = "smollm2",
+    model: Model = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep so many tokens; 0 is off.")] = 0,
@@ -266,7 +293,7 @@ def ask(
 @app.command()
 def chat(
     join: Join = None,
-    model: Model = "smollm2",
+    model: Model = None,
     max_tokens: Annotated[int, typer.Option(help="Longest turn, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Keep this share of probability.")] = 0.95,
@@ -286,20 +313,21 @@ def chat(
 @app.command()
 def audit(
     file: Annotated[Path, typer.Argument(help="A proof that `ask --proof` saved.", metavar="FILE")],
+    join: Join = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Replay a proof with your own copy of the model.
+    """Replay a proof with your own copy of the model; with --join, what is missing is fetched.
 
     Exits with 0 when it is accepted, 1 when rejected, 2 when neither can be said.
     """
     from hearthring.asking import audit_file
 
-    raise typer.Exit(audit_file(file, threads, as_json))
+    raise typer.Exit(audit_file(file, join or [], threads, as_json))
 
 
 @app.command()
-def swarm(join: Join = None, model: Model = "smollm2", as_json: Json = False) -> None:
+def swarm(join: Join = None, model: Model = None, as_json: Json = False) -> None:
     """Show who serves which layers, and which nobody serves."""
     from hearthring.asking import show_swarm
 
@@ -332,8 +360,24 @@ def model_list(as_json: Json = False) -> None:
     elif not entries:
         print("no models yet: try `hearthring model import smollm2`")
     for entry in entries if not as_json else ():
-        shape = entry.manifest.shape
-        print(f"{entry.name:<24} {entry.model_id[:16]}…  {shape.layers} layers  {entry.path}")
+        said = describe(entry)
+        size = f"{said['bytes'] / 2**20:.1f} MiB"
+        here = "" if said["whole"] else f" ({said['here'] or 'nothing'} here)"
+        print(
+            f"{said['name']:<24} {said['id'][:16]}…  {said['layers']} layers{here}  {size}", end=""
+        )
+        print(f"  {said['path']}")
+
+
+@model_app.command("prune")
+def model_prune(disk_budget: DiskBudget = "0") -> None:
+    """Remove fetched layers that nobody uses until the rest fits --disk-budget (all, without one).
+
+    Only what was fetched from peers goes, the longest unused first; model files stay.
+    """
+    from hearthring.models import prune_parts
+
+    prune_parts(disk_budget or "0")
 
 
 @model_app.command("show")

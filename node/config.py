@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from hearthring.node.places import MakeSession, honest_session
+from hearthring.node.uploads import UPLOAD_RATE
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual
@@ -29,10 +30,12 @@ class NodeConfig:
 
     ``listen`` None: every address, port 4870 or, if that is taken, any. ``announce`` is the
     HOST:PORT that others dial, where it isn't what the node listens on. ``threads`` None: as many
-    as make the engine fastest.
+    as make the engine fastest. ``model`` None: the one that the seed serves, without a seed
+    ``smollm2``. ``upload_rate``: bytes per second at which layers are given to peers; 0 is no
+    limit.
     """
 
-    model: str
+    model: str | None = None
     join: tuple[Invitation, ...] = ()
     listen: str | None = None
     announce: str | None = None
@@ -45,6 +48,7 @@ class NodeConfig:
     options: EngineOptions = field(default_factory=EngineOptions)
     owner_key: Path | None = None
     swarm_key: Path | None = None
+    upload_rate: float = UPLOAD_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ from hearthring.shards.device import Device, measure_device
 from hearthring.shards.engine import Engine, Kind
 from hearthring.shards.engines import load_engine
 from hearthring.shards.families import layer_parts
+from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.joining import find_model, obtain
+from hearthring.shards.parts import describe_parts, window_parts
 from hearthring.shards.planner import layers_that_fit, worst_served
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.timings import Timings
@@ -103,15 +106,19 @@ class _Node:
         self._who = Identity.load_or_create(self._folder.identity)
         self._owner = Identity.load_or_create(config.owner_key) if config.owner_key else None
         self._transport = GrpcTransport(self._who, self._key)
+        self._opened: GgufFile | None = None
         stack.push_async_callback(self._transport.close)
 
     async def start(self) -> Invitation:
         """Everything up to the first announcement."""
         config = self._config
-        entry = await asyncio.to_thread(ModelStore().find, config.model, self._progress)
+        entry = await find_model(
+            self._transport, config.join, config.model, ModelStore(), self._progress
+        )
         layers = entry.manifest.shape.layers
         self._check_layers(layers)
-        desk = Desk(self._transport, entry)
+        desk = Desk(self._transport, entry, config.upload_rate)
+        self._stack.push_async_callback(desk.close)
         address, invitation = await self._listen(desk)
         seeds = await self._ask_seeds(entry)
         device = measure_device()
@@ -125,7 +132,7 @@ class _Node:
         # The directory's process starts while the engine loads: each takes seconds.
         async with asyncio.TaskGroup() as group:
             joining = group.create_task(self._join(seeds, invitation.host))
-            loading = group.create_task(asyncio.to_thread(self._load, entry, window, device))
+            loading = group.create_task(self._fetch_and_load(entry, window, device))
         directory, (engine, times) = joining.result(), loading.result()
         stage = StageServer(
             self._transport,
@@ -229,10 +236,26 @@ class _Node:
         fit = layers_that_fit(per_layer, shape.layers, device.free_memory, self._config.max_layers)
         return worst_served(service, fit)
 
-    def _load(
+    async def _fetch_and_load(
         self, entry: ModelEntry, window: tuple[int, int], device: Device
     ) -> tuple[Engine, Timings]:
-        config, gguf = self._config, entry.open()
+        parts = window_parts(*window)
+        if missing := entry.missing(parts):
+            self._report("fetching", f"{describe_parts(missing)} from the swarm")
+
+        def refused(node: str, why: str) -> None:
+            self._report("refused", f"{node} {why}; it isn't asked again")
+
+        # Kept open while the node runs, so that no eviction takes what it serves.
+        self._opened = await obtain(
+            self._transport, self._config.join, entry, parts, self._progress, refused
+        )
+        return await asyncio.to_thread(self._load, entry, self._opened, window, device)
+
+    def _load(
+        self, entry: ModelEntry, gguf: GgufFile, window: tuple[int, int], device: Device
+    ) -> tuple[Engine, Timings]:
+        config = self._config
         engine = load_engine(
             config.engine,
             gguf,

@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from hearthring.node.announcer import Announcer
 from hearthring.node.directory import Directory
+from hearthring.node.provider import Provider
 from hearthring.node.stage import StageServer
+from hearthring.node.uploads import UPLOAD_RATE, Uploads
 from hearthring.protocol.errors import DeadlineExceeded, StageFailed
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import DirectoryReply, StatusReply, StepTime
@@ -28,8 +30,12 @@ FRESH = 1.0
 class Desk:
     """Handlers of all of a node's methods."""
 
-    def __init__(self, transport: Transport, entry: ModelEntry) -> None:
+    def __init__(
+        self, transport: Transport, entry: ModelEntry, upload_rate: float = UPLOAD_RATE
+    ) -> None:
         self._transport, self._entry, self._begun = transport, entry, time.monotonic()
+        self._uploads = Uploads(upload_rate, self._busy)
+        self._provider = Provider(entry, self._uploads)
         self._stage: StageServer | None = None
         self._directory: Directory | None = None
         self._announcer: Announcer | None = None
@@ -55,7 +61,15 @@ class Desk:
             Method.PASS: self._take_rows,
             Method.DIRECTORY: self._answer(self._records),
             Method.STATUS: self._answer(self._status),
+            Method.LAYERS: self._provider.serve,  # from the first moment: it needs no engine
         }
+
+    async def close(self) -> None:
+        """Give nothing away any more."""
+        await self._uploads.close()
+
+    def _busy(self) -> bool:
+        return self._stage is not None and self._stage.sessions > 0
 
     async def _attach(self, stream: Stream) -> None:
         await self._ready(self._stage).attach(stream)

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from hearthring.protocol.tasks import cancel
 
+UPLOAD_RATE = 64 * 2.0**20
+"""Bytes per second, unless the user says otherwise."""
 BUSY_SHARE = 0.25
 """Share of the rate that is used while sessions are open."""
 

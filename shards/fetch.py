@@ -81,7 +81,7 @@ class Fetcher:
         self._done = self._total = 0
 
     async def fetch(self, wanted: Iterable[str], got: Callable[[str], None]) -> None:
-        """Fetch these parts; ``got`` is called with each once it is whole.
+        """Fetch these parts; ``got`` is called on a thread with each once it is whole.
 
         Whatever else happens, a part bears its name only when its bytes have the manifest's hash.
         After an error or a cancellation nothing runs on, and what was written is found by the next
@@ -96,7 +96,7 @@ class Fetcher:
         async def one(part: str) -> None:
             async with gate:
                 await self._until_here(part)
-                got(part)
+                await asyncio.to_thread(got, part)
 
         try:
             await all_or_none(*(one(part) for part in wanted))
@@ -117,7 +117,7 @@ class Fetcher:
             if _now() - self._moved > self._patience:
                 raise ModelNotHere(
                     f"{part} couldn't be fetched: {self._reasons(part)}",
-                    field=self._store.manifest.name,
+                    field="join",
                     mend="is a node that has it running, and reachable?",
                 )
             pause = PAUSE if self._moved > before else min(LONGEST_PAUSE, 2 * pause)

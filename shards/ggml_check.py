@@ -144,6 +144,10 @@ class FixedWeights:
         )
         return kind, values.shape, out[:used].copy()
 
+    def kind(self, name: str) -> int:
+        """The type that was asked for."""
+        return self._kinds[name.split(".")[2]]
+
 
 class WideWeights:
     """float32 weights that a function gives by GGUF name."""
@@ -155,3 +159,7 @@ class WideWeights:
         """The tensor as ``GgufFile.raw`` gives one of type F32."""
         values = np.ascontiguousarray(self._load(name), np.float32)
         return int(GGMLQuantizationType.F32), values.shape, values.reshape(-1).view(np.uint8)
+
+    def kind(self, name: str) -> int:
+        """F32, whatever the name."""
+        return int(GGMLQuantizationType.F32)

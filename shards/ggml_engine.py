@@ -134,7 +134,7 @@ class GgmlEngine:
         return Numerics(name, self.residual, digest.hexdigest())
 
     def _types(self, layer: int) -> tuple[int, ...]:
-        return tuple(self._source.raw(f"blk.{layer}.{part}.weight")[0] for part in PARTS)
+        return tuple(self._source.kind(f"blk.{layer}.{part}.weight") for part in PARTS)
 
     def _fixed(self, mix: tuple[int, ...]) -> Callable[[Callable[[str], F32]], "GgmlEngine"]:
         shape = replace(self.shape, layers=1)

@@ -43,6 +43,9 @@ class Weights(Protocol):
     def raw(self, name: str) -> tuple[int, tuple[int, ...], NDArray[np.uint8]]:
         """ggml type, row-major shape and bytes."""
 
+    def kind(self, name: str) -> int:
+        """ggml type; known of tensors too whose bytes aren't here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix:

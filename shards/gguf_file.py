@@ -55,6 +55,10 @@ class GgufFile(Metadata):
         """Where a tensor lies in the file. Raises ``BadModelFile`` for a name that isn't there."""
         return self._tensor(name)
 
+    def kind(self, name: str) -> int:
+        """ggml's number of a tensor's type. Raises ``BadModelFile``."""
+        return self._tensor(name).kind
+
     def type_name(self, name: str) -> str:
         """ggml's name of a tensor's type, such as ``Q4_1``."""
         return type_name(self._tensor(name).kind)

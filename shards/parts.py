@@ -48,10 +48,29 @@ def all_parts(manifest: Manifest) -> tuple[str, ...]:
     return ENDS + window_parts(0, manifest.shape.layers)
 
 
+def replay_parts(manifest: Manifest) -> tuple[str, ...]:
+    """What it takes to run a model from token ids to logits."""
+    return (EMBEDDING, HEAD, *window_parts(0, manifest.shape.layers))
+
+
 def layers_in(parts: Iterable[str]) -> tuple[int, ...]:
     """The layers among some parts, sorted."""
     found = (_LAYER.fullmatch(part) for part in parts)
     return tuple(sorted(int(match[1]) for match in found if match))
+
+
+def describe_parts(parts: Iterable[str]) -> str:
+    """Parts as a person would say them: ``layers 0-7 and 22-29, embedding``."""
+    parts = tuple(parts)
+    runs: list[list[int]] = []
+    for layer in layers_in(parts):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    said = [f"{low}-{high}" if low < high else str(low) for low, high in runs]
+    layers = ["layers " + " and ".join(said)] if said else []
+    return ", ".join([*layers, *(part for part in parts if part in ENDS)])
 
 
 def sha256_of(manifest: Manifest, part: str) -> str:

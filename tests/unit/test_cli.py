@@ -30,7 +30,8 @@ def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
     [
         (["node", "--model", "nonsuch"], 64, "there is no model 'nonsuch'"),
         (["node", "--model", "/nonsuch.gguf"], 64, "nonsuch"),
-        (["ask", "hi", "--join", NOBODY, "--model", "nonsuch"], 64, "there is no model"),
+        (["ask", "hi", "--join", NOBODY, "--model", "/nonsuch.gguf"], 64, "there is no model"),
+        (["ask", "hi", "--join", NOBODY, "--model", "nonsuch"], 69, "127.0.0.1:9"),
         (["ask", "hi"], 64, "join"),
         (["ask", "hi", "--join", "hearthring://x"], 64, "invitation: no HOST:PORT"),
         (["ask", "hi", "--join", "http://x:1/y"], 64, "doesn't begin with hearthring://"),
