@@ -1,13 +1,18 @@
 """What the ring's benchmarks share: rings of real processes, and the same engine without one."""
 
+import asyncio
+import contextlib
 import json
 import os
 import platform
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 
@@ -24,23 +29,69 @@ STORY = "The history of the lighthouse begins with open fires built on hilltops.
 
 
 @contextmanager
-def ring(stages: int, engine: str) -> Iterator[str]:
-    """Nodes with one thread each, of about as many layers; yields an invitation."""
+def ring(stages: int, engine: str, delay_ms: float = 0.0) -> Iterator[str]:
+    """Nodes with one thread each, of about as many layers; yields an invitation.
+
+    With a delay, every byte to and from a node takes so much longer.
+    """
     cuts = [LAYERS * i // stages for i in range(stages + 1)]
-    started, invite = list[NodeProcess](), ""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for place in range(stages):
-                window = f"{cuts[place]}:{cuts[place + 1]}"
-                flags = ["--layers", window, "--listen", "127.0.0.1:0", "--threads", "1"]
-                flags += ["--engine", engine, "--data", f"{folder}/{place}"]
-                node = NodeProcess(window, [*flags, *(["--join", invite] if invite else [])])
-                started.append(node)
-                invite = node.ready() if not invite else (node.ready() and invite)
-            yield invite
-        finally:
-            for node in reversed(started):
-                node.stop()
+    invite = ""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for place in range(stages):
+            window, port = f"{cuts[place]}:{cuts[place + 1]}", free_port()
+            flags = ["--layers", window, "--listen", f"127.0.0.1:{port}", "--threads", "1"]
+            flags += ["--engine", engine, "--data", f"{folder}/{place}"]
+            if delay_ms:
+                outside = stack.enter_context(slow_link(port, delay_ms / 1e3))
+                flags += ["--announce", f"127.0.0.1:{outside}"]
+            if invite:
+                flags += ["--join", invite]
+            node = NodeProcess(window, flags)
+            stack.callback(node.stop)
+            ready = node.ready()
+            invite = invite or ready
+        yield invite
+
+
+def free_port() -> int:
+    """A port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def slow_link(port: int, delay: float) -> Iterator[int]:
+    """A port that leads to another one, ``delay`` seconds later in either direction."""
+    loop, ready = asyncio.new_event_loop(), Queue[int]()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            loop.call_later(delay, writer.write, data)
+        loop.call_later(delay, writer.close)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inside, outside = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(carry(reader, outside), carry(inside, writer))
+
+    async def listen() -> asyncio.Server:
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        ready.put(server.sockets[0].getsockname()[1])
+        return server
+
+    def run() -> None:
+        server = loop.run_until_complete(listen())
+        loop.run_forever()
+        server.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield ready.get()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
 
 
 class Single:
