@@ -70,6 +70,12 @@ class KvCache(Protocol):
     def move(self, source: Slots, target: Slots) -> None:
         """Copy the bits of K and V between slots, for compaction. ``target[i] <= source[i]``."""
 
+    def copy(self, other: "KvCache", source: Slots, target: Slots) -> None:
+        """Copy the bits of K and V from slots of another cache to slots of this one.
+
+        Raises ``BadShape`` when the other is of another engine or window.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hearthring.protocol.errors import OutOfSlots
-from hearthring.shards.engine import EngineRow, Slots, Window
+from hearthring.protocol.errors import BadShape, OutOfSlots
+from hearthring.shards.engine import EngineRow, KvCache, Slots, Window
 
 KEY, VALUE = 0, 1
 
@@ -48,6 +48,14 @@ class GgmlKv:
         other = GgmlKv(self.window, -(-len(path) // 64) * 64, self.row, self.kind)
         other.rows[:, :, :copied] = self.rows[:, :, path[:copied]]
         return other
+
+    def copy(self, other: KvCache, source: Slots, target: Slots) -> None:
+        """Copy rows of another cache, as ``KvCache.copy``."""
+        if not isinstance(other, GgmlKv) or other.window != self.window:
+            raise BadShape("a cache of another engine or window", field="cache")
+        ours, theirs = (kv.rows.reshape(-1, *kv.rows.shape[2:]) for kv in (self, other))
+        for mine, part in zip(ours, theirs, strict=True):
+            mine[target] = part[source]
 
     def check(self, row: EngineRow) -> None:
         """Raise ``OutOfSlots`` for a row that lies outside the cache."""

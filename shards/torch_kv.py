@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hearthring.protocol.errors import OutOfSlots
-from hearthring.shards.engine import EngineRow, Slots, Window
+from hearthring.protocol.errors import BadShape, OutOfSlots
+from hearthring.shards.engine import EngineRow, KvCache, Slots, Window
 
 ALIGNED = 16  # floats in the 64 bytes that torch aligns every new tensor to
 
@@ -39,6 +39,15 @@ class TorchKv:
             for layer in range(self.k.shape[0]):
                 self.k[layer].index_copy_(0, new, self.k[layer].index_select(0, old))
                 self.v[layer].index_copy_(0, new, self.v[layer].index_select(0, old))
+
+    def copy(self, other: KvCache, source: Slots, target: Slots) -> None:
+        """Copy rows of another cache, as ``KvCache.copy``."""
+        if not isinstance(other, TorchKv) or other.window != self.window:
+            raise BadShape("a cache of another engine or window", field="cache")
+        old, new = torch.from_numpy(source), torch.from_numpy(target)
+        with torch.inference_mode():
+            self.k.index_copy_(1, new, other.k.index_select(1, old))
+            self.v.index_copy_(1, new, other.v.index_select(1, old))
 
     def check(self, row: EngineRow) -> None:
         """Raise ``OutOfSlots`` for a row that lies outside the cache."""
