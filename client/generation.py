@@ -15,14 +15,13 @@ from typing import TypeVar
 import numpy as np
 
 from hearthring.client.answer import Timings
+from hearthring.client.chunks import chunk_rows
 from hearthring.client.ring import Result, RingSession
 from hearthring.client.sampler import Sampling, choose
 from hearthring.protocol.messages import GENERATED, PROMPT, Row
 from hearthring.protocol.tensors import F32
 from hearthring.shards.torch_ends import Ends
 
-CHUNK = 64
-"""Prompt rows per step; a multiple of the blocks that engines compute prompt rows in."""
 IN_FLIGHT = 16
 """Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
 
@@ -59,14 +58,14 @@ class Generation:
         self.prefill_begun = time.monotonic()
         state = await self._prefill()
         for made in range(1, limit + 1):
-            token = await self._on_thread(self._choose, state)
+            token, embedded = await self._on_thread(self._choose, state)
             self.token_ids.append(token)
             self.last_token = time.monotonic()
             self.first_token = self.first_token or self.last_token
             yield token
             if token in ends_at or made == limit:
                 return
-            state = await self._advance(token)
+            state = await self._advance(embedded)
 
     async def prefill_only(self) -> None:
         """Prefill alone, for callers that want states and no tokens."""
@@ -105,8 +104,9 @@ class Generation:
         """Send the prompt in chunks, several under way; the final state of its last row."""
         waiting: deque[asyncio.Future[Result]] = deque()
         prompt = self.token_ids
-        for start in range(0, len(prompt), CHUNK):
-            rows = [Row(p + 1, p, p, PROMPT) for p in range(start, min(start + CHUNK, len(prompt)))]
+        chunk = chunk_rows(len(prompt), self.ring.route)
+        for start in range(0, len(prompt), chunk):
+            rows = [Row(p + 1, p, p, PROMPT) for p in range(start, min(start + chunk, len(prompt)))]
             states = await self._on_thread(self.ends.embed, [prompt[r.position] for r in rows])
             if len(waiting) == IN_FLIGHT:
                 await self._receive(waiting.popleft())
@@ -115,11 +115,10 @@ class Generation:
             await self._receive(waiting.popleft())
         return self.final[-1]
 
-    async def _advance(self, token: int) -> F32:
+    async def _advance(self, states: F32) -> F32:
         """Send one generated token's row round the ring; its final state."""
         position = len(self.rows)
         row = Row(position + 1, position, position, GENERATED)
-        states = await self._on_thread(self.ends.embed, [token])
         sent = time.perf_counter()
         await self._receive(self._send([row], states))
         self.rounds.append(time.perf_counter() - sent)
@@ -135,9 +134,11 @@ class Generation:
         self.results.append(result)
         self.final.extend(result.states)
 
-    def _choose(self, state: F32) -> int:
+    def _choose(self, state: F32) -> tuple[int, F32]:
+        """The next token and its embedding: at once, or other sessions' heads come between."""
         logits = self.ends.logits(self.ends.norm(state[None])[0])
-        return choose(logits, self.token_ids, len(self.token_ids), self.sampling)
+        token = choose(logits, self.token_ids, len(self.token_ids), self.sampling)
+        return token, self.ends.embed([token])
 
     async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.thread, work, *arguments)

@@ -4,7 +4,7 @@ Pure: records in, route out. ``offers.py`` prices them, ``cheapest.py`` searches
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,9 @@ class Stage:
     residual: str
     numerics: str
     fingerprint: str
+    prompt_step_seconds: float = field(default=0.0, compare=False)
+    prompt_row_seconds: float = field(default=0.0, compare=False)
+    """A step of m prompt rows is expected to take ``step + m * row``; 0 where it isn't known."""
 
 
 def find_route(
@@ -146,6 +149,7 @@ def _no_route(offers: Offers, usable: Flags, start: int, end: int, whole: int) -
 
 
 def _stage(record: NodeRecord, hop: Hop) -> Stage:
+    share = (hop.end - hop.start) / max(1, len(record.layers))
     return Stage(
         record.node,
         (record.addresses or record.relay_addresses)[0],
@@ -154,4 +158,6 @@ def _stage(record: NodeRecord, hop: Hop) -> Stage:
         record.residual,
         record.numerics,
         record.fingerprint,
+        record.prompt_step_seconds * share,
+        record.prompt_row_seconds * share,
     )

@@ -9,6 +9,7 @@ from hearthring.client.answer import Answer, Piece
 from hearthring.client.api import AnswerStream, AsyncClient
 from hearthring.client.request import Messages, Options, Progress
 from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.loops import new_event_loop
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32
 from hearthring.shards.manifest import quiet
@@ -33,7 +34,7 @@ class Client:
         threads: int | None = None,
         progress: Progress = quiet,
     ) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._closed = False
 
         async def make() -> AsyncClient:

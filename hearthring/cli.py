@@ -192,6 +192,7 @@ def node(
     from hearthring.node.config import NodeConfig, read_layers
     from hearthring.node.daemon import run_node
     from hearthring.protocol.invitation import Invitation
+    from hearthring.protocol.loops import new_event_loop
     from hearthring.protocol.tensors import Residual
     from hearthring.shards.engines import EngineOptions
 
@@ -229,8 +230,8 @@ def node(
         else:
             say(label, text)
 
-    with Bars() as bars:
-        asyncio.run(run_node(config, report, bars, context.obj, begun))
+    with Bars() as bars, asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(run_node(config, report, bars, context.obj, begun))
 
 
 @app.command()
