@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hearthring.protocol.errors import OutOfSlots
-from hearthring.shards.engine import EngineRow, Segment, Slots, Window
+from hearthring.protocol.errors import BadShape, OutOfSlots
+from hearthring.shards.engine import EngineRow, KvCache, Segment, Slots, Window
 
 
 class FastKv:
@@ -30,6 +30,15 @@ class FastKv:
             old, new = (torch.from_numpy(x.copy()).to(self.k.device) for x in (source, target))
             for part in (*self.k, *self.v):
                 part.index_copy_(1, new, part.index_select(1, old))
+
+    def copy(self, other: KvCache, source: Slots, target: Slots) -> None:
+        """Copy rows of another cache, as ``KvCache.copy``."""
+        if not isinstance(other, FastKv) or other.window != self.window:
+            raise BadShape("a cache of another engine or window", field="cache")
+        with torch.inference_mode():
+            old, new = (torch.from_numpy(x.copy()).to(self.k.device) for x in (source, target))
+            for ours, theirs in ((self.k, other.k), (self.v, other.v)):
+                ours.index_copy_(2, new, theirs.index_select(2, old))
 
     def clear(self, slots: torch.Tensor) -> None:
         """Make slots as if nothing had been written to them."""
