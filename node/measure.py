@@ -23,8 +23,6 @@ BUDGET = 0.1
 PATIENCE = 10 * BUDGET
 """A point whose single layer would take longer is left out."""
 REPEATS = 3
-FIRST_GENERATED = 64
-"""Position of the first generated row that is timed."""
 DRIFT = 1.5
 """A kept table is measured again when one step takes so many times longer, or so much less."""
 _PROBE = 4
@@ -55,11 +53,11 @@ def _curve(engine: Engine, kind: Kind, clock: Clock) -> Curve:
 
 def _best(engine: Engine, window: Window, kind: Kind, rows: int, clock: Clock) -> float:
     """Fastest of a few steps, the first one not counted unless it takes all the time there is."""
-    first = FIRST_GENERATED if kind is Kind.GENERATED else 0
-    slots = np.arange(first + rows, dtype=np.int64)
+    slots = np.arange(rows, dtype=np.int64)
+    # From position 0: keys and values that were never written may be anything, infinite too.
     segment = Segment(
-        engine.new_cache(first + rows, window),
-        tuple(EngineRow(kind, p, p, slots[: p + 1]) for p in range(first, first + rows)),
+        engine.new_cache(rows, window),
+        tuple(EngineRow(kind, p, p, slots[: p + 1]) for p in range(rows)),
     )
     states = np.empty((rows, engine.width), np.float32)
     states[:] = np.linspace(-1, 1, engine.width, dtype=np.float32)
