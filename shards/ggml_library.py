@@ -62,6 +62,7 @@ _CALLS: Final[dict[str, tuple[object, ...]]] = {  # result, then arguments
     "ggml_mul_mat": (_P, _P, _P, _P),
     "ggml_rms_norm": (_P, _P, _P, _F32),
     "ggml_rope_ext": (_P, _P, _P, _P, _P, *[_I32] * 3, *[_F32] * 6),
+    "ggml_get_rows": (_P, _P, _P, _P),
     "ggml_set_rows": (_P, _P, _P, _P, _P),
     "ggml_flash_attn_ext": (_P, _P, _P, _P, _P, _P, _F32, _F32, _F32),
     "ggml_swiglu_split": (_P, _P, _P, _P),
