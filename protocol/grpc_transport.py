@@ -33,13 +33,14 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.invitation import swarm_id
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import Hello
-from hearthring.protocol.records import PROTOCOL_VERSION
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Handler, Method
+from hearthring.protocol.versions import SPOKEN, Versions
 from hearthring.protocol.wire import decode_hello, encode_hello
 
 _SERVICE = "hearthring.v1.Ring"
 _NONCE = "hearthring-nonce-bin"
+_VERSIONS = "hearthring-versions"
 _OPTIONS = [
     ("grpc.max_receive_message_length", LIMITS.message_bytes),
     ("grpc.max_send_message_length", LIMITS.message_bytes),
@@ -121,6 +122,7 @@ class GrpcTransport:
     def __init__(self, who: identity.Identity, swarm_key: bytes | None = None) -> None:
         self.identity = who
         self._swarm_key, self._swarm = swarm_key, swarm_id(swarm_key)
+        self._versions = SPOKEN
         self._server: grpc.aio.Server | None = None
         self._leaf = b""
         self._channels: dict[tuple[str, str], tuple[grpc.aio.Channel, bytes]] = {}
@@ -152,7 +154,8 @@ class GrpcTransport:
                 if not isinstance(nonce, bytes):
                     await self._forget(address, node_id)
                     raise _named(await call.code(), await call.details(), where)
-                await call.write(encode_hello(self._hello(nonce, leaf)))
+                offer = str(metadata.get(_VERSIONS, ""))
+                await call.write(encode_hello(self._hello(nonce, leaf, offer)))
         except TimeoutError:
             call.cancel()
             raise PeerUnreachable("no answer in time", field=where) from None
@@ -164,11 +167,11 @@ class GrpcTransport:
             raise
         return _ClientStream(node_id, call, where)
 
-    def _hello(self, nonce: bytes, leaf: bytes) -> Hello:
-        me = self.identity
-        signed = tls.hello_bytes(nonce, leaf, me.node_id, PROTOCOL_VERSION, self._swarm)
+    def _hello(self, nonce: bytes, leaf: bytes, offer: str) -> Hello:
+        me, version = self.identity, self._versions.common(Versions.parse(offer))
+        signed = tls.hello_bytes(nonce, leaf, me.node_id, version, self._swarm, offer)
         proof = tls.membership(self._swarm_key, signed)
-        return Hello(PROTOCOL_VERSION, me.node_id, self._swarm, me.sign(signed), proof)
+        return Hello(version, me.node_id, self._swarm, me.sign(signed), proof)
 
     async def _forget(self, address: str, node_id: str) -> None:
         """Close a channel that led nowhere."""
@@ -214,7 +217,8 @@ class GrpcTransport:
         nonce = secrets.token_bytes(32)
         caller = ""
         try:
-            await context.send_initial_metadata(((_NONCE, nonce),))
+            offer = (_VERSIONS, str(self._versions))
+            await context.send_initial_metadata(((_NONCE, nonce), offer))
             caller = await self._authenticate(context, nonce)
             self._streams[caller] += 1
             if self._streams[caller] > LIMITS.streams_per_peer:
@@ -251,13 +255,14 @@ class GrpcTransport:
         if data is grpc.aio.EOF:
             raise Malformed("the stream ended before its hello", field="hello")
         hello = decode_hello(data)
-        if hello.version != PROTOCOL_VERSION:
+        if hello.version not in self._versions:
             raise VersionMismatch(
-                f"{hello.version}, this node speaks {PROTOCOL_VERSION}", field="hello.version"
+                f"{hello.version}, this node speaks {self._versions}", field="hello.version"
             )
         if hello.swarm != self._swarm:
             raise WrongSwarm("this node is in another swarm", field="hello.swarm")
-        signed = tls.hello_bytes(nonce, self._leaf, hello.caller, hello.version, hello.swarm)
+        said = (hello.caller, hello.version, hello.swarm, str(self._versions))
+        signed = tls.hello_bytes(nonce, self._leaf, *said)
         identity.verify(hello.caller, signed, hello.signature)
         if not secrets.compare_digest(tls.membership(self._swarm_key, signed), hello.membership):
             raise WrongSwarm("doesn't know the swarm's key", field="hello.membership")

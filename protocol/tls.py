@@ -133,9 +133,13 @@ async def probe(address: str, node_id: str) -> tuple[bytes, bytes]:
     return ssl.DER_cert_to_PEM_cert(der).encode(), sha256(der).digest()
 
 
-def hello_bytes(nonce: bytes, leaf_digest: bytes, caller: str, version: int, swarm: str) -> bytes:
-    """What a caller signs: this server, this connection's nonce, and who is calling."""
-    fields = (nonce, leaf_digest, caller.encode(), str(version).encode(), swarm.encode())
+def hello_bytes(
+    nonce: bytes, leaf_digest: bytes, caller: str, version: int, swarm: str, offer: str
+) -> bytes:
+    """What a caller signs: this server and its offer of versions, this connection's nonce, and who
+    is calling."""
+    said = (caller.encode(), str(version).encode(), swarm.encode(), offer.encode())
+    fields = (nonce, leaf_digest, *said)
     return b"hearthring/hello/1" + b"".join(len(f).to_bytes(2, "big") + f for f in fields)
 
 

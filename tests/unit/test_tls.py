@@ -276,13 +276,13 @@ async def test_a_node_whose_leaf_has_run_out_is_a_named_error(
 
 
 def test_a_hello_is_bound_to_everything_it_says() -> None:
-    said = (b"n" * 32, b"l" * 32, WHO.node_id, 1, "open")
-    others = (b"m" * 32, b"k" * 32, Identity.new().node_id, 2, "home")
+    said = (b"n" * 32, b"l" * 32, WHO.node_id, 1, "open", "1-1")
+    others = (b"m" * 32, b"k" * 32, Identity.new().node_id, 2, "home", "1-2")
     seen = {hello_bytes(*said)}
     for place, other in enumerate(others):
         seen.add(hello_bytes(*said[:place], other, *said[place + 1 :]))  # type: ignore[arg-type]
-    assert len(seen) == 6
-    assert hello_bytes(b"ab", b"c", "d", 1, "e") != hello_bytes(b"a", b"bc", "d", 1, "e")
+    assert len(seen) == 7
+    assert hello_bytes(b"ab", b"c", "d", 1, "e", "") != hello_bytes(b"a", b"bc", "d", 1, "e", "")
 
 
 def test_membership_needs_the_key_and_the_same_hello() -> None:
