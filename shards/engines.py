@@ -11,6 +11,7 @@ from hearthring.shards.engine import Engine, Window
 from hearthring.shards.families import layer_tensors
 from hearthring.shards.ggml_policy import F16, FAST, LOW, Q8_0, Policy, policy_of
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.self_check import FP32, QUANTISED, check_layer
 from hearthring.shards.threads import choose_threads
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def load_engine(
     ``auto`` is ggml for quantised weights on the CPU, torch for others and elsewhere, and where
     ggml can't be used, which ``say`` is told. ``residual`` None takes the engine's own default:
     fp32 for torch, bf16 for ggml; ``threads`` None as many as measure fastest. ``load`` stands in
-    for the file's tensors. Only the engine that is chosen is imported. Raises ``BadOption`` or
-    ``EngineUnavailable``.
+    for the file's tensors. Only the engine that is chosen is imported, and it serves only when its
+    first layer is that of plain arithmetic. Raises ``BadOption`` or ``EngineUnavailable``.
     """
     if name not in ENGINES:
         raise BadOption(
@@ -175,14 +176,17 @@ def _load_torch(
     progress: Progress | None,
     load: "Load | None",
 ) -> Engine:
+    from hearthring.shards.ggml_check import WideWeights
     from hearthring.shards.torch_engine import TorchEngine
 
     tensors, kind = load or gguf.dequantised, residual or Residual.FP32
 
-    def one(number: int) -> Engine:
-        return TorchEngine(tensors, gguf.shape, window[0], window[0] + 1, kind, number)
+    def one(number: int, rounding: Residual = kind) -> Engine:
+        return TorchEngine(tensors, gguf.shape, window[0], window[0] + 1, rounding, number)
 
-    threads = threads or choose_threads(one, usable_cores())
+    threads = number = threads or choose_threads(one, usable_cores())
+    weights = WideWeights(load, gguf.shape) if load else gguf
+    check_layer(weights, window[0], kind, lambda r: one(number, r), "torch", FP32)
     return TorchEngine(tensors, gguf.shape, *window, kind, threads, progress)
 
 
@@ -195,18 +199,23 @@ def _load_fast(
     load: "Load | None",
     options: EngineOptions,
 ) -> Engine:
+    from hearthring.shards.ggml_check import WideWeights
     from hearthring.shards.torch_fast import FastTorchEngine, choose_place
 
     tensors, kind = load or gguf.dequantised, residual or Residual.FP32
     place, raw = choose_place(options.device, options.compute), None if load else gguf.raw
 
-    def one(number: int) -> Engine:
+    def one(number: int, rounding: Residual = kind) -> Engine:
         few = window[0], window[0] + 1
-        return FastTorchEngine(tensors, gguf.shape, *few, kind, number, place=place, raw=raw)
+        return FastTorchEngine(tensors, gguf.shape, *few, rounding, number, place=place, raw=raw)
 
     if threads is None:
         on_cpu = place.device.type == "cpu"
         threads = choose_threads(one, usable_cores()) if on_cpu else 1
+    number = threads
+    weights = WideWeights(load, gguf.shape) if load else gguf
+    tolerance = FP32 if place.compute == "fp32" else QUANTISED
+    check_layer(weights, window[0], kind, lambda r: one(number, r), "torch", tolerance, exact=False)
     return FastTorchEngine(
         tensors, gguf.shape, *window, kind, threads, progress, place=place, raw=raw
     )

@@ -20,7 +20,7 @@ from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Numerics, Segment, Window
 from hearthring.shards.families import only_llama
 from hearthring.shards.fingerprint import fingerprint
-from hearthring.shards.ggml_check import FixedWeights, check_layer
+from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_graph import Graph
 from hearthring.shards.ggml_kv import GgmlKv, ggml_kv
 from hearthring.shards.ggml_layer import GraphKey, Model
@@ -30,6 +30,7 @@ from hearthring.shards.ggml_policy import FAST, Q8_0, Policy
 from hearthring.shards.ggml_products import Batching, try_batches
 from hearthring.shards.ggml_weights import PARTS, LoadedWeights, Matrix, Sort, Weights
 from hearthring.shards.ggml_wide import Blas, Widener
+from hearthring.shards.self_check import check_layer
 
 VISIBLE_STEP = 128
 GRAPHS = 24

@@ -21,12 +21,13 @@ from hearthring.protocol.tensors import Residual, pack, unpack
 from hearthring.shards.engine import EngineRow, Segment
 from hearthring.shards.engines import load_engine
 from hearthring.shards.fingerprint import fixed_weight, uniform
-from hearthring.shards.ggml_check import FixedWeights, WideWeights, check_layer
+from hearthring.shards.ggml_check import FixedWeights, WideWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import CHUNK
 from hearthring.shards.ggml_weights import PARTS
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
 from hearthring.shards.slots import SlotMap
 from tests.ggml_session import GENERATED, PROMPT, Session, litter

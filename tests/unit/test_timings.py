@@ -46,6 +46,7 @@ class PretendEngine:
         kind, count = segment.rows[0].kind, len(segment.rows)
         assert states.shape == (count, self.width)
         assert all(row.path[-1] == row.slot < segment.cache.capacity for row in segment.rows)
+        assert {slot for row in segment.rows for slot in row.path} == {r.slot for r in segment.rows}
         start, end = segment.cache.window
         self.steps.append((kind, count, end - start))
         self.now += (end - start) * self.cost(kind, count)
