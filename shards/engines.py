@@ -112,7 +112,8 @@ def load_engine(
     load = None if load == gguf.dequantised else load
     if name == "ggml":
         return _load_ggml(gguf, window, residual, threads, progress, load, options)
-    if name == "auto" and options.reference and is_quantised(gguf, window):
+    on_cpu = options.device == "cpu" and options.compute is None
+    if name == "auto" and on_cpu and is_quantised(gguf, window):
         try:
             return _load_ggml(gguf, window, residual, threads, progress, load, options)
         except EngineUnavailable as error:

@@ -286,8 +286,9 @@ def test_devices_and_types_choose_the_engine(tmp_path) -> None:
 
     assert isinstance(chosen("torch"), TorchEngine)
     assert chosen("auto").numerics.name.startswith("ggml-")
-    fast = chosen("auto", exact=False)
-    assert isinstance(fast, FastTorchEngine)
+    assert "inexact" in chosen("auto", exact=False).numerics.name
+    assert isinstance(chosen("torch", exact=False), FastTorchEngine)
+    assert isinstance(chosen("auto", compute="bf16"), FastTorchEngine)
     assert isinstance(chosen("torch", compute="bf16"), FastTorchEngine)
     with pytest.raises(BadOption, match="ggml computes on the CPU"):
         chosen("ggml", compute="bf16")
