@@ -95,8 +95,9 @@ async def obtain(
     if not missing:
         return opened
     if not seeds:
+        be = "isn't" if len(missing) == 1 else "aren't"
         raise ModelNotHere(
-            f"{describe_parts(missing)} of {entry.name} aren't on this machine",
+            f"{describe_parts(missing)} of {entry.name} {be} on this machine",
             field="model",
             mend="give --join to fetch them from the swarm",
         )

@@ -69,7 +69,10 @@ def describe_parts(parts: Iterable[str]) -> str:
         else:
             runs.append([layer, layer])
     said = [f"{low}-{high}" if low < high else str(low) for low, high in runs]
-    layers = ["layers " + " and ".join(said)] if said else []
+    layers = []
+    if said:
+        word = "layer" if runs == [[runs[0][0]] * 2] else "layers"
+        layers = [f"{word} {' and '.join(said)}"]
     return ", ".join([*layers, *(part for part in parts if part in ENDS)])
 
 

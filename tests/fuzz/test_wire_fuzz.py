@@ -12,6 +12,14 @@ import pytest
 from hearthring.protocol import records
 from hearthring.protocol.errors import HearthringError, ProtocolError
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.layers import (
+    Holdings,
+    ManifestReply,
+    Outline,
+    OutlineQuery,
+    Piece,
+    PieceQuery,
+)
 from hearthring.protocol.messages import (
     GENERATED,
     ROOT,
@@ -78,6 +86,13 @@ MESSAGES = {
     "evidence": [EVIDENCE],
     "status": [StatusReply(WHO.node_id, b"record", ("/ip4/1.2.3.4/tcp/5",), 3, 1.5, 1)],
     "query": ["ab" * 32],
+    "layers query": [("ab" * 32, OutlineQuery("layer7")), ("ab" * 32, PieceQuery("head", 9))],
+    "layers reply": [
+        ManifestReply(b'{"format":2}'),
+        Holdings(("tokenizer", "layer7")),
+        Outline(3 << 20, (b"h" * 32,) * 3),
+        Piece(bytes(range(64))),
+    ],
     "records": [DirectoryReply("ab" * 32, (records.sign(RECORD, WHO), b"", b"x"))],
 }
 Decode = Callable[[bytes], object]

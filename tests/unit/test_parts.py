@@ -1,0 +1,262 @@
+"""Parts on this disk: their bytes, the budget, and newcomers to a swarm in this process."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hearthring.client.api import AsyncClient
+from hearthring.client.auditing import audit_offline
+from hearthring.node import provider
+from hearthring.protocol.errors import (
+    BadModelFile,
+    BadOption,
+    DiskFull,
+    ModelNotHere,
+    SeedUnreachable,
+    UnknownModel,
+)
+from hearthring.protocol.layers import ManifestReply
+from hearthring.protocol.memory import MemoryTransport
+from hearthring.shards.disk import make_room, part_files, prune, read_size
+from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.joining import find_model, obtain
+from hearthring.shards.layer_store import FileParts, LayerStore
+from hearthring.shards.parts import (
+    ENDS,
+    Extent,
+    PartBytes,
+    all_parts,
+    describe_parts,
+    layers_in,
+    read_fields,
+    read_text,
+    size_of,
+    window_parts,
+)
+from hearthring.shards.pieces import GgufPieces
+from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.verify.verdict import Outcome
+from tests.memory_ring import MemorySwarm, memory_swarm
+from tests.tiny import write_tiny_gguf
+
+PROMPT_IDS = list(range(3, 40))
+
+
+def copy_parts(entry: ModelEntry, store: LayerStore, *parts: str) -> None:
+    """Put parts of a whole model into a folder, as a fetch would."""
+    source = FileParts(entry.open(), entry.manifest)
+    for part in parts:
+        with source.open(part) as opened:
+            coming = store.begin(part, opened.bytes.size)
+            assert coming is not None
+            for index, piece in enumerate(opened.bytes.chunks(1 << 20)):
+                coming.write(index, piece)
+            assert coming.finish()
+            coming.close()
+
+
+@pytest.fixture
+def adopted(tiny: ModelEntry, tmp_path: Path) -> ModelEntry:
+    """The tiny model in another store, none of it there yet."""
+    return ModelStore(tmp_path / "other").adopt(tiny.manifest, "small")
+
+
+@given(st.data())
+def test_reads_and_writes_go_where_they_should(tmp_path_factory, data) -> None:  # type: ignore[no-untyped-def]
+    lengths = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    known = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
+    whole = bytes(data.draw(st.binary(min_size=sum(lengths), max_size=sum(lengths))))
+    path = tmp_path_factory.mktemp("bytes") / "file"
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        pieces, at, place = list[bytes | Extent](), 0, 7
+        for length, is_known in zip(lengths, known, strict=True):
+            pieces.append(whole[at : at + length] if is_known else Extent(place, length))
+            at, place = at + length, place + length + 5
+        os.truncate(file, place)
+        part = PartBytes(pieces, file)
+        step = data.draw(st.integers(1, 50))
+        for start in range(0, part.size, step):
+            part.write(start, whole[start : start + step])
+        assert part.whole() == whole
+        low = data.draw(st.integers(0, part.size))
+        count = data.draw(st.integers(0, part.size - low))
+        assert part.read(low, count) == whole[low : low + count]
+        os.truncate(file, 7)
+        if not all(known):
+            with pytest.raises(BadModelFile, match="cut short"):
+                part.whole()
+    finally:
+        os.close(file)
+
+
+def test_names_of_parts(tiny: ModelEntry) -> None:
+    assert all_parts(tiny.manifest) == (*ENDS, "layer0", "layer1", "layer2", "layer3")
+    assert layers_in(("layer10", "head", "layer2", "layer02", "layer")) == (2, 10)
+    assert describe_parts(("layer0", "layer1", "layer3", "head")) == "layers 0-1 and 3, head"
+    for wrong in ("layer4", "layer-1", "layer01", "", "../x", "layer99999"):
+        with pytest.raises(ModelNotHere, match="no part"):
+            size_of(tiny.manifest, wrong)
+
+
+def test_a_part_of_the_manifests_size_and_hash_only(adopted: ModelEntry, tiny: ModelEntry) -> None:
+    store = adopted.parts
+    size = size_of(tiny.manifest, "layer1") or 0
+    coming = store.begin("layer1", size)
+    assert coming is not None
+    assert store.begin("layer1", size) is None  # somebody has it in hand
+    assert coming.finish() is False
+    coming.close()
+    assert store.here() == ()
+    copy_parts(tiny, store, "layer1", "tokenizer", "template")
+    assert store.here() == ("tokenizer", "template", "layer1")
+    assert store.path("layer1").stat().st_mode & 0o222 == 0
+    ours = GgufPieces(store)
+    assert ours.text("tokenizer.chat_template") == tiny.open().text("tokenizer.chat_template")
+    # Other tools can read a part's file too.
+    names = [tensor.name for tensor in GGUFReader(store.path("layer1")).tensors]
+    assert names == list(tiny.open().layer_names(1))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"a": null}', b'{"a": [1, "x"]}', b"[" * 9999])
+def test_a_wrong_tokenizer_is_refused(data: bytes) -> None:
+    with pytest.raises(BadModelFile, match="tokenizer"):
+        read_fields(data)
+    if data:
+        with pytest.raises(BadModelFile, match="template"):
+            read_text(data)
+
+
+def test_sizes() -> None:
+    assert [read_size(t, "x") for t in ("0", "1kb", "1.5 GiB", "20G", "3TB", "7B")] == [
+        *(0, 1024, 3 << 29, 20 << 30, 3 << 40, 7)
+    ]
+    for wrong in ("", "-1", "GB", "1XB", "1e9"):
+        with pytest.raises(BadOption, match="20GB"):
+            read_size(wrong, "x")
+
+
+def test_the_longest_unused_goes_first_and_nothing_in_use(
+    adopted: ModelEntry, tiny: ModelEntry, tmp_path: Path
+) -> None:
+    root = tmp_path / "other"
+    copy_parts(tiny, adopted.parts, *window_parts(0, 4))
+    own = write_tiny_gguf(root / "files-of-mine.gguf", seed=4)
+    for age, layer in enumerate((2, 0, 3, 1)):
+        os.utime(adopted.parts.path(f"layer{layer}"), ns=(age + 1, age + 1))
+    opened = adopted.open()
+    opened.raw("blk.0.attn_q.weight")  # in use from here on, and used just now
+    sizes = {file.path.name: file.bytes for file in part_files(root)}
+    gone = prune(root, sum(sizes.values()) - 1)
+    assert [file.path.name for file in gone] == ["layer2.gguf"]
+    gone = prune(root, 0)
+    assert [file.path.name for file in gone] == ["layer3.gguf", "layer1.gguf"]
+    assert adopted.parts.here() == ("layer0",)
+    with pytest.raises(DiskFull, match="budget"):
+        make_room(root, 10 << 20, 1 << 20)
+    with pytest.raises(DiskFull, match="free"):
+        make_room(root, 1 << 60, None)
+    del opened
+    make_room(root, 1 << 20, 1 << 20)
+    assert adopted.parts.here() == ()
+    assert own.exists()
+
+
+def test_a_cut_off_part_is_evicted_but_not_one_in_hand(
+    adopted: ModelEntry, tmp_path: Path, tiny: ModelEntry
+) -> None:
+    size = size_of(tiny.manifest, "layer1") or 0
+    coming = adopted.parts.begin("layer1", size)
+    assert coming is not None
+    coming.write(0, bytes(5000))
+    assert prune(tmp_path / "other", 0) == []
+    coming.close()
+    assert [file.path.name for file in prune(tmp_path / "other", 0)] == ["layer1.gguf.coming"]
+
+
+def test_what_is_here_is_shown(adopted: ModelEntry, tiny: ModelEntry, tmp_path: Path) -> None:
+    copy_parts(tiny, adopted.parts, "layer0", "head")
+    store = ModelStore(tmp_path / "other")
+    (entry,) = store.list()
+    assert (entry.name, entry.whole, entry.model_id) == ("small", False, tiny.model_id)
+    assert store.find("small") == store.find(tiny.model_id[:8]) == entry
+    assert entry.missing(("layer0", "layer1")) == ("layer1",)
+    store.import_file(tiny.path)
+    assert [entry.whole for entry in store.list()] == [True]
+
+
+async def newcomer(swarm: MemorySwarm, store: ModelStore, *wanted: str) -> GgufFile:
+    """Join by the first node's invitation, with nothing in the store, and fetch parts."""
+    seeds = [swarm.nodes[0].invitation]
+    transport = MemoryTransport(swarm.network)
+    entry = await find_model(transport, seeds, None, store)
+    return await obtain(transport, seeds, entry, wanted)
+
+
+async def test_a_client_with_nothing_asks_and_audits(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with memory_swarm(tiny, (0, 2, 4)) as swarm:
+        known = await swarm.client().generate(prompt_ids=PROMPT_IDS, max_tokens=8)
+        monkeypatch.setenv("HEARTHRING_MODELS", str(tmp_path / "empty"))
+        transport = MemoryTransport(swarm.network)
+        client = AsyncClient([swarm.nodes[1].invitation], threads=1, transport=transport)
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=8)
+        assert answer.token_ids == known.token_ids
+        entry = await client.model_entry()
+        assert entry.parts.here() == ENDS
+        verdict = audit_offline(answer.proof, 1)
+        assert verdict.outcome is Outcome.INCONCLUSIVE
+        assert "layers 0-3" in verdict.reason
+        assert "--join" in verdict.reason
+        assert (await client.audit(answer.proof)).outcome is Outcome.ACCEPTED
+        assert entry.missing(all_parts(tiny.manifest)) == ()
+        await client.close()
+
+
+async def test_names_are_the_seeds_and_ids_are_checked(tiny: ModelEntry, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "empty")
+    async with memory_swarm(tiny, (0, 4)) as swarm:
+        seeds = [swarm.nodes[0].invitation]
+        transport = MemoryTransport(swarm.network)
+        by_id = await find_model(transport, seeds, tiny.model_id[:12], store)
+        assert by_id.manifest == tiny.manifest
+        assert await find_model(transport, seeds, None, store) == by_id
+        with pytest.raises(UnknownModel):
+            await find_model(transport, seeds, "another", store)
+        with pytest.raises(ModelNotHere, match=r"layer 2 of tiny 0 isn't.*--join"):
+            await obtain(transport, [], by_id, ("layer2",))
+    with pytest.raises(SeedUnreachable):
+        await find_model(transport, seeds, None, ModelStore(tmp_path / "third"))
+
+
+async def test_a_forged_manifest_is_refused(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = json.loads(tiny.manifest.to_json()) | {"name": "evil"}
+    text = json.dumps(other, sort_keys=True, separators=(",", ":"))
+    async with memory_swarm(tiny, (0, 4)) as swarm:
+        forged = ManifestReply(text.encode())
+        monkeypatch.setattr(provider, "ManifestReply", lambda data: forged)
+        with pytest.raises(ModelNotHere, match="manifest isn't that of the model id"):
+            await newcomer(swarm, ModelStore(tmp_path / "empty"))
+    assert ModelStore(tmp_path / "empty").list() == []
+
+
+async def test_a_budget_that_is_too_small_is_said_before_anything_is_fetched(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEARTHRING_DISK", "1KB")
+    async with memory_swarm(tiny, (0, 4)) as swarm:
+        with pytest.raises(DiskFull, match="HEARTHRING_DISK"):
+            await newcomer(swarm, ModelStore(tmp_path / "empty"), "layer0")
+        monkeypatch.setenv("HEARTHRING_DISK", "1MB")
+        opened = await newcomer(swarm, ModelStore(tmp_path / "empty"), "layer0")
+    assert (
+        opened.dequantised("blk.0.attn_q.weight") == tiny.open().dequantised("blk.0.attn_q.weight")
+    ).all()
