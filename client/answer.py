@@ -8,13 +8,28 @@ from hearthring.verify.proof import Proof
 
 
 @dataclass(frozen=True, slots=True)
+class Rerouting:
+    """One fail-over: the nodes that were lost, why, when that was noticed, how long it took.
+
+    ``at_s`` counts from the request like ``first_token_s``; ``pause_s`` is the time from then until
+    the ring was whole again.
+    """
+
+    nodes: tuple[str, ...]
+    reason: str
+    at_s: float
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Seconds and rates of one generation.
 
     ``first_token_s`` counts from the request, route and sessions included; ``decode_tokens_per_s``
     covers the tokens after the first. ``stage_compute_s`` and ``stage_queue_s`` are each stage's
     own account, mean per generated row. ``hop_s`` is the median over generated rows of what a
-    step took beyond its stages' engines, per hop, the client's two included.
+    step took beyond its stages' engines, per hop, the client's two included. ``reroutes`` are the
+    fail-overs, in order.
     """
 
     first_token_s: float
@@ -24,6 +39,7 @@ class Timings:
     stage_compute_s: tuple[float, ...] = ()
     stage_queue_s: tuple[float, ...] = ()
     hop_s: float = 0.0
+    reroutes: tuple["Rerouting", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,15 @@ class Answer:
                 "stage_compute_s": [round(s, 5) for s in t.stage_compute_s],
                 "stage_queue_s": [round(s, 5) for s in t.stage_queue_s],
                 "hop_s": round(t.hop_s, 6),
+                "reroutes": [
+                    {
+                        "nodes": list(r.nodes),
+                        "reason": r.reason,
+                        "at_s": round(r.at_s, 4),
+                        "pause_s": round(r.pause_s, 4),
+                    }
+                    for r in t.reroutes
+                ],
             },
             "route": [
                 {"node": s.node, "start": s.start, "end": s.end, "numerics": s.numerics}

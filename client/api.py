@@ -16,11 +16,12 @@ from hearthring.client.generation import Generation
 from hearthring.client.measuring import MeasuringTransport, learn
 from hearthring.client.peers import PeerTable
 from hearthring.client.proving import prove
+from hearthring.client.replacement import Avoided, Spares
 from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
 from hearthring.client.ring import RingSession
-from hearthring.client.route import View, find_route
+from hearthring.client.route import Stage, View, find_route
 from hearthring.client.sampler import Sampling
-from hearthring.client.seeds import find_records
+from hearthring.client.seeds import find_records, known_nodes
 from hearthring.client.stops import StopWatcher
 from hearthring.protocol.errors import (
     HearthringError,
@@ -50,6 +51,8 @@ OPENINGS = 3
 RETRY = 1.2
 SPREAD = 0.05
 """Routes this close to the cheapest are as good: each client has favourites of its own."""
+LOOK = 2.0
+"""Seconds for a look into the directory while a session waits."""
 
 
 class AsyncClient:
@@ -89,6 +92,8 @@ class AsyncClient:
         self._entry: ModelEntry | None = None
         self._model: PromptModel | None = None
         self._ends: dict[Residual, Ends] = {}
+        self._records: list[NodeRecord] = []
+        self._avoided = Avoided()
 
     async def __aenter__(self) -> Self:
         """The client itself."""
@@ -148,19 +153,26 @@ class AsyncClient:
             await generation.prefill_only()
         states = {0: ends.embed(ids)} if 0 in layers else {}
         for layer in inner:
-            taps = [tap.states for key, tap in sorted(ring.taps.items()) if key[1] == layer]
-            states[layer] = unpack(b"".join(taps), len(ids), model.shape.width, ends.residual)
+            taps = b"".join(ring.taps[layer, row.id] for row in generation.rows)
+            states[layer] = unpack(taps, len(ids), model.shape.width, ends.residual)
         return states
 
     # -- the swarm -------------------------------------------------------------------------------
 
     async def records(self) -> list[NodeRecord]:
         """The live, signed records of this client's model."""
-        entry = await self.model_entry()
-        _, records = await find_records(
-            self.transport(), self.config.join, self._book, entry.model_id
-        )
-        return records
+        entry, transport = await self.model_entry(), self.transport()
+        model_id = entry.model_id
+        try:
+            _, found = await find_records(transport, self.config.join, self._book, model_id)
+        except SeedUnreachable:
+            others = known_nodes(self._records)
+            if not others:
+                raise
+            _, found = await find_records(transport, others, self._book, model_id)
+        if found:
+            self._records = found
+        return found
 
     async def model_entry(self) -> ModelEntry:
         """This client's model in the cache; its manifest is fetched first, if need be."""
@@ -265,18 +277,15 @@ class AsyncClient:
         A node that can't be reached or refuses is avoided from then on: its record may outlive it
         by some seconds, and the directory's answer may be a second old.
         """
-        model, avoid = await self._load(), set[str]()
+        model = await self._load()
+        layers = model.shape.layers
+        view = self.view(model.shape.width)
+        spares = Spares(self._look, layers, rows, self._avoided, view)
         failure: HearthringError | None = None
         for attempt in range(OPENINGS):
             records = await self.records()
             try:
-                route = find_route(
-                    records,
-                    model.shape.layers,
-                    rows=rows,
-                    avoid=frozenset(avoid),
-                    view=self.view(model.shape.width),
-                )
+                route = self._route(records, layers, rows, view)
             except NoRoute as error:
                 failure = failure or error
                 if attempt + 1 < OPENINGS:
@@ -284,15 +293,44 @@ class AsyncClient:
                 continue
             ends = await self._ends_for(Residual(route[0].residual))
             fingerprint = ends.numerics.fingerprint
-            ring = RingSession(self.transport(), route, model.entry.model_id, fingerprint, taps)
+            ring = RingSession(
+                self.transport(), route, model.entry.model_id, fingerprint, taps, spares
+            )
             try:
                 await ring.open(rows)
                 return ring, ends
             except StageFailed as error:
                 failure = error
-                avoid.add(ring.blamed)
+                self._avoided.add(ring.blamed)
         assert failure is not None
         raise failure
+
+    def _route(
+        self, records: list[NodeRecord], layers: int, rows: int, view: View
+    ) -> tuple[Stage, ...]:
+        """The best route; through nodes that failed lately only if there is no other."""
+        avoid = self._avoided.now()
+        try:
+            return find_route(records, layers, rows=rows, avoid=avoid, view=view)
+        except NoRoute:
+            if not avoid:
+                raise
+            return find_route(records, layers, rows=rows, view=view)
+
+    async def _look(self, again: bool) -> list[NodeRecord]:
+        """Records for a fail-over: first those at hand, which cost no time."""
+        if not again and self._records:
+            return self._records
+        transport, model_id = self.transport(), (await self.model_entry()).model_id
+        seeds = {seed.node_id: seed for seed in (*known_nodes(self._records), *self.config.join)}
+        try:
+            async with asyncio.timeout(LOOK):
+                nodes = list(seeds.values())
+                _, found = await find_records(transport, nodes, self._book, model_id)
+        except TimeoutError:
+            return self._records
+        self._records = found or self._records
+        return self._records
 
     async def _ends_for(self, residual: Residual) -> Ends:
         model = await self._load()

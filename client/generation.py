@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from hearthring.client.answer import Timings
+from hearthring.client.answer import Rerouting, Timings
 from hearthring.client.chunks import chunk_rows
-from hearthring.client.ring import Result, RingSession
+from hearthring.client.flight import Result
+from hearthring.client.ring import RingSession
 from hearthring.client.sampler import Sampling, choose
 from hearthring.protocol.messages import GENERATED, PROMPT, Row
 from hearthring.protocol.tensors import F32
@@ -77,7 +78,10 @@ class Generation:
         now = time.monotonic()
         made = len(self.token_ids) - self.prompt_tokens
         spent = self.last_token - self.first_token
-        decoded = [result.times for result in self.results[-max(0, made - 1) :]] if made > 1 else []
+        recent = self.results[-max(0, made - 1) :] if made > 1 else []
+        # Another route has other stages: the figures are those of the last one's.
+        stages_now = len(self.ring.route)
+        decoded = [result.times for result in recent if len(result.times) == stages_now]
         stages = zip(*decoded, strict=True) if decoded else ()
         hops = [(np.mean([t.compute for t in s]), np.mean([t.queue for t in s])) for s in stages]
         return Timings(
@@ -88,6 +92,9 @@ class Generation:
             stage_compute_s=tuple(float(compute) for compute, _ in hops),
             stage_queue_s=tuple(float(queue) for _, queue in hops),
             hop_s=self._hop_seconds(),
+            reroutes=tuple(
+                Rerouting(m.lost, m.reason, m.at - self.begun, m.seconds) for m in self.ring.mended
+            ),
         )
 
     def _hop_seconds(self) -> float:

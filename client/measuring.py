@@ -3,8 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 
+from hearthring.client.flight import Result
 from hearthring.client.peers import BULK_BYTES, PeerTable
-from hearthring.client.ring import Result
 from hearthring.client.route import Stage
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.messages import GENERATED

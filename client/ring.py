@@ -3,19 +3,31 @@
 The client attaches to each stage and links to the first; rows then travel from stage to stage
 without it, and the last stage returns them. Everything received is checked here (order, shape,
 signature) and its hashes are kept: they are the client's half of the proof.
+
+With ``Spares`` a session survives its stages: who waits for a result waits a moment longer while
+``client/recovery.py`` replaces what was lost. Without, the first failure ends it.
 """
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Self, TypeVar
+from typing import Self
 
+from hearthring.client.attachment import Attachment
+from hearthring.client.flight import Flight, Result, Sent
+from hearthring.client.recovery import Mended, Recovery
+from hearthring.client.replacement import Spares
 from hearthring.client.route import Stage
+from hearthring.client.watch import Watch
 from hearthring.protocol import identity
 from hearthring.protocol.errors import (
+    BadShape,
+    BadSignature,
     DeadlineExceeded,
+    EngineError,
     HearthringError,
     Malformed,
     OutOfOrder,
@@ -27,55 +39,29 @@ from hearthring.protocol.messages import (
     Evidence,
     EvidenceQuery,
     Finish,
-    HopTime,
     Open,
     Opened,
     Receipt,
+    Reroute,
     Row,
     SignedRows,
     Step,
     Tap,
+    Trouble,
 )
 from hearthring.protocol.tasks import all_or_none, cancel
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
-from hearthring.protocol.transport import Method, Stream, Transport
-from hearthring.protocol.wire import decode_down, encode_step, encode_up
+from hearthring.protocol.transport import Method, Transport
+from hearthring.protocol.wire import encode_step
 from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
 
-T = TypeVar("T")
 RECEIPT_SECONDS = LIMITS.receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came back for one step."""
-
-    step_id: int
-    rows: tuple[Row, ...]
-    states: F32
-    times: tuple[HopTime, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A step under way: its result must be of these rows, and as wide."""
-
-    rows: tuple[Row, ...]
-    width: int
-    result: "asyncio.Future[Result]"
-
-
-@dataclass(slots=True)
-class _Attached:
-    """One stage's stream and what is awaited on it."""
-
-    stage: Stage
-    stream: Stream
-    opened: "asyncio.Future[Opened]"
-    receipt: "asyncio.Future[Receipt]"
-    evidence: "asyncio.Future[Evidence]"
-    task: "asyncio.Task[None] | None" = None
+ACCUSATIONS, ACCUSATIONS_SECONDS = 2, 30.0
+"""A stage that finds fault with its neighbours more often than this, in so many seconds, has it."""
+_FINISHES = 3
+_ACCUSING = (BadSignature, Malformed, BadShape, OutOfOrder)
+"""Errors by which a stage says that the one before it broke the rules."""
 
 
 @dataclass(slots=True)
@@ -87,11 +73,22 @@ class Ledger:
     signed: list[SignedRows] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """A step to be sent, at once or when the ring is whole again."""
+
+    waiting: "asyncio.Future[Result]"
+    sent: list[Sent]
+    width: int
+    commit: tuple[int, ...]
+    drop: tuple[int, ...]
+
+
 class RingSession:
     """One session round a ring: ``async with RingSession(...) as ring: await ring.open(rows)``.
 
-    Any stage's failure ends the whole session: every pending and later call raises
-    ``StageFailed`` that names the stage and says why.
+    A failure that can't be mended ends the whole session: every pending and later call raises
+    ``StageFailed`` that names the stage and says why, or ``NoRoute`` that lists what is missing.
     """
 
     def __init__(
@@ -101,21 +98,35 @@ class RingSession:
         model_id: str,
         ends_fingerprint: str,
         taps: Sequence[int] = (),
+        spares: Spares | None = None,
     ) -> None:
         self.route, self.session = tuple(route), secrets.token_bytes(16)
         self.nonce, self.ledger = secrets.token_bytes(32), Ledger()
-        self.taps: dict[tuple[int, int], Tap] = {}
+        self.epoch, self.flight, self.row_bytes = 0, Flight(), 1
+        self.attached: list[Attachment] = []
+        """One per stage, in the order of the route once the session is open."""
+        self.taps: dict[tuple[int, int], bytes] = {}
+        """Residuals by boundary and row id."""
         self._transport, self._links = transport, Links(transport)
         self._model_id, self._ends = model_id, ends_fingerprint
-        self._wanted_taps = tuple(taps)
+        self._wanted_taps, self._max_rows = tuple(taps), 0
         self._residual = Residual(self.route[0].residual)
-        self._attached: list[_Attached] = []
         self._link: Link | None = None
-        self._next_step = 1
-        self._waiting: dict[int, _Asked] = {}
+        self._unuse: Callable[[], None] = lambda: None
+        self._step, self._owed = 0, tuple[int, ...]()
         self._failed: HearthringError | None = None
+        self._recovery = Recovery(self, spares) if spares is not None else None
+        self._mending: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._behind: list[_Behind] = []
+        self._accusations: dict[str, list[float]] = {}
         self.blamed = ""
         """The node whose failure ended the session, if one did."""
+
+    @property
+    def mended(self) -> list[Mended]:
+        """The fail-overs so far."""
+        return self._recovery.mended if self._recovery is not None else []
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -124,19 +135,20 @@ class RingSession:
 
         Raises what a stage refused with, naming the stage. Nothing stays open on failure.
         """
+        self._max_rows = max_rows
         try:
             async with asyncio.timeout(LIMITS.connect * 2):
-                await all_or_none(
-                    *(self._attach(place, max_rows) for place in range(len(self.route)))
-                )
-                await self._link_first()
+                await all_or_none(*(self.attach(place) for place in range(len(self.route))))
+                await self.link_first()
         except TimeoutError:
             await self.close()
             raise DeadlineExceeded("the stages didn't open in time", field="route") from None
         except BaseException:
             await self.close()
             raise
-        self._attached.sort(key=lambda attached: attached.stage.start)
+        self.attached.sort(key=lambda attached: attached.stage.start)
+        if self._recovery is not None:
+            self._watching = asyncio.create_task(Watch(self).run())
 
     async def __aenter__(self) -> Self:
         """The session itself, not yet open."""
@@ -148,12 +160,13 @@ class RingSession:
 
     async def close(self) -> None:
         """Leave every stage. Idempotent."""
-        attached, self._attached = self._attached, []
-        await cancel(a.task for a in attached if a.task is not None)
-        await asyncio.gather(*(a.stream.close() for a in attached), return_exceptions=True)
+        await cancel(task for task in (self._mending, self._watching) if task is not None)
+        attached, self.attached = self.attached, []
+        await asyncio.gather(*(a.close() for a in attached), return_exceptions=True)
         await self._links.close()
-        for asked in self._waiting.values():
-            asked.result.cancel()
+        self.flight.end(None)
+        for step in self._behind:
+            step.waiting.cancel()
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -167,153 +180,317 @@ class RingSession:
         """Send one step on its way; the future holds its result. Several may be under way."""
         if self._failed is not None:
             raise self._failed
-        assert self._link is not None
-        step_id, self._next_step = self._next_step, self._next_step + 1
-        wire = pack(states, self._residual)
-        hashes = self._hash(rows, wire, 0, self._ends)
-        ids = [row.id for row in rows]
-        signed = claim(self.session, 0, step_id, 0, ids, hashes)
-        self.ledger.sent.update(zip(ids, hashes, strict=True))
-        step = Step(
-            session=self.session,
-            epoch=0,
-            step_id=step_id,
-            rows=tuple(rows),
-            states=wire,
-            commit=tuple(commit),
-            drop=tuple(drop),
-            signature=self._transport.identity.sign(signed),
-        )
-        self._link.post(encode_step(step))
-        waiting = asyncio.get_running_loop().create_future()
+        wire, width = memoryview(pack(states, self._residual)), states.shape[1]
+        self.row_bytes = size = width * self._residual.bytes
+        sent = [Sent(row, wire[i * size : (i + 1) * size]) for i, row in enumerate(rows)]
+        waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # A failure is reported by whichever call is awaited; the other futures mustn't warn.
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._waiting[step_id] = _Asked(step.rows, states.shape[1], waiting)
+        step = _Behind(waiting, sent, width, tuple(commit), tuple(drop))
+        if self._mending is not None:
+            self._behind.append(step)
+        else:
+            self._send(step)
         return waiting
 
     async def result(self, waiting: "asyncio.Future[Result]") -> Result:
-        """Await a step's result. Raises ``StageFailed`` or ``DeadlineExceeded``."""
+        """Await a step's result. Raises ``StageFailed``, ``NoRoute`` or ``DeadlineExceeded``."""
+        limit = LIMITS.step + (LIMITS.recovery if self._recovery is not None else 0.0)
         try:
-            async with asyncio.timeout(LIMITS.step):
+            async with asyncio.timeout(limit):
                 return await waiting
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"a step took longer than {LIMITS.step:.0f} s", field="ring"
-            ) from None
+            raise DeadlineExceeded(f"a step took longer than {limit:.0f} s", field="ring") from None
+
+    def _send(self, step: "_Behind") -> None:
+        self._step += 1
+        self.flight.apply(step.commit, step.drop)
+        self.flight.live.update((one.row.id, one) for one in step.sent)
+        rows = [one.row for one in step.sent]
+        self.flight.ask(self._step, rows, step.width, step.waiting)
+        owed, self._owed = self._owed, ()
+        self._post(self._step, step.sent, (*owed, *step.commit), step.drop)
+
+    def launch(self, rows: Sequence[Row], first: int = 0) -> int:
+        """The id of a new step that passes the stages from place ``first`` on."""
+        self._step += 1
+        self._launch(self._step, rows, first)
+        return self._step
+
+    def transmit(self, sent: Sequence[Sent]) -> None:
+        """Send rows again, in this epoch."""
+        self._step += 1
+        self._post(self._step, sent)
+
+    def _launch(self, step_id: int, rows: Sequence[Row], first: int) -> None:
+        self.flight.launch(step_id, tuple(rows))
+        for attached in self.attached[first:]:
+            attached.last_step = step_id
+
+    def _post(
+        self,
+        step_id: int,
+        sent: Sequence[Sent],
+        commit: tuple[int, ...] = (),
+        drop: tuple[int, ...] = (),
+    ) -> None:
+        assert self._link is not None
+        rows, wire = [one.row for one in sent], b"".join(one.wire for one in sent)
+        hashes = self._hash(rows, wire, 0, self._ends)
+        ids = [row.id for row in rows]
+        signed = claim(self.session, self.epoch, step_id, 0, ids, hashes)
+        self.ledger.sent.update(zip(ids, hashes, strict=True))
+        step = Step(
+            session=self.session,
+            epoch=self.epoch,
+            step_id=step_id,
+            rows=tuple(rows),
+            states=wire,
+            commit=commit,
+            drop=drop,
+            signature=self._transport.identity.sign(signed),
+        )
+        self._launch(step_id, rows, 0)
+        try:
+            self._link.post(encode_step(step))
+        except HearthringError as error:
+            if self._recovery is None:
+                raise
+            self._lose_first(error)
 
     # -- the end ---------------------------------------------------------------------------------
 
     async def finish(self, commit: Sequence[int]) -> list[Receipt | None]:
-        """Commit the last rows everywhere and collect receipts; ``None`` where one is withheld."""
-        last = self._next_step - 1
-        frame = encode_up(Finish(last, tuple(commit)))
-        return list(await asyncio.gather(*(self._receipt(a, frame) for a in self._attached)))
+        """Commit the last rows everywhere and collect receipts; ``None`` where one is withheld.
+
+        A stage that is lost now is replaced as any other, since its receipt is needed; if it can't
+        be, there is none of it.
+        """
+        self.flight.apply(commit, ())
+        route, receipts = self.route, list[Receipt | None]()
+        for _ in range(_FINISHES):
+            epoch, wanted = self.epoch, tuple(self.flight.committed)
+            found = await asyncio.gather(*(self._receipt(a, wanted) for a in self.attached))
+            route, receipts = self.route, list(found)
+            if self.epoch == epoch and self._mending is None:
+                break
+            try:
+                async with asyncio.timeout(LIMITS.receipt):
+                    await self.whole()
+            except (HearthringError, TimeoutError):
+                break
+        self.route = route
+        return [*receipts, *[None] * (len(route) - len(receipts))]
+
+    async def whole(self) -> None:
+        """Wait until nothing is being mended. Raises what ended the session."""
+        while self._mending is not None:
+            await asyncio.wait([self._mending])
+        if self._failed is not None:
+            raise self._failed
 
     async def evidence(self, place: int) -> Evidence | None:
         """What the stage at ``place`` was sent, or ``None`` if it doesn't say."""
-        attached = self._attached[place]
         try:
-            await attached.stream.send(encode_up(EvidenceQuery()))
-            async with asyncio.timeout(RECEIPT_SECONDS):
-                return await asyncio.shield(attached.evidence)
-        except (HearthringError, TimeoutError):
+            return await self.attached[place].ask(EvidenceQuery(), Evidence, RECEIPT_SECONDS)
+        except (HearthringError, IndexError):
             return None
 
-    async def _receipt(self, attached: _Attached, frame: bytes) -> Receipt | None:
+    async def _receipt(self, attached: Attachment, commit: tuple[int, ...]) -> Receipt | None:
+        frame = Finish(attached.last_step, commit)
         try:
-            await attached.stream.send(frame)
-            async with asyncio.timeout(RECEIPT_SECONDS):
-                return await asyncio.shield(attached.receipt)
-        except (HearthringError, TimeoutError):
+            return await attached.ask(frame, Receipt, RECEIPT_SECONDS)
+        except HearthringError:
             return None
 
     # -- stages ----------------------------------------------------------------------------------
 
-    async def _link_first(self) -> None:
+    async def link_first(self) -> None:
+        """Link to the first stage. Raises ``StageFailed`` that names it."""
         first = self.route[0]
+        self._unuse()
         try:
             self._link = await self._links.get(first.address, first.node)
         except HearthringError as error:
-            self.blamed = first.node
+            self.blamed = self.blamed or first.node
             raise _failed(first, error) from error
-        self._link.use(lambda error: self._fail(first, error))
+        self._unuse = self._link.use(self._lose_first)
 
-    async def _attach(self, place: int, max_rows: int) -> None:
-        stage, me = self.route[place], self._transport.identity.node_id
-        before = self.route[place - 1] if place else None
-        after = self.route[place + 1] if place + 1 < len(self.route) else None
-        wish = Open(
+    async def attach(self, place: int) -> None:
+        """Open the stage at a place of the route. Raises ``StageFailed`` that names it."""
+        stage = self.route[place]
+        try:
+            stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
+            attached = Attachment(stage, stream, self)
+            self.attached.append(attached)
+            await attached.ask(self._wish(place), Opened, LIMITS.connect)
+        except HearthringError as error:
+            self.blamed = stage.node
+            raise (
+                error
+                if isinstance(error, StageFailed) and error.field == "stage"
+                else _failed(stage, error)
+            ) from error
+
+    def _neighbours(self, place: int) -> tuple[str, str, str, str]:
+        """Who sends to a place, their class, who gets its rows, and where."""
+        me, route = self._transport.identity.node_id, self.route
+        before = route[place - 1] if place else None
+        after = route[place + 1] if place + 1 < len(route) else None
+        return (
+            before.node if before else me,
+            before.fingerprint if before else self._ends,
+            after.node if after else me,
+            after.address if after else "",
+        )
+
+    def _wish(self, place: int) -> Open:
+        stage = self.route[place]
+        previous, previous_fingerprint, next_, next_address = self._neighbours(place)
+        return Open(
             session=self.session,
-            epoch=0,
+            epoch=self.epoch,
             model_id=self._model_id,
             start=stage.start,
             end=stage.end,
             residual=stage.residual,
             fingerprint=stage.fingerprint,
-            previous=before.node if before else me,
-            previous_fingerprint=before.fingerprint if before else self._ends,
-            next=after.node if after else me,
-            next_address=after.address if after else "",
-            max_rows=max_rows,
+            previous=previous,
+            previous_fingerprint=previous_fingerprint,
+            next=next_,
+            next_address=next_address,
+            max_rows=self._max_rows,
             nonce_hash=sha256(self.nonce).digest(),
             taps=tuple(t for t in self._wanted_taps if stage.start < t <= stage.end),
         )
-        try:
-            stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
-        except HearthringError as error:
-            self.blamed = stage.node
-            raise _failed(stage, error) from error
-        loop = asyncio.get_running_loop()
-        attached = _Attached(
-            stage, stream, loop.create_future(), loop.create_future(), loop.create_future()
-        )
-        self._attached.append(attached)
-        attached.task = asyncio.create_task(self._listen(attached))
-        try:
-            await stream.send(encode_up(wish))
-        except HearthringError as error:
-            self._fail(stage, error)
-        await attached.opened
 
-    async def _listen(self, attached: _Attached) -> None:
-        """Read one stage's frames until it ends the stream, which it has no reason to do."""
-        try:
-            while (data := await attached.stream.receive()) is not None:
-                match decode_down(data):
-                    case Opened() as opened:
-                        _settle(attached.opened, opened)
-                    case Step() as step:
-                        self._accept(attached.stage, step)
-                    case Tap() as tap:
-                        self.taps[tap.step_id, tap.boundary] = tap
-                    case Receipt() as receipt:
-                        _settle(attached.receipt, receipt)
-                    case Evidence() as evidence:
-                        _settle(attached.evidence, evidence)
-            raise StageFailed("it ended the session", field=attached.stage.node)
-        except HearthringError as error:
-            self._fail(attached.stage, error)
+    def order(self, place: int) -> Reroute:
+        """What a stage that stays is told of this epoch."""
+        rows = tuple(self.flight.committed), self.flight.undecided()
+        return Reroute(self.epoch, *self._neighbours(place), *rows)
 
-    def _accept(self, stage: Stage, step: Step) -> None:
+    # -- what stages say -------------------------------------------------------------------------
+
+    def on_result(self, of: Attachment, step: Step) -> None:
         """Check a result against what was asked, and hand it to who waits."""
-        if stage is not self.route[-1] or step.session != self.session or step.epoch != 0:
+        if step.epoch < self.epoch:
+            return
+        stage = of.stage
+        if stage != self.route[-1] or step.session != self.session or step.epoch != self.epoch:
             raise Malformed("a result that nobody asked this stage for", field="result")
-        asked = self._waiting.get(step.step_id)
-        if asked is None:
+        rows = self.flight.steps.get(step.step_id)
+        if rows is None:
             raise OutOfOrder(f"no step {step.step_id} is under way", field="result.step_id")
-        if step.rows != asked.rows or step.dead:  # nobody cancelled any
+        if step.rows != rows or step.dead:  # nobody cancelled any
             raise Malformed("other rows than were sent", field="result.rows")
-        rows = step.rows
-        states = unpack(step.states, len(rows), asked.width, self._residual)
+        width = self.row_bytes // self._residual.bytes
+        states = unpack(step.states, len(rows), width, self._residual)
         hashes = self._hash(rows, step.states, stage.end, stage.fingerprint)
         ids = tuple(row.id for row in rows)
-        signed = claim(self.session, 0, step.step_id, stage.end, ids, hashes)
+        signed = claim(self.session, step.epoch, step.step_id, stage.end, ids, hashes)
         identity.verify(stage.node, signed, step.signature)
-        self.ledger.received.update(zip(ids, hashes, strict=True))
-        self.ledger.signed.append(SignedRows(0, step.step_id, ids, tuple(hashes), step.signature))
-        del self._waiting[step.step_id]
-        if not asked.result.done():
-            asked.result.set_result(Result(step.step_id, rows, states, step.times))
+        received = self.ledger.received
+        if any(
+            received.get(row, digest) != digest for row, digest in zip(ids, hashes, strict=True)
+        ):
+            self._end(_failed(stage, Malformed("a row came back with other bytes", field="row")))
+            return
+        received.update(zip(ids, hashes, strict=True))
+        self.ledger.signed.append(
+            SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
+        )
+        self.flight.land(step.step_id, rows, states, step.times)
+
+    def on_tap(self, of: Attachment, tap: Tap) -> None:
+        """Keep residuals at an inner boundary."""
+        size = len(tap.states) // max(1, len(tap.ids))
+        for i, row in enumerate(tap.ids):
+            self.taps[tap.boundary, row] = tap.states[i * size : (i + 1) * size]
+
+    def on_trouble(self, of: Attachment, trouble: Trouble) -> None:
+        """A stage is leaving, or can't reach the next one."""
+        if trouble.epoch < self.epoch and trouble.node != of.stage.node:
+            return
+        lost = next((a for a in self.attached if a.stage.node == trouble.node), None)
+        if lost is None or lost.down is not None:
+            return
+        if lost is not of and self._accuses_often(of):
+            lost = of
+        # One that is leaving serves for a while yet, if nobody can replace it.
+        lost.suspected = trouble.node == of.stage.node
+        self._lose(lost, trouble.error)
+
+    def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None:
+        """A stage's stream is over."""
+        blamed = of
+        place = self.attached.index(of) if of in self.attached else 0
+        accuses = said and place > 0 and isinstance(error, _ACCUSING)
+        if accuses and self._recovery is not None and not self._accuses_often(of):
+            blamed = self.attached[place - 1]
+        if isinstance(error, EngineError):
+            self.blamed = of.stage.node
+            self._end(_failed(of.stage, error))
+        if blamed is not of:
+            of.down, of.suspected = error, False
+        self._lose(blamed, error)
+
+    def _accuses_often(self, accuser: Attachment) -> bool:
+        """Whether a stage has found fault with one neighbour after the other."""
+        now, said = time.monotonic(), self._accusations.setdefault(accuser.stage.node, [])
+        said[:] = [at for at in said if now - at < ACCUSATIONS_SECONDS] + [now]
+        return len(said) > ACCUSATIONS
+
+    def suspect(self, stage: Attachment, error: HearthringError) -> None:
+        """A stage doesn't answer; it may only be slow."""
+        if stage.down is None:
+            stage.suspected = True
+            self._lose(stage, error)
+
+    def _lose_first(self, error: HearthringError) -> None:
+        first = next((a for a in self.attached if a.stage == self.route[0]), None)
+        if first is not None:
+            self._lose(first, error)
+        elif self._recovery is None:
+            self._end(_failed(self.route[0], error))
+
+    def _lose(self, lost: Attachment, error: HearthringError) -> None:
+        """A stage is of no use any more: mend the ring, or end the session."""
+        if lost.down is None or lost.suspected:
+            lost.down = error
+        if self._recovery is None or self._watching is None or self._failed is not None:
+            self.blamed = self.blamed or lost.stage.node
+            self._end(_failed(lost.stage, error))
+            return
+        self._recovery.spares.avoided.add(lost.stage.node)
+        if self._mending is not None:
+            self._recovery.disturb()
+        else:
+            self._mending = asyncio.create_task(self._mend(self._recovery))
+
+    async def _mend(self, recovery: Recovery) -> None:
+        try:
+            await recovery.run()
+        except HearthringError as error:
+            self._mending = None
+            self._end(error)
+            return
+        self._mending = None
+        self._owed = tuple(self.flight.committed)
+        behind, self._behind = self._behind, []
+        for step in behind:
+            if self._mending is not None:  # lost again
+                self._behind.append(step)
+            else:
+                self._send(step)
+
+    def _end(self, error: HearthringError) -> None:
+        """End the session for good: the first failure is the one reported."""
+        if self._failed is None:
+            self._failed = error
+        self.flight.end(self._failed)
+        for step in self._behind:
+            if not step.waiting.done():
+                step.waiting.set_exception(self._failed)
 
     def _hash(
         self, rows: Sequence[Row], wire: bytes, boundary: int, fingerprint: str
@@ -328,27 +505,7 @@ class RingSession:
             len(rows),
         )
 
-    def _fail(self, stage: Stage, error: HearthringError) -> None:
-        """End the session for good: the first failure is the one reported."""
-        if self._failed is None:
-            self._failed, self.blamed = _failed(stage, error), stage.node
-        for attached in self._attached:
-            if attached.stage is not stage:
-                continue
-            for future in (attached.opened, attached.receipt, attached.evidence):
-                if not future.done():
-                    future.set_exception(self._failed)
-                    future.exception()
-        for asked in self._waiting.values():
-            if not asked.result.done():
-                asked.result.set_exception(self._failed)
-
 
 def _failed(stage: Stage, error: HearthringError) -> StageFailed:
     where = f"layers {stage.start} to {stage.end} at {stage.node}"
     return StageFailed(f"{where}: {type(error).__name__}: {error}", field="stage")
-
-
-def _settle(future: "asyncio.Future[T]", value: T) -> None:
-    if not future.done():
-        future.set_result(value)

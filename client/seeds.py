@@ -1,15 +1,30 @@
 """Asking nodes for the directory. The records are signed, so any node will do."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from hearthring.protocol.asking import ask_records
 from hearthring.protocol.errors import BadInvitation, HearthringError, SeedUnreachable
-from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.invitation import Invitation, split_address
 from hearthring.protocol.messages import DirectoryReply
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord, newest
+from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Transport
+
+LATER = 0.5
+"""Seconds that seeds have to answer once one of them has: others may be cut off."""
+
+
+def known_nodes(records: Sequence[NodeRecord], most: int = 8) -> list[Invitation]:
+    """Nodes to ask when the seeds are gone: any of them knows the directory."""
+    found = []
+    for record in records[:most]:
+        with contextlib.suppress(HearthringError):
+            host, port = split_address(record.addresses[0], "address")
+            found.append(Invitation(host, port, record.node))
+    return found
 
 
 async def find_records(
@@ -24,17 +39,23 @@ async def find_records(
         raise BadInvitation(
             "none was given", field="join", mend="use --join with what a node printed at start"
         )
-    replies = await asyncio.gather(
-        *(ask_records(transport, seed, model_id) for seed in seeds), return_exceptions=True
-    )
-    told, failed = [], []
-    for seed, reply in zip(seeds, replies, strict=True):
-        if isinstance(reply, DirectoryReply):
-            told.append(reply)
-        elif isinstance(reply, HearthringError):
-            failed.append(f"{seed.address}: {reply.message}")
-        else:
-            raise reply
+    asking = {asyncio.ensure_future(ask_records(transport, seed, model_id)): seed for seed in seeds}
+    told, failed = list[DirectoryReply](), list[str]()
+    waiting = set(asking)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=LATER if told else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                break
+            for task in done:
+                try:
+                    told.append(task.result())
+                except HearthringError as error:
+                    failed.append(f"{asking[task].address}: {error.message}")
+    finally:
+        await cancel(waiting)
     if not told:
         raise SeedUnreachable(
             "; ".join(failed), field="join", mend="is a node running there, and reachable?"

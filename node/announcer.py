@@ -37,9 +37,10 @@ class Announcer:
         self._task = asyncio.create_task(self._keep_alive())
 
     async def withdraw(self) -> None:
-        """Take the record back. Does its best: a record that stays dies by itself."""
+        """Take the record back, once. Does its best: a record that stays dies by itself."""
         if self._task is not None:
-            await cancel([self._task])
+            task, self._task = self._task, None
+            await cancel([task])
             self._record = self._record.withdrawn()
             with contextlib.suppress(HearthringError):
                 await self._directory.withdraw(self.signed)

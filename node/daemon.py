@@ -28,6 +28,7 @@ from hearthring.protocol.frames import DirectoryConfig
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord, owner_claim, read_all
 from hearthring.shards.device import Device, measure_device
 from hearthring.shards.engine import Engine, Kind
@@ -65,8 +66,9 @@ async def run_node(
     """Run a node until SIGTERM or Ctrl-C.
 
     ``report(label, text)`` gets the start-up's lines and last ``("invitation", ...)`` once the node
-    serves and is announced. On a signal the record is withdrawn first, within a second; then
-    sessions end by name and every child process is gone before this returns.
+    serves and is announced. On a signal the record is withdrawn first, within a second; clients
+    are asked to go on elsewhere and given ``LIMITS.drain`` seconds for it; then what sessions are
+    left end by name, and every child process is gone before this returns.
     """
     begun = time.monotonic() if begun is None else begun
     stop = _stop_signals()
@@ -84,7 +86,8 @@ async def run_node(
         report("ready", f"after {time.monotonic() - begun:.1f} s, imports included")
         report("invitation", str(invitation))
         await stopping
-        report("stopping", "withdrawing the record")
+        report("stopping", "withdrawing the record; clients go on elsewhere")
+        await node.leave()
 
 
 class _Node:
@@ -102,6 +105,7 @@ class _Node:
         self._stack = stack
         self._folder = DataFolder(config.data)
         stack.callback(self._folder.close)
+        self._serving: tuple[StageServer, Announcer] | None = None
         self._key = read_key(config.swarm_key, "swarm-key") if config.swarm_key else None
         self._who = Identity.load_or_create(self._folder.identity)
         self._owner = Identity.load_or_create(config.owner_key) if config.owner_key else None
@@ -157,6 +161,13 @@ class _Node:
         )
         self._report("engine", f"{engine.numerics.name}, threads: {engine.threads}")
         return invitation
+
+    async def leave(self) -> None:
+        """Withdraw the record, and let clients go on elsewhere."""
+        if self._serving is not None:
+            stage, announcer = self._serving
+            await announcer.withdraw()
+            await stage.drain(LIMITS.drain)
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -12,13 +12,16 @@ from hearthring.protocol.errors import (
     HearthringError,
     LayersOutOfRange,
     QuotaExceeded,
+    StaleEpoch,
+    TooLarge,
     WrongClass,
 )
 from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.links import Link
-from hearthring.protocol.messages import AttachDown, Open
+from hearthring.protocol.links import Link, Links
+from hearthring.protocol.messages import AttachDown, Open, Progress, Step, Trouble
 from hearthring.protocol.transport import Transport
+from hearthring.protocol.wire import encode_step
 from hearthring.shards.engine import Engine
 
 MakeSession = Callable[[Open, str, Engine, Transport], StageSession]
@@ -38,9 +41,13 @@ class Place:
     failed: "asyncio.Future[None]"
     link: Link | None = None
     queued: int = 0
+    under_way: int = 0
+    """Steps that wait or run."""
     touched: float = field(default_factory=time.monotonic)
     _last_run: int = 0
     _waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
+    _unuse: Callable[[], None] = lambda: None
+    _reported: int = -1
 
     def fail(self, error: HearthringError) -> None:
         """End the session; its client is told why."""
@@ -65,6 +72,48 @@ class Place:
             finally:
                 self._waiters.remove(waiter)
 
+    async def connect(self, links: Links) -> None:
+        """Link to whoever gets the session's rows now. Raises what ``Links.get`` raises."""
+        self.disconnect()
+        wish = self.session.wish
+        if not self.session.last:
+            self.link = await links.get(wish.next_address, wish.next)
+            self._unuse = self.link.use(self.report)
+
+    def disconnect(self) -> None:
+        """Leave the link to the next stage."""
+        self._unuse()
+        self.link, self._unuse = None, lambda: None
+
+    def report(self, error: HearthringError, node: str = "") -> None:
+        """Tell the client what stands in the way: the next stage, or ``node``. Once an epoch."""
+        wish = self.session.wish
+        if self._reported < wish.epoch:
+            self._reported = wish.epoch
+            self.post(Trouble(wish.epoch, node or wish.next, error))
+
+    def pass_on(self, step: Step) -> None:
+        """Send a step to the next stage, or from the last one to the client.
+
+        A step that can't leave is not lost: its rows are retained, and the client is told.
+        """
+        if step.epoch != self.session.wish.epoch:
+            return
+        if self.session.last:
+            if step.want_output:
+                self.post(step)
+        elif self.link is not None:
+            try:
+                self.link.post(encode_step(step))
+            except TooLarge as error:
+                self.fail(error)
+            except HearthringError as error:
+                self.report(error)
+
+    def progress(self, number: int) -> Progress:
+        """The answer to a client's probe."""
+        return Progress(number, self.session.next_step - 1, self.under_way)
+
     def post(self, frame: AttachDown) -> None:
         """Queue a frame for the client. Never blocks: a client that doesn't read is ended."""
         try:
@@ -87,7 +136,8 @@ class Places:
         kv_rows: int,
         make_session: MakeSession,
     ) -> None:
-        self.free_rows = kv_rows
+        self.free_rows, self.empty = kv_rows, asyncio.Event()
+        self.empty.set()
         self._transport, self._engine, self._model_id = transport, engine, model_id
         self._make_session = make_session
         self._taken: dict[bytes, Place] = {}
@@ -106,10 +156,16 @@ class Places:
         for place in self._taken.values():
             place.fail(error)
 
+    def report_all(self, error: HearthringError, node: str) -> None:
+        """Tell every client what stands in its way; sessions go on."""
+        for place in self._taken.values():
+            place.report(error, node)
+
     @contextmanager
     def take(self, wish: Open, client: str) -> Iterator[Place]:
         """A place for as long as the block runs. Raises what the wish is refused with."""
         self._check_fit(wish, client)
+        self._supersede(wish, client)
         self._check_quota(wish, client)
         session = self._make_session(wish, client, self._engine, self._transport)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -117,15 +173,20 @@ class Places:
         failed.add_done_callback(lambda done: done.cancelled() or done.exception())
         place = Place(session, asyncio.Queue(LIMITS.outbox), failed)
         self._taken[wish.session] = place
+        self.empty.clear()
         self._per_peer[client] += 1
         self.free_rows -= wish.max_rows
         try:
             yield place
         finally:
             failed.cancel()
-            del self._taken[wish.session]
+            place.disconnect()
+            if self._taken.get(wish.session) is place:
+                del self._taken[wish.session]
             self._per_peer[client] -= 1
             self.free_rows += wish.max_rows
+            if not self._taken:
+                self.empty.set()
 
     def _check_fit(self, wish: Open, client: str) -> None:
         """Refuse what this stage doesn't serve."""
@@ -146,6 +207,15 @@ class Places:
             raise LayersOutOfRange("a boundary outside the window", field="open.taps")
         if wish.next != client:
             split_address(wish.next_address, "open.next_address")
+
+    def _supersede(self, wish: Open, client: str) -> None:
+        """End a session that its own client opens again in a later epoch: it has lost this one."""
+        old = self._taken.get(wish.session)
+        if old is None or old.session.client != client:
+            return
+        if wish.epoch > old.session.wish.epoch:
+            old.fail(StaleEpoch("opened again in a later epoch", field="open.epoch"))
+            del self._taken[wish.session]
 
     def _check_quota(self, wish: Open, client: str) -> None:
         """Refuse what is more than one peer, or all together, may hold."""

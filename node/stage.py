@@ -13,19 +13,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.places import MakeSession, Place, Places, honest_session
-from hearthring.node.stage_session import Prepared
+from hearthring.node.stage_session import Prepared, check_reroute
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
     Malformed,
     QuotaExceeded,
     StageFailed,
+    StaleEpoch,
 )
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Links
@@ -37,12 +39,16 @@ from hearthring.protocol.messages import (
     HopTime,
     Open,
     Opened,
+    Probe,
+    Replay,
+    Reroute,
+    Rerouted,
     Step,
     Tap,
 )
 from hearthring.protocol.tasks import race
 from hearthring.protocol.transport import Stream, Transport
-from hearthring.protocol.wire import decode_step, decode_up, encode_down, encode_step
+from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.shards.engine import Engine
 
 T = TypeVar("T")
@@ -73,7 +79,7 @@ class StageServer:
         self._places = Places(transport, engine, model_id, kv_rows, make_session)
         self._links = Links(transport)
         self._queue = Batcher[_Ready]()
-        self._busy = self._closed = False
+        self._busy = self._closed = self._leaving = False
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "engine")
 
@@ -87,6 +93,18 @@ class StageServer:
         """KV rows that new sessions may ask for."""
         return self._places.free_rows
 
+    async def drain(self, grace: float) -> None:
+        """Ask every client to go on elsewhere; returns when all have, or after ``grace`` seconds.
+
+        Sessions go on until their clients leave; new ones are refused.
+        """
+        self._leaving = True
+        leaving = StageFailed("the node is leaving", field=self._who.node_id)
+        self._places.report_all(leaving, self._who.node_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._places.empty.wait()
+
     async def close(self) -> None:
         """End every session, the links and, after what it is at, the engine's thread."""
         self._closed = True
@@ -99,13 +117,13 @@ class StageServer:
     async def attach(self, stream: Stream) -> None:
         """Serve one client's session from its ``Open`` to the end of its stream."""
         wish = await self._first(stream)
+        if self._leaving:
+            raise StageFailed("the node is leaving", field=self._who.node_id)
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._places.take(wish, stream.peer))
-            if not place.session.last:
-                place.link = await self._links.get(wish.next_address, wish.next)
-                stack.callback(place.link.use(place.fail))
             stack.callback(self._queue.forget, stream.peer, wish.session)
-            place.post(Opened(self._engine.numerics.name, wish.max_rows))
+            opened = Opened(self._engine.numerics.name, wish.max_rows)
+            await self._connect(place, opened)
             await race(self._listen(place, stream), self._speak(place, stream), _wait(place.failed))
 
     async def _first(self, stream: Stream) -> Open:
@@ -138,8 +156,31 @@ class StageServer:
                     await self._finish(place, last_step, commit)
                 case EvidenceQuery():
                     place.post(await self._on_thread(place.session.evidence))
+                case Reroute() as order:
+                    await self._reroute(place, order)
+                case Replay() as order:
+                    session = place.session
+                    place.pass_on(await self._on_thread(partial(session.replay, order)))
+                case Probe(number):
+                    place.post(place.progress(number))
                 case Open():
                     raise Malformed("a session opens once", field="attach")
+
+    async def _reroute(self, place: Place, order: Reroute) -> None:
+        """Begin a new epoch, and say so once the next stage is linked; or say why it isn't."""
+        check_reroute(order, place.session.client)
+        rerouted = await self._on_thread(lambda: place.session.reroute(order))
+        place.touched = time.monotonic()
+        await self._connect(place, rerouted)
+
+    async def _connect(self, place: Place, ready: Opened | Rerouted) -> None:
+        """Link to the next stage, and tell the client that it is; or why it isn't."""
+        try:
+            await place.connect(self._links)
+        except HearthringError as error:
+            place.report(error)
+        else:
+            place.post(ready)
 
     async def _finish(self, place: Place, last_step: int, commit: tuple[int, ...]) -> None:
         try:
@@ -175,6 +216,7 @@ class StageServer:
                 place.fail(QuotaExceeded("too many steps wait here", field="steps in flight"))
                 continue
             place.touched = time.monotonic()
+            place.under_way += 1
             self._queue.push(
                 Waiting(
                     place.session.client,
@@ -258,7 +300,7 @@ class StageServer:
             return
         took, at = time.monotonic() - begun, 0
         for i, one in prepared.items():
-            rows = slice(at, at := at + len(one.rows))
+            rows = slice(at, at := at + len(one.fresh))
             session, hop = batch[i].place.session, HopTime(begun - batch[i].arrived, took)
             try:
                 step = session.complete(one, output[rows], hop)
@@ -268,19 +310,16 @@ class StageServer:
                 outcomes[i] = error
 
     def _deliver(self, place: Place, outcome: Outcome) -> None:
+        place.under_way -= 1
+        if isinstance(outcome, StaleEpoch):
+            return
         if isinstance(outcome, HearthringError):
             place.fail(outcome)
             return
         step, taps = outcome
         for tap in taps:
             place.post(tap)
-        if place.link is not None:
-            try:
-                place.link.post(encode_step(step))
-            except HearthringError as error:
-                place.fail(error)
-        elif step.want_output:
-            place.post(step)
+        place.pass_on(step)
         place.ran(step.step_id)
 
 

@@ -5,11 +5,12 @@ thread, one at a time; only ``cancel`` may be called from elsewhere.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 
+from hearthring.node.retention import Kept, Retention
 from hearthring.protocol import identity
 from hearthring.protocol.errors import (
     BadShape,
@@ -20,6 +21,7 @@ from hearthring.protocol.errors import (
     UnknownRow,
 )
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     ROOT,
@@ -27,6 +29,9 @@ from hearthring.protocol.messages import (
     HopTime,
     Open,
     Receipt,
+    Replay,
+    Reroute,
+    Rerouted,
     Row,
     SignedRows,
     Step,
@@ -41,23 +46,17 @@ from hearthring.verify.digest import digests
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 
 
-@dataclass(slots=True)
-class _Kept:
-    """What is retained of a row until the session ends."""
-
-    position: int
-    kind: int
-    received: bytes
-    sent: bytes = b""
-    wire: bytes | memoryview = b""
-
-
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A step that passed every check and is ready to run."""
+    """A step that passed every check and is ready to run.
+
+    ``rows`` are those that will be sent on; the ``fresh`` ones among them have to be computed, the
+    others are retained from before. ``segment`` and ``states`` are of the fresh ones.
+    """
 
     step: Step
     rows: tuple[Row, ...]
+    fresh: tuple[Row, ...]
     dead: tuple[int, ...]
     segment: Segment
     states: F32
@@ -73,8 +72,10 @@ class StageSession:
     """The state of one session in one stage."""
 
     def __init__(self, wish: Open, client: str, engine: Engine, who: Identity) -> None:
-        self.wish, self.client, self.last = wish, client, wish.next == client
+        self.wish, self.client = wish, client
         self.next_step, self._newest = 1, ROOT
+        self._jump = wish.epoch > 0  # an epoch's first step sets the count
+        self._repeatable = set[int]()  # rows that may come once more in this epoch
         self._engine, self._who = engine, who
         self._residual = Residual(wish.residual)
         self._model = bytes.fromhex(wish.model_id)
@@ -82,9 +83,14 @@ class StageSession:
         self._previous_class = bytes.fromhex(wish.previous_fingerprint)
         self._cache = engine.new_cache(wish.max_rows, (wish.start, wish.end))
         self._slots = SlotMap(wish.max_rows)
-        self._kept: dict[int, _Kept] = {}
+        self._kept = Retention()
         self._received: list[SignedRows] = []
         self._cancelled = deque[int]()
+
+    @property
+    def last(self) -> bool:
+        """Whether its rows go to the client."""
+        return self.wish.next == self.client
 
     def cancel(self, ids: tuple[int, ...]) -> None:
         """Rows nobody wants; may overtake the steps that carry them. Safe from any thread."""
@@ -93,12 +99,16 @@ class StageSession:
     def prepare(self, step: Step) -> Prepared:
         """Check a step, apply its commits and drops, and give its rows slots.
 
-        Raises a named ``ProtocolError``; the session can't go on after one.
+        Raises a named ``ProtocolError``. The session can't go on after one, except for
+        ``StaleEpoch``: a step of an epoch that is over changes nothing.
         """
         wish = self.wish
-        if step.epoch != wish.epoch:
+        if step.epoch < wish.epoch:
             raise StaleEpoch(f"{step.epoch}, the session is in {wish.epoch}", field="step.epoch")
-        if step.step_id != self.next_step:
+        if step.epoch > wish.epoch:
+            raise OutOfOrder(f"{step.epoch} hasn't begun here", field="step.epoch")
+        ahead = step.step_id - self.next_step
+        if ahead < 0 or (ahead and not self._jump):
             raise OutOfOrder(f"{step.step_id} instead of {self.next_step}", field="step.step_id")
         if len(step.times) >= LIMITS.hops:  # this stage adds its own
             raise TooLarge(f"{len(step.times)} stages passed", field="step.times")
@@ -108,27 +118,41 @@ class StageSession:
             raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live
         states = unpack(step.states, len(live), self._engine.width, self._residual)
-        self._receive(step, live)
-        self.next_step += 1
+        known = self._receive(step, live)
+        self.next_step, self._jump = step.step_id + 1, False
         self._slots.commit(step.commit)
         self._slots.drop(step.drop)
-        for row in step.drop:
-            self._kept.pop(row, None)
-        placed = self._place(step)
+        self._kept.drop(step.drop)
+        placed = self._place(step, known)
         self._newest = max((row.id for row in step.rows), default=self._newest)
         chosen = [i for i, row in enumerate(live) if row.id in placed]
-        rows = tuple(live[i] for i in chosen)
+        fresh = tuple(live[i] for i in chosen)
         return Prepared(
             step,
-            rows,
-            tuple(row.id for row in step.rows if row.id not in placed),
-            Segment(self._cache, tuple(placed[row.id] for row in rows)),
+            tuple(row for row in live if row.id in placed or row.id in known),
+            fresh,
+            tuple(row.id for row in step.rows if row.id not in placed and row.id not in known),
+            Segment(self._cache, tuple(placed[row.id] for row in fresh)),
             states if len(chosen) == len(live) else states[np.array(chosen, np.int64)],
         )
 
     def complete(self, prepared: Prepared, output: F32, time: HopTime) -> Step:
         """Sign and retain what the engine made of a step. Raises ``ResidualOverflow``."""
-        return self._seal(prepared, pack(output, self._residual), time)
+        wire = pack(output, self._residual)
+        if len(prepared.fresh) < len(prepared.rows):
+            wire = self._among_retained(prepared, wire)
+        return self._seal(prepared, wire, time)
+
+    def _among_retained(self, prepared: Prepared, fresh: bytes) -> bytes:
+        """A step's whole output, of which only the fresh rows were computed."""
+        width, computed = self._engine.width * self._residual.bytes, memoryview(fresh)
+        places = {row.id: i * width for i, row in enumerate(prepared.fresh)}
+        return b"".join(
+            computed[places[row.id] : places[row.id] + width]
+            if row.id in places
+            else self._kept[row.id].wire
+            for row in prepared.rows
+        )
 
     def _seal(self, prepared: Prepared, wire: bytes, time: HopTime) -> Step:
         wish, rows, step = self.wish, prepared.rows, prepared.step
@@ -143,8 +167,7 @@ class StageSession:
         )
         view, width = memoryview(wire), self._engine.width * self._residual.bytes
         for i, (row, digest) in enumerate(zip(rows, hashes, strict=True)):
-            kept = self._kept[row.id]
-            kept.sent, kept.wire = digest, view[i * width : (i + 1) * width]
+            self._kept.sent(row.id, digest, view[i * width : (i + 1) * width])
         ids = [row.id for row in rows]
         signed = claim(wish.session, wish.epoch, step.step_id, wish.end, ids, hashes)
         return Step(
@@ -161,9 +184,52 @@ class StageSession:
             times=(*step.times, time),
         )
 
+    # -- fail-over -------------------------------------------------------------------------------
+
+    def reroute(self, order: Reroute) -> Rerouted:
+        """Begin a new epoch: other neighbours, and no rows but those the client names.
+
+        Raises ``StaleEpoch`` for one that isn't later than this one, ``UnknownRow`` or
+        ``OutOfOrder`` for rows that can't be committed.
+        """
+        if order.epoch <= self.wish.epoch:
+            raise StaleEpoch(f"{order.epoch} after {self.wish.epoch}", field="reroute.epoch")
+        staying = frozenset((*order.committed, *order.live))
+        self._slots.drop([row for row in self._kept.ids() if row not in staying])
+        self._kept.drop_others(staying)
+        newest = self._kept.newest
+        self._slots.commit(row for row in order.committed if row <= newest)
+        self._cancelled.clear()
+        self._previous_class = bytes.fromhex(order.previous_fingerprint)
+        self._jump, self._repeatable = True, set(self._kept.ids())
+        self.wish = replace(
+            self.wish,
+            epoch=order.epoch,
+            previous=order.previous,
+            previous_fingerprint=order.previous_fingerprint,
+            next=order.next,
+            next_address=order.next_address,
+        )
+        return Rerouted(order.epoch, newest)
+
+    def replay(self, order: Replay) -> Step:
+        """Retained rows as a step of this epoch, signed anew. Raises ``UnknownRow``."""
+        wish, rows = self.wish, self._kept.outputs(order.rows)
+        ids = [kept.row.id for kept in rows]
+        hashes = [kept.sent for kept in rows]
+        signed = claim(wish.session, wish.epoch, order.step_id, wish.end, ids, hashes)
+        return Step(
+            session=wish.session,
+            epoch=wish.epoch,
+            step_id=order.step_id,
+            rows=tuple(kept.row for kept in rows),
+            states=b"".join(kept.wire for kept in rows),
+            signature=self._who.sign(signed),
+        )
+
     def taps(self, prepared: Prepared, tapped: dict[int, F32]) -> list[Tap]:
         """The residuals at inner boundaries that the client asked to see."""
-        ids = tuple(row.id for row in prepared.rows)
+        ids = tuple(row.id for row in prepared.fresh)
         return [
             Tap(prepared.step.step_id, boundary, ids, pack(states, self._residual))
             for boundary, states in tapped.items()
@@ -174,7 +240,7 @@ class StageSession:
         """Commit the last rows and sign for everything committed. An honest one always does."""
         self._slots.commit(commit)
         wish, kept = self.wish, [self._kept[row.id] for row in self._slots.committed]
-        positions = [k.position for k in kept]
+        positions = [k.row.position for k in kept]
         body = receipts.ReceiptBody(
             node=self._who.node_id,
             client=self.client,
@@ -201,8 +267,12 @@ class StageSession:
         """Everything the stage before signed."""
         return Evidence(tuple(self._received))
 
-    def _receive(self, step: Step, live: tuple[Row, ...]) -> None:
-        """Hash the rows, and keep the sender's signature over them. Raises ``BadSignature``."""
+    def _receive(self, step: Step, live: tuple[Row, ...]) -> frozenset[int]:
+        """Hash the rows, and keep the sender's signature over them. Raises ``BadSignature``.
+
+        Returns the rows that are here already. At the first that comes again with other bytes,
+        it and everything behind it is dropped; both signatures stay as evidence.
+        """
         wish, ids = self.wish, tuple(row.id for row in live)
         hashes = row_hashes(
             self._model,
@@ -217,10 +287,28 @@ class StageSession:
         identity.verify(wish.previous, signed, step.signature)
         kept = SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
         self._received.append(kept)
+        again = [row.id in self._repeatable for row in live]
+        if not any(again):
+            known = frozenset[int]()
+        else:
+            count = again.count(True)  # ids grow, so these come first
+            known = self._kept.known(live[:count], hashes[:count])
+            self._forget_from(live, known)
         for row, digest in zip(live, hashes, strict=True):
-            self._kept[row.id] = _Kept(row.position, row.kind, digest)
+            if row.id not in known:
+                self._kept.receive(row, digest)
+        return known
 
-    def _place(self, step: Step) -> dict[int, EngineRow]:
+    def _forget_from(self, live: tuple[Row, ...], known: frozenset[int]) -> None:
+        """Of rows that came again, drop the first that differs, and everything behind it."""
+        self._repeatable -= known
+        other = next((r.id for r in live if r.id in self._repeatable), None)
+        if other is not None:
+            self._slots.rewind(other)
+            self._kept.drop_from(other)
+            self._repeatable = {row for row in self._repeatable if row < other}
+
+    def _place(self, step: Step, known: frozenset[int]) -> dict[int, EngineRow]:
         """Slots for the rows that are to run, by id."""
         placed = {}
         self._slots.cancel(step.dead)
@@ -230,12 +318,14 @@ class StageSession:
         if (plan := self._slots.compaction(len(step.rows))) is not None:
             self._cache.move(*plan)
         for row in step.rows:
+            if row.id in known:
+                continue
             entry = self._slots.insert(row.id, row.parent, row.position, Kind(row.kind))
             if entry is not None:
                 placed[row.id] = entry
         return placed
 
-    def _digests(self, kept: list[_Kept]) -> list[bytes]:
+    def _digests(self, kept: list[Kept]) -> list[bytes]:
         rows = b"".join(bytes(k.wire) for k in kept)
         states = unpack(rows, len(kept), self._engine.width, self._residual)
         return digests([bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)])
@@ -251,3 +341,14 @@ def check_wish(wish: Open) -> None:
             raise BadShape("not a SHA-256 in hexadecimal", field=f"open.{name}")
     identity.public_key_of(wish.previous)
     identity.public_key_of(wish.next)
+
+
+def check_reroute(order: Reroute, client: str) -> None:
+    """Refuse an order whose fields can't be meant."""
+    value = order.previous_fingerprint
+    if len(value) != 2 * sha256().digest_size or not set(value) <= set("0123456789abcdef"):
+        raise BadShape("not a SHA-256 in hexadecimal", field="reroute.previous_fingerprint")
+    identity.public_key_of(order.previous)
+    identity.public_key_of(order.next)
+    if order.next != client:
+        split_address(order.next_address, "reroute.next_address")

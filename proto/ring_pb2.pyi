@@ -151,6 +151,38 @@ class EvidenceQuery(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Reroute(_message.Message):
+    __slots__ = ("epoch", "previous", "previous_fingerprint", "next", "next_address", "committed", "live")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    previous: str
+    previous_fingerprint: str
+    next: str
+    next_address: str
+    committed: _containers.RepeatedScalarFieldContainer[int]
+    live: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, epoch: _Optional[int] = ..., previous: _Optional[str] = ..., previous_fingerprint: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., committed: _Optional[_Iterable[int]] = ..., live: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Replay(_message.Message):
+    __slots__ = ("step_id", "rows")
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    step_id: int
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, step_id: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
 class SignedRows(_message.Message):
     __slots__ = ("epoch", "step_id", "ids", "hashes", "signature")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -180,30 +212,70 @@ class Receipt(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class AttachUp(_message.Message):
-    __slots__ = ("open", "cancel", "finish", "evidence")
+    __slots__ = ("open", "cancel", "finish", "evidence", "reroute", "replay", "probe")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    REROUTE_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
     open: Open
     cancel: Cancel
     finish: Finish
     evidence: EvidenceQuery
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., evidence: _Optional[_Union[EvidenceQuery, _Mapping]] = ...) -> None: ...
+    reroute: Reroute
+    replay: Replay
+    probe: Probe
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., evidence: _Optional[_Union[EvidenceQuery, _Mapping]] = ..., reroute: _Optional[_Union[Reroute, _Mapping]] = ..., replay: _Optional[_Union[Replay, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
+
+class Rerouted(_message.Message):
+    __slots__ = ("epoch", "newest")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    newest: int
+    def __init__(self, epoch: _Optional[int] = ..., newest: _Optional[int] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("number", "step_id", "waiting")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    step_id: int
+    waiting: int
+    def __init__(self, number: _Optional[int] = ..., step_id: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
+
+class Trouble(_message.Message):
+    __slots__ = ("epoch", "node", "error")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    node: str
+    error: Failure
+    def __init__(self, epoch: _Optional[int] = ..., node: _Optional[str] = ..., error: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class AttachDown(_message.Message):
-    __slots__ = ("opened", "result", "tap", "receipt", "evidence")
+    __slots__ = ("opened", "result", "tap", "receipt", "evidence", "rerouted", "progress", "trouble")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     TAP_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    REROUTED_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     result: Step
     tap: Tap
     receipt: Receipt
     evidence: Evidence
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., result: _Optional[_Union[Step, _Mapping]] = ..., tap: _Optional[_Union[Tap, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ...) -> None: ...
+    rerouted: Rerouted
+    progress: Progress
+    trouble: Trouble
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., result: _Optional[_Union[Step, _Mapping]] = ..., tap: _Optional[_Union[Tap, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ..., rerouted: _Optional[_Union[Rerouted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., trouble: _Optional[_Union[Trouble, _Mapping]] = ...) -> None: ...
 
 class DirectoryQuery(_message.Message):
     __slots__ = ("model_id",)

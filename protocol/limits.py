@@ -51,6 +51,10 @@ class Limits:
     """Time a caller has for its first, signed message."""
     step: float = 60.0
     """Time a step may take round the whole ring."""
+    recovery: float = 45.0
+    """Time a client tries to replace lost stages before it gives up."""
+    drain: float = 10.0
+    """Time a leaving node gives its clients to go on elsewhere."""
     idle: float = 120.0
     """A session without a step for this long loses its lease."""
     write: float = 20.0

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hearthring.protocol.errors import HearthringError
+
 ROOT = 0
 """The parent of the first row."""
 PROMPT, GENERATED = 1, 2
@@ -118,6 +120,63 @@ class EvidenceQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class Reroute:
+    """A new epoch of a session: its neighbours from now on, and the rows that stay.
+
+    ``committed`` is in path order and the client's word; rows in neither list are dropped.
+    """
+
+    epoch: int
+    previous: str
+    previous_fingerprint: str
+    next: str
+    next_address: str
+    committed: tuple[int, ...] = ()
+    live: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rerouted:
+    """A stage has adopted an epoch, and holds all living rows up to ``newest``."""
+
+    epoch: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Send these retained rows on again, as step ``step_id``."""
+
+    step_id: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Is anybody there?"""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The answer to a probe: the last step that ran, and how many wait or run."""
+
+    number: int
+    step_id: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """``node`` stands in a session's way; the stage that says so holds the session still."""
+
+    epoch: int
+    node: str
+    error: HearthringError
+
+
+@dataclass(frozen=True, slots=True)
 class SignedRows:
     """The row hashes of one step and their sender's signature."""
 
@@ -173,5 +232,5 @@ class DirectoryReply:
     records: tuple[bytes, ...]
 
 
-AttachUp = Open | Cancel | Finish | EvidenceQuery
-AttachDown = Opened | Step | Tap | Receipt | Evidence
+AttachUp = Open | Cancel | Finish | EvidenceQuery | Reroute | Replay | Probe
+AttachDown = Opened | Step | Tap | Receipt | Evidence | Rerouted | Progress | Trouble

@@ -12,7 +12,7 @@ from hearthring.proto import ring_pb2 as pb
 from hearthring.protocol.checks import count as _count
 from hearthring.protocol.checks import exactly as _exactly
 from hearthring.protocol.checks import parse as _parse
-from hearthring.protocol.errors import Malformed
+from hearthring.protocol.errors import HearthringError, Malformed, from_wire
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     GENERATED,
@@ -28,13 +28,19 @@ from hearthring.protocol.messages import (
     HopTime,
     Open,
     Opened,
+    Probe,
+    Progress,
     Receipt,
+    Replay,
+    Reroute,
+    Rerouted,
     Row,
     SignedRows,
     StatusReply,
     Step,
     StepTime,
     Tap,
+    Trouble,
 )
 
 
@@ -72,6 +78,13 @@ def encode_up(frame: AttachUp) -> bytes:
             up = pb.AttachUp(finish=pb.Finish(last_step=last_step, commit=commit))
         case EvidenceQuery():
             up = pb.AttachUp(evidence=pb.EvidenceQuery())
+        case Reroute():
+            same = {n: getattr(frame, n) for n in Reroute.__slots__}
+            up = pb.AttachUp(reroute=pb.Reroute(**same))
+        case Replay(step_id, rows):
+            up = pb.AttachUp(replay=pb.Replay(step_id=step_id, rows=rows))
+        case Probe(number):
+            up = pb.AttachUp(probe=pb.Probe(number=number))
     return up.SerializeToString()
 
 
@@ -97,6 +110,13 @@ def decode_up(data: bytes) -> AttachUp:
             return Finish(frame.finish.last_step, tuple(frame.finish.commit))
         case "evidence":
             return EvidenceQuery()
+        case "reroute":
+            return _read_reroute(frame.reroute)
+        case "replay":
+            _count("replay.rows", frame.replay.rows, LIMITS.rows_per_step)
+            return Replay(frame.replay.step_id, tuple(frame.replay.rows))
+        case "probe":
+            return Probe(frame.probe.number)
     raise Malformed("no known frame", field="attach")
 
 
@@ -114,6 +134,14 @@ def encode_down(frame: AttachDown) -> bytes:
             down = pb.AttachDown(receipt=pb.Receipt(body=body, signature=signature))
         case Evidence():
             down = pb.AttachDown(evidence=_evidence(frame))
+        case Rerouted(epoch, newest):
+            down = pb.AttachDown(rerouted=pb.Rerouted(epoch=epoch, newest=newest))
+        case Progress(number, step_id, waiting):
+            progress = pb.Progress(number=number, step_id=step_id, waiting=waiting)
+            down = pb.AttachDown(progress=progress)
+        case Trouble(epoch, node, error):
+            said = pb.Trouble(epoch=epoch, node=node, error=_failure(error))
+            down = pb.AttachDown(trouble=said)
     return down.SerializeToString()
 
 
@@ -134,6 +162,15 @@ def decode_down(data: bytes) -> AttachDown:
             return Receipt(frame.receipt.body, frame.receipt.signature)
         case "evidence":
             return _read_evidence(frame.evidence)
+        case "rerouted":
+            return Rerouted(frame.rerouted.epoch, frame.rerouted.newest)
+        case "progress":
+            far = frame.progress
+            return Progress(far.number, far.step_id, far.waiting)
+        case "trouble":
+            _count("trouble.node", frame.trouble.node, LIMITS.name_chars)
+            said = frame.trouble
+            return Trouble(said.epoch, said.node, _read_failure(said.error))
     raise Malformed("no known frame", field="attach")
 
 
@@ -253,6 +290,26 @@ def _read_step(step: pb.Step) -> Step:
         signature=step.signature,
         times=tuple(HopTime(t.queue_us / 1e6, t.compute_us / 1e6) for t in step.times),
     )
+
+
+def _read_reroute(reroute: pb.Reroute) -> Reroute:
+    _count("reroute.committed", reroute.committed, LIMITS.session_rows)
+    _count("reroute.live", reroute.live, LIMITS.session_rows)
+    for name in ("previous", "previous_fingerprint", "next", "next_address"):
+        _count(f"reroute.{name}", getattr(reroute, name), LIMITS.name_chars)
+    fields = {name: getattr(reroute, name) for name in Reroute.__slots__}
+    lists = {"committed": tuple(reroute.committed), "live": tuple(reroute.live)}
+    return Reroute(**fields | lists)
+
+
+def _failure(error: HearthringError) -> pb.Failure:
+    return pb.Failure(
+        name=type(error).__name__, message=error.message, field=error.field, mend=error.mend
+    )
+
+
+def _read_failure(failure: pb.Failure) -> HearthringError:
+    return from_wire(failure.name, failure.message[:500], failure.field[:200], failure.mend[:500])
 
 
 def _evidence(evidence: Evidence) -> pb.Evidence:

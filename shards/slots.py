@@ -149,6 +149,17 @@ class SlotMap:
             self._kill(row_id)
             self._tombstones.discard(row_id)
 
+    def rewind(self, first: int) -> None:
+        """Forget row ``first`` and all later ones as if they had never come, tombstones included.
+
+        They may be inserted again: after a fail-over a neighbour sends them anew.
+        """
+        for row_id in [row for row in self._rows if row >= first]:
+            self._kill(row_id)
+        self._dead = {row for row in self._dead if row < first}
+        self._tombstones = {row for row in self._tombstones if row < first}
+        self._last = min(self._last, max(first - 1, ROOT))
+
     def cancel(self, ids: Iterable[int]) -> None:
         """Free rows at once, and leave tombstones for those that are still to come.
 

@@ -50,6 +50,7 @@ class MemorySwarm:
         hooks: NodeHooks | None = None,
         kv_rows: int = 1 << 14,
         engine: str = "torch",
+        row_seconds: float = 0.001,
     ) -> MemoryNode:
         """Start a node of this window."""
         hooks = hooks or NodeHooks()
@@ -73,7 +74,7 @@ class MemorySwarm:
             residual=residual.value,
             numerics=loaded.numerics.name,
             fingerprint=loaded.numerics.fingerprint,
-            row_seconds=0.001,
+            row_seconds=row_seconds,
         )
         announcer = Announcer(directory, record, lambda: (stage.free_rows, stage.sessions), who)
         desk.open(stage, directory, announcer)
@@ -83,6 +84,11 @@ class MemorySwarm:
         node = MemoryNode(transport, stage, announcer, Invitation(host, port, who.node_id))
         self.nodes.append(node)
         return node
+
+    async def kill(self, node: MemoryNode) -> None:
+        """End a node as SIGKILL would: its streams break, its record stays."""
+        await node.transport.close()
+        await node.stage.close()
 
     def client(self) -> AsyncClient:
         """A client that knows the first node only."""

@@ -5,9 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
+from hearthring.client.flight import Result
 from hearthring.client.measuring import MeasuringTransport, learn
 from hearthring.client.peers import BULK_BYTES, PeerTable
-from hearthring.client.ring import Result
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import PeerUnreachable
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport

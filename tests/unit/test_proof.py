@@ -8,8 +8,9 @@ import pytest
 
 from hearthring.client.auditing import audit_offline
 from hearthring.client.replay import EngineReplayer
-from hearthring.protocol.errors import BadProof, StageFailed
+from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
@@ -73,8 +74,12 @@ async def test_a_liar_is_named_wherever_it_stands(tiny: ModelEntry, fault: str, 
 
 
 @pytest.mark.parametrize("place", [1, 2])
-async def test_a_nan_is_refused_by_who_gets_it(tiny: ModelEntry, place: int) -> None:
-    with pytest.raises(StageFailed, match="NonFinite"):
+async def test_a_nan_is_refused_by_who_gets_it(
+    tiny: ModelEntry, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = replace(LIMITS, recovery=0.5)
+    monkeypatch.setattr("hearthring.client.recovery.LIMITS", hurried)
+    with pytest.raises(HearthringError, match="NonFinite"):
         await prove(tiny, "nan", place)
 
 

@@ -1,6 +1,7 @@
 """Whole generations round rings of tiny engines, without sockets."""
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,13 @@ from hearthring.client.replay import EngineReplayer
 from hearthring.client.sampler import Sampling, choose
 from hearthring.protocol.errors import (
     BadOption,
+    HearthringError,
     LayersOutOfRange,
     NoRoute,
     PromptTooLong,
     SeedUnreachable,
-    StageFailed,
 )
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import GENERATED, PROMPT
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
@@ -210,12 +212,16 @@ async def test_nodes_without_room_are_passed_over(tiny: ModelEntry) -> None:
         assert answer.route[1].node == roomy.node_id
 
 
-async def test_a_stage_that_goes_ends_the_request_by_name(tiny: ModelEntry) -> None:
+async def test_a_lost_stage_that_nobody_replaces_ends_the_request_by_name(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = replace(LIMITS, recovery=0.5)
+    monkeypatch.setattr("hearthring.client.recovery.LIMITS", hurried)
     async with memory_swarm(tiny, (0, 2, 4)) as swarm:
         pieces = aiter(swarm.client().stream(prompt_ids=PROMPT_IDS, max_tokens=400))
         await anext(pieces)
-        await swarm.nodes[1].stage.close()
-        with pytest.raises(StageFailed, match=swarm.nodes[1].node_id):
+        await swarm.kill(swarm.nodes[1])
+        with pytest.raises(HearthringError, match=swarm.nodes[1].node_id):
             async for _ in pieces:
                 pass
         await pieces.aclose()  # type: ignore[attr-defined]

@@ -24,7 +24,6 @@ from hearthring.protocol.errors import (
     QuotaExceeded,
     ResidualOverflow,
     StageFailed,
-    StaleEpoch,
     TooLarge,
     UnknownRow,
     WrongClass,
@@ -43,6 +42,7 @@ from hearthring.protocol.messages import (
     Row,
     Step,
     Tap,
+    Trouble,
 )
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.tensors import F32, Residual, pack
@@ -145,7 +145,7 @@ STEPS: dict[str, tuple[type[HearthringError], str, Wrong]] = {
         "signature",
         lambda p: replace(p.step(NEXT), rows=(replace(NEXT[0], kind=PROMPT),)),
     ),
-    "a later epoch": (StaleEpoch, "step.epoch", lambda p: resigned(p, epoch=1)),
+    "a later epoch": (OutOfOrder, "step.epoch", lambda p: resigned(p, epoch=1)),
     "a step again": (OutOfOrder, "step.step_id", lambda p: numbered(p, 1)),
     "a step left out": (OutOfOrder, "step.step_id", lambda p: numbered(p, 3)),
     "step zero": (OutOfOrder, "step.step_id", lambda p: numbered(p, 0)),
@@ -258,11 +258,6 @@ OPENS: dict[str, tuple[type[HearthringError], str, dict[str, Any]]] = {
         "open.next_address",
         {"next": Identity.new().node_id},
     ),
-    "an address where nobody is": (
-        PeerUnreachable,
-        "127.0.0.1:9999",
-        {"next": Identity.new().node_id, "next_address": "127.0.0.1:9999"},
-    ),
 }
 
 
@@ -275,10 +270,16 @@ async def test_a_wish_that_can_not_be_met_is_refused_by_name(stage: Rig, name: s
         await stage.settled(1)
 
 
-async def test_a_next_stage_that_is_somebody_else_is_refused(stage: Rig) -> None:
+async def test_a_next_stage_that_can_not_be_reached_is_said(stage: Rig) -> None:
+    """It isn't this stage's fault: the client chooses another next one."""
     async with honest_beside(stage):
-        lie = {"next": Identity.new().node_id, "next_address": stage.address}
-        await (await stage.attach(**lie)).refused(WrongIdentity, "node id")
+        for address, error in (("127.0.0.1:9999", PeerUnreachable), (stage.address, WrongIdentity)):
+            other = Identity.new().node_id
+            peer = await stage.attach(next=other, next_address=address)
+            said = await peer.hear()
+            assert isinstance(said, Trouble)
+            assert (said.epoch, said.node, type(said.error)) == (0, other, error)
+            await peer.leave()
 
 
 async def test_a_session_opens_once(stage: Rig) -> None:

@@ -1,0 +1,214 @@
+"""Fail-over: what the client does when a stage is lost, so that no token is.
+
+It alone begins a new epoch. Stages that are left learn their new neighbours and which rows live;
+others are opened in the place of the lost ones; then every row they lack is sent through them
+again, out of what the stage before the first new one has retained, or out of the client's own.
+Stages behind recognise what they hold by its hash and answer from what they retained. Should
+another stage fail meanwhile, it begins again.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hearthring.client.attachment import Attachment
+from hearthring.client.flight import Sent
+from hearthring.client.replacement import Spares, pause
+from hearthring.client.route import Stage
+from hearthring.protocol.errors import DeadlineExceeded, HearthringError, NoRoute, StageFailed
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import ROOT, Replay, Rerouted
+from hearthring.protocol.replaying import cut
+from hearthring.protocol.tasks import all_or_none, race
+
+if TYPE_CHECKING:
+    from hearthring.client.ring import RingSession
+
+HANDSHAKE = 3.0
+"""Seconds a stage has to adopt a new epoch, its link to the next one included."""
+WINDOW = 12
+"""Replayed steps under way at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """One fail-over: who was lost and why, when that was noticed, and how long it took.
+
+    ``at`` is a ``time.monotonic`` moment, ``seconds`` the time from it until the ring was whole.
+    """
+
+    lost: tuple[str, ...]
+    reason: str
+    at: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Recovery:
+    """Mends one ring, as often as needed."""
+
+    ring: "RingSession"
+    spares: Spares
+    mended: list[Mended] = field(default_factory=list)
+    _trouble: asyncio.Event = field(default_factory=asyncio.Event)
+    _unsettled: int | None = None
+    """Layer boundary behind which an attempt that was cut short may have left old rows."""
+
+    def disturb(self) -> None:
+        """Another stage is down: an attempt under way begins again."""
+        self._trouble.set()
+
+    async def run(self) -> None:
+        """Mend the ring.
+
+        Raises ``NoRoute`` or what the last attempt failed with once ``LIMITS.recovery`` is over.
+        """
+        ring, begun = self.ring, time.monotonic()
+        lost = _lost(ring.attached)
+        attempt = 0
+        while True:
+            await asyncio.sleep(pause(attempt))
+            try:
+                self._trouble.clear()
+                await race(self._attempt(again=attempt > 0), self._disturbed())
+            except HearthringError as error:
+                lost |= _lost(ring.attached)
+                attempt += 1
+                if time.monotonic() - begun > LIMITS.recovery:
+                    raise _given_up(error, lost) from error
+                if isinstance(error, NoRoute):
+                    attempt = max(attempt, 2)  # nothing will change at once
+                continue
+            reason = "; ".join(dict.fromkeys(lost.values()))
+            self.mended.append(Mended(tuple(lost), reason, begun, time.monotonic() - begun))
+            return
+
+    async def _disturbed(self) -> None:
+        await self._trouble.wait()
+        raise StageFailed("another stage failed meanwhile", field="ring")
+
+    async def _attempt(self, again: bool) -> None:
+        route = await self._route(again)
+        kept = await self._enter(route)
+        newest = await self._agree(route, kept)
+        await self._replay(kept, newest)
+        self._unsettled = None
+
+    async def _route(self, again: bool) -> tuple[Stage, ...]:
+        """The route of the next epoch. Who is only suspected stays, if nobody can replace it."""
+        ring = self.ring
+        up = {a.stage for a in ring.attached if a.down is None}
+        down = frozenset(stage for stage in ring.route if stage not in up)
+        doubtful = [a for a in ring.attached if a.down is not None and a.suspected]
+        try:
+            return await self.spares.route(ring.route, down, again, not doubtful)
+        except HearthringError:
+            if not doubtful:
+                raise
+            for attached in doubtful:
+                attached.down, attached.suspected = None, False
+            rest = down - {a.stage for a in doubtful}
+            return await self.spares.route(ring.route, rest, True, True) if rest else ring.route
+
+    async def _enter(self, route: tuple[Stage, ...]) -> frozenset[Stage]:
+        """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
+        ring = self.ring
+        ring.flight.abandon()
+        ring.epoch, ring.route = ring.epoch + 1, route
+        staying = [a for a in ring.attached if a.down is None and a.stage in route]
+        leaving = [a for a in ring.attached if a not in staying]
+        ring.attached = staying
+        for attached in staying:
+            attached.last_step = 0
+        await asyncio.gather(*(a.close() for a in leaving))
+        return frozenset(a.stage for a in staying)
+
+    async def _agree(self, route: Sequence[Stage], kept: frozenset[Stage]) -> dict[Stage, int]:
+        """Open the new stages and re-route the others; the newest row that each of these holds."""
+        ring, newest = self.ring, dict[Stage, int]()
+        old = {a.stage: a for a in ring.attached}
+
+        async def tell(place: int, attached: Attachment) -> None:
+            try:
+                order = ring.order(place)
+                answer = await attached.ask(order, Rerouted, HANDSHAKE, order.epoch)
+            except DeadlineExceeded as error:
+                ring.suspect(attached, error)
+                raise
+            newest[attached.stage] = answer.newest
+
+        async def open_(place: int) -> None:
+            try:
+                async with asyncio.timeout(HANDSHAKE):
+                    await ring.attach(place)
+            except TimeoutError:
+                error = DeadlineExceeded("it doesn't open in time", field=route[place].node)
+                raise error from None
+            except HearthringError:
+                blocked = any(a.stage == route[place] and a.blocked for a in ring.attached)
+                if not blocked:
+                    self.spares.avoided.add(route[place].node)
+                raise
+
+        await all_or_none(
+            *(
+                tell(place, old[stage]) if stage in kept else open_(place)
+                for place, stage in enumerate(route)
+            )
+        )
+        ring.attached.sort(key=lambda attached: attached.stage.start)
+        await ring.link_first()
+        return newest
+
+    async def _replay(self, kept: frozenset[Stage], newest: dict[Stage, int]) -> None:
+        """Send every row again that somebody may lack, and await them all."""
+        ring = self.ring
+        first = next((i for i, s in enumerate(ring.route) if s not in kept), len(ring.route))
+        if self._unsettled is not None:
+            first = min(first, sum(stage.end <= self._unsettled for stage in ring.route))
+        whole = first == len(ring.route)
+        self._unsettled = ring.route[-1].end if whole else ring.route[first].start
+        rows = [
+            sent
+            for row, sent in ring.flight.live.items()
+            if not (whole and row in ring.ledger.received)
+        ]
+        held = newest[ring.route[first - 1]] if first else ROOT
+        sender = ring.attached[first - 1]
+        retained = [sent.row for sent in rows if sent.row.id <= held]
+        for step in cut(retained, ring.row_bytes):
+            await ring.flight.below(WINDOW)
+            step_id = ring.launch(step, first)
+            await sender.say(Replay(step_id, tuple(row.id for row in step)))
+        # The rows behind them come by way of the sender, who must have sent all these by then.
+        await ring.flight.below(1)
+        for chunk in self._cut([sent for sent in rows if sent.row.id > held]):
+            await ring.flight.below(WINDOW)
+            ring.transmit(chunk)
+        await ring.flight.below(1)
+
+    def _cut(self, rows: Sequence[Sent]) -> list[list[Sent]]:
+        by_id = {sent.row.id: sent for sent in rows}
+        steps = cut([sent.row for sent in rows], self.ring.row_bytes)
+        return [[by_id[row.id] for row in step] for step in steps]
+
+
+def _lost(attached: Sequence[Attachment]) -> dict[str, str]:
+    """Why stages are down, by node."""
+    return {
+        a.stage.node: f"layers {a.stage.start} to {a.stage.end}: {type(a.down).__name__}: {a.down}"
+        for a in attached
+        if a.down is not None
+    }
+
+
+def _given_up(error: HearthringError, lost: dict[str, str]) -> HearthringError:
+    """The last attempt's error with what it all began with."""
+    began = "; ".join(f"{node}: {why}" for node, why in lost.items())
+    if isinstance(error, NoRoute):
+        message = f"{error.message}, and the session has lost {began}"
+        mend = "start a node with --layers START:END"
+        return NoRoute(message, field="route", mend=mend, missing=error.missing)
+    return StageFailed(f"couldn't be replaced ({error}): {began}", field="stage")

@@ -1,0 +1,151 @@
+"""Which stages take the place of those that are lost."""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from hearthring.client.route import Stage, View, find_cover
+from hearthring.protocol.errors import HearthringError, NoRoute
+from hearthring.protocol.records import NodeRecord
+
+AVOID_SECONDS, AVOID_MOST = 15.0, 240.0
+"""How long a node is avoided after its first failure, and at most after many."""
+
+Look = Callable[[bool], Awaitable[list[NodeRecord]]]
+"""The model's records: those at hand, or with ``True`` as they are now."""
+
+
+@dataclass(slots=True)
+class Avoided:
+    """Nodes that failed a short while ago. Each failure doubles the time; none is for ever."""
+
+    clock: Callable[[], float] = time.monotonic
+    _nodes: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, node: str) -> None:
+        """A node has failed."""
+        times, until = self._nodes.get(node, (0, 0.0))
+        if until <= self.clock():
+            times = max(0, times - 1)  # it has behaved meanwhile
+        seconds = min(AVOID_SECONDS * 2**times, AVOID_MOST)
+        self._nodes[node] = times + 1, self.clock() + seconds
+
+    def now(self) -> frozenset[str]:
+        """The nodes to avoid now."""
+        return frozenset(node for node, (_, until) in self._nodes.items() if until > self.clock())
+
+
+@dataclass(frozen=True, slots=True)
+class Spares:
+    """Finds stages for a session of ``rows`` rows in a model of so many layers."""
+
+    look: Look
+    layers: int
+    rows: int
+    avoided: Avoided = field(default_factory=Avoided)
+    view: View = field(default_factory=View)
+
+    async def route(
+        self, route: Sequence[Stage], down: frozenset[Stage], again: bool, anybody: bool
+    ) -> tuple[Stage, ...]:
+        """``route`` with others in the place of the stages that are ``down``.
+
+        Nodes that failed, these included, are used only if ``anybody`` will do and nobody else is
+        there: they may have been restarted. Raises ``NoRoute``, or what looking for records raises.
+        """
+        lost = frozenset(stage.node for stage in down)
+        try:
+            records = await self.look(again)
+            return self._new(records, route, down, self.avoided.now())
+        except HearthringError:
+            if not again:
+                records = await self.look(True)
+        try:
+            return self._new(records, route, down, self.avoided.now() | lost)
+        except NoRoute:
+            if not anybody:
+                raise
+            return self._new(records, route, down, frozenset())
+
+    def _new(
+        self,
+        records: Sequence[NodeRecord],
+        route: Sequence[Stage],
+        down: frozenset[Stage],
+        avoid: frozenset[str],
+    ) -> tuple[Stage, ...]:
+        return new_route(records, route, down, self.layers, self.rows, avoid, self.view)
+
+
+def new_route(
+    records: Sequence[NodeRecord],
+    route: Sequence[Stage],
+    down: frozenset[Stage],
+    layers: int,
+    rows: int,
+    avoid: frozenset[str],
+    view: View | None = None,
+) -> tuple[Stage, ...]:
+    """A route that keeps as much of the old one as it can; the class stays the same.
+
+    First the gaps are filled and every other stage stays. Where that can't be, the cheapest whole
+    route is taken, and stages of the old one that stand in it as they were stay. Raises ``NoRoute``
+    with the windows that nobody serves.
+    """
+    like = route[0]
+    staying = [stage for stage in route if stage not in down]
+    taken = frozenset(stage.node for stage in staying)
+    filled: list[Stage] = []
+    try:
+        for start, end in _gaps(route, down):
+            used = taken | {stage.node for stage in filled}
+            filled += find_cover(
+                records,
+                start,
+                end,
+                rows=rows,
+                avoid=avoid | used,
+                residual=like.residual,
+                fingerprint=like.fingerprint,
+                view=view,
+                whole=layers,
+            )
+        return tuple(sorted((*staying, *filled), key=lambda stage: stage.start))
+    except NoRoute:
+        # A stage that stays has its rows already, however few its node has left for others.
+        roomy = [
+            replace(r, free_rows=max(r.free_rows, rows)) if r.node in taken else r for r in records
+        ]
+        whole = find_cover(
+            roomy,
+            0,
+            layers,
+            rows=rows,
+            avoid=avoid,
+            residual=like.residual,
+            fingerprint=like.fingerprint,
+            view=view,
+        )
+    by_window = {(s.node, s.start, s.end): s for s in staying}
+    return tuple(by_window.get((s.node, s.start, s.end), s) for s in whole)
+
+
+def _gaps(route: Sequence[Stage], down: frozenset[Stage]) -> list[tuple[int, int]]:
+    """Windows without a stage, neighbouring ones joined."""
+    gaps: list[tuple[int, int]] = []
+    for stage in route:
+        if stage not in down:
+            continue
+        if gaps and gaps[-1][1] == stage.start:
+            gaps[-1] = gaps[-1][0], stage.end
+        else:
+            gaps.append((stage.start, stage.end))
+    return gaps
+
+
+def pause(attempt: int) -> float:
+    """Seconds to wait before an attempt: none at first, then longer and longer, with jitter."""
+    if attempt < 2:
+        return 0.0
+    return min(4.0, 0.1 * 2.0 ** (attempt - 2)) * random.uniform(0.5, 1.5)  # noqa: S311

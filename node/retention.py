@@ -1,0 +1,88 @@
+"""What a stage keeps of its rows until the session ends: the bytes it sent, and their hashes.
+
+That is what makes a dead neighbour harmless: the outputs can be sent again, to a replacement, and
+rows that come a second time are recognised by their hash and answered without computing.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from hearthring.protocol.errors import UnknownRow
+from hearthring.protocol.messages import ROOT, Row
+
+
+@dataclass(slots=True)
+class Kept:
+    """One row: as it was received, and once it ran, as it was sent."""
+
+    row: Row
+    received: bytes
+    sent: bytes = b""
+    wire: bytes | memoryview = b""
+
+
+class Retention:
+    """The rows of one session by id. Rows arrive in the order of their ids, so do their outputs."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+
+    @property
+    def newest(self) -> int:
+        """The last row that ran; all living rows before it ran too."""
+        return next((i for i in reversed(self._kept) if self._kept[i].sent), ROOT)
+
+    def __contains__(self, row: object) -> bool:
+        """Whether a row is kept, run or not."""
+        return row in self._kept
+
+    def __getitem__(self, row: int) -> Kept:
+        """Raises ``KeyError``."""
+        return self._kept[row]
+
+    def ids(self) -> tuple[int, ...]:
+        """Every row, in the order of ids."""
+        return tuple(self._kept)
+
+    def known(self, rows: Sequence[Row], hashes: Sequence[bytes]) -> frozenset[int]:
+        """Which of these rows came before, the same in every bit, and ran.
+
+        None behind the first that differs: what it and all later rows once were is void.
+        """
+        same = set[int]()
+        for row, digest in zip(rows, hashes, strict=True):
+            kept = self._kept.get(row.id)
+            if kept is None or not kept.sent or kept.row != row or kept.received != digest:
+                break
+            same.add(row.id)
+        return frozenset(same)
+
+    def receive(self, row: Row, digest: bytes) -> None:
+        """A new row has arrived."""
+        self._kept[row.id] = Kept(row, digest)
+
+    def sent(self, row: int, digest: bytes, wire: bytes | memoryview) -> None:
+        """A row's output is on its way."""
+        kept = self._kept[row]
+        kept.sent, kept.wire = digest, wire
+
+    def outputs(self, ids: Iterable[int]) -> list[Kept]:
+        """Rows to be sent again. Raises ``UnknownRow`` for one that didn't run."""
+        found = [self._kept.get(i) for i in ids]
+        ran = [kept for kept in found if kept is not None and kept.sent]
+        if len(ran) != len(found):
+            raise UnknownRow("a row that isn't retained", field="replay.rows")
+        return ran
+
+    def drop(self, ids: Iterable[int]) -> None:
+        """Forget rows."""
+        for row in ids:
+            self._kept.pop(row, None)
+
+    def drop_from(self, first: int) -> None:
+        """Forget a row and all later ones."""
+        self.drop([row for row in self._kept if row >= first])
+
+    def drop_others(self, ids: Collection[int]) -> None:
+        """Forget whatever isn't named."""
+        self.drop([row for row in self._kept if row not in ids])

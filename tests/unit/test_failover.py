@@ -1,0 +1,196 @@
+"""Stages die at every phase of an answer: a moment is lost, and not a token."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from hearthring.client.answer import Answer
+from hearthring.client.auditing import audit_offline
+from hearthring.node.config import NodeHooks
+from hearthring.protocol.tensors import F32
+from hearthring.shards.engine import Engine, KvCache, Numerics, Segment, Window
+from hearthring.shards.store import ModelEntry
+from hearthring.verify.verdict import Outcome, Strength
+from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
+
+PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 200)]
+TOKENS = 10
+OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": TOKENS, "temperature": 0.9, "seed": 4}
+CUTS = (0, 1, 2, 4)
+
+
+@dataclass
+class Fuse:
+    """An engine that calls out before its n-th batch: that is where its node dies."""
+
+    honest: Engine
+    batch: int
+    burn: Callable[[], None]
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    seen: int = 0
+
+    @property
+    def start(self) -> int:
+        return self.honest.start
+
+    @property
+    def end(self) -> int:
+        return self.honest.end
+
+    @property
+    def width(self) -> int:
+        return self.honest.width
+
+    @property
+    def numerics(self) -> Numerics:
+        return self.honest.numerics
+
+    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
+        return self.honest.new_cache(slots, window)
+
+    def forward(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> tuple[F32, dict[int, F32]]:
+        self.seen += 1
+        if self.seen == self.batch:
+            self.loop.call_soon_threadsafe(self.burn)
+        return self.honest.forward(segments, states, taps)
+
+
+@dataclass
+class Doomed:
+    """A swarm some of whose nodes die by themselves."""
+
+    swarm: MemorySwarm
+    dying: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def node(self, window: tuple[int, int], batch: int = 0) -> MemoryNode:
+        """A node that dies when its engine gets its n-th batch; 0: never. Later ones are slower,
+        so that they are spares."""
+        slow = 0.001 * (1 + len(self.swarm.nodes))
+        node: list[MemoryNode] = []
+
+        def burn() -> None:
+            self.dying.append(asyncio.create_task(self.swarm.kill(node[0])))
+
+        node.append(
+            await self.swarm.node(
+                window, hooks=NodeHooks(engine=lambda e: Fuse(e, batch, burn)), row_seconds=slow
+            )
+        )
+        return node[0]
+
+
+@asynccontextmanager
+async def doomed(entry: ModelEntry, deaths: dict[int, int]) -> AsyncIterator[Doomed]:
+    """A ring whose stages die at their n-th batch, by place, and a spare for every stage."""
+    async with memory_swarm(entry, ()) as swarm:
+        found = Doomed(swarm)
+        for place, window in enumerate(pairwise(CUTS)):
+            await found.node(window, deaths.get(place, 0))
+        yield found
+        await asyncio.gather(*found.dying)
+
+
+async def ask(swarm: MemorySwarm) -> Answer:
+    async with asyncio.timeout(60):
+        return await swarm.client().generate(**OPTIONS)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def undisturbed(tiny: ModelEntry) -> Answer:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        return await ask(swarm)
+
+
+def same(answer: Answer, undisturbed: Answer) -> None:
+    """Every token, every row's bits, and a proof that holds."""
+    assert answer.token_ids == undisturbed.token_ids
+    assert answer.proof.out_roots == undisturbed.proof.out_roots
+    verdict = audit_offline(answer.proof, 1)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+
+
+PHASES = {"first chunk": 1, "third chunk": 3, "first token": 5, "fifth token": 9}
+
+
+@pytest.mark.parametrize("batch", PHASES.values(), ids=PHASES)
+@pytest.mark.parametrize("place", range(3))
+async def test_a_killed_stage_costs_no_token(
+    tiny: ModelEntry, undisturbed: Answer, place: int, batch: int
+) -> None:
+    async with doomed(tiny, {place: batch}) as swarm:
+        spare = await swarm.node((CUTS[place], CUTS[place + 1]))
+        answer = await ask(swarm.swarm)
+        assert answer.route[place].node == spare.node_id
+        lost = swarm.swarm.nodes[place].node_id
+        assert [r.nodes for r in answer.timings.reroutes] == [(lost,)]
+    same(answer, undisturbed)
+
+
+async def test_several_stages_at_once_and_all_of_them(
+    tiny: ModelEntry, undisturbed: Answer
+) -> None:
+    for deaths in ({0: 6, 2: 6}, {0: 6, 1: 6}, {0: 2, 1: 2, 2: 2}):
+        async with doomed(tiny, deaths) as swarm:
+            for place in deaths:
+                await swarm.node((CUTS[place], CUTS[place + 1]))
+            answer = await ask(swarm.swarm)
+            assert len(swarm.dying) == len(deaths)
+        same(answer, undisturbed)
+
+
+async def test_the_only_stage_and_its_replacement(tiny: ModelEntry, undisturbed: Answer) -> None:
+    async with doomed(tiny, {}) as swarm:
+        swarm.swarm.nodes[0], first = (await swarm.node((0, 4), 7)), swarm.swarm.nodes[0]
+        swarm.swarm.nodes.append(first)
+        answer = await ask(swarm.swarm)
+    same(answer, undisturbed)
+
+
+async def test_a_replacement_that_dies_while_rows_are_replayed(
+    tiny: ModelEntry, undisturbed: Answer
+) -> None:
+    async with doomed(tiny, {1: 7}) as swarm:
+        dying = await swarm.node((1, 2), 1)
+        last = await swarm.node((1, 2))
+        answer = await ask(swarm.swarm)
+        assert dying.node_id in answer.timings.reroutes[0].nodes
+        assert answer.route[1].node == last.node_id
+    same(answer, undisturbed)
+
+
+async def test_a_stage_that_leaves_hands_over_first(tiny: ModelEntry, undisturbed: Answer) -> None:
+    async with doomed(tiny, {}) as swarm:
+        leaving, spare = swarm.swarm.nodes[1], await swarm.node((1, 2))
+        stream = swarm.swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
+        pieces = aiter(stream)
+        for _ in range(3):
+            await anext(pieces)
+        draining = asyncio.create_task(leaving.stage.drain(20.0))
+        async for _ in pieces:
+            pass
+        await draining
+        assert leaving.stage.sessions == 0
+        assert stream.answer.route[1].node == spare.node_id
+        assert "leaving" in stream.answer.timings.reroutes[0].reason
+    same(stream.answer, undisturbed)
+
+
+async def test_a_leaving_stage_that_nobody_replaces_serves_on(
+    tiny: ModelEntry, undisturbed: Answer
+) -> None:
+    async with doomed(tiny, {}) as swarm:
+        stream = swarm.swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
+        pieces = aiter(stream)
+        await anext(pieces)
+        draining = asyncio.create_task(swarm.swarm.nodes[1].stage.drain(20.0))
+        async for _ in pieces:
+            pass
+        await draining
+    same(stream.answer, undisturbed)
