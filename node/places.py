@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hearthring.node.prefix import PrefixTree
 from hearthring.node.stage_session import StageSession, check_wish
 from hearthring.protocol.errors import (
     HearthringError,
@@ -140,6 +141,8 @@ class Places:
         self.empty.set()
         self._transport, self._engine, self._model_id = transport, engine, model_id
         self._make_session = make_session
+        self.prefixes = PrefixTree(engine.new_cache, kv_rows)
+        """Rows of ended sessions: they have what room the open ones leave."""
         self._taken: dict[bytes, Place] = {}
         self._per_peer = Counter[str]()
 
@@ -175,7 +178,8 @@ class Places:
         self._taken[wish.session] = place
         self.empty.clear()
         self._per_peer[client] += 1
-        self.free_rows -= wish.max_rows
+        self._give(-wish.max_rows)
+        session.share(self.prefixes)
         try:
             yield place
         finally:
@@ -184,9 +188,13 @@ class Places:
             if self._taken.get(wish.session) is place:
                 del self._taken[wish.session]
             self._per_peer[client] -= 1
-            self.free_rows += wish.max_rows
+            self._give(wish.max_rows)
             if not self._taken:
                 self.empty.set()
+
+    def _give(self, rows: int) -> None:
+        self.free_rows += rows
+        self.prefixes.limit = self.free_rows
 
     def _check_fit(self, wish: Open, client: str) -> None:
         """Refuse what this stage doesn't serve."""

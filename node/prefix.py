@@ -18,6 +18,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from hearthring.protocol.messages import ROOT, Row
 from hearthring.shards.engine import KvCache, Slots, Window
 
 Wire = bytes | memoryview
@@ -141,19 +142,18 @@ class PrefixCursor:
     def __init__(self, tree: PrefixTree, window: Window, owner: str) -> None:
         self._tree, self._window = tree, window
         self._root = self._name = tree.root(window, owner)
-        self._position = 0
-        self._row = 0  # id of the last one found
+        self._position, self._row = 0, ROOT  # what comes next, and after which row
         self._lost = False
 
-    def follow(self, row: int, parent: int, position: int, received: bytes) -> Found | None:
+    def follow(self, row: Row, received: bytes) -> Found | None:
         """The kept row that equals this one; after the first that isn't there, none is."""
-        if self._lost or position != self._position or parent != self._row:
+        if self._lost or row.position != self._position or row.parent != self._row:
             self._lost = True
             return None
         self._name = self._tree.name(self._name, received)
         found = self._tree.find(self._name)
         self._lost = found is None
-        self._position, self._row = position + 1, row
+        self._position, self._row = row.position + 1, row.id
         return found
 
     def keep(

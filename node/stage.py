@@ -121,10 +121,25 @@ class StageServer:
             raise StageFailed("the node is leaving", field=self._who.node_id)
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._places.take(wish, stream.peer))
+            self._thread.submit(self._places.prefixes.trim)
             stack.callback(self._queue.forget, stream.peer, wish.session)
+            stack.callback(self._keep_rows, place)
             opened = Opened(self._engine.numerics.name, wish.max_rows)
             await self._connect(place, opened)
             await race(self._listen(place, stream), self._speak(place, stream), _wait(place.failed))
+
+    def _keep_rows(self, place: Place) -> None:
+        """Once a session has ended well, keep its rows for later ones."""
+        if place.failed.done() or self._closed:
+            return
+
+        def keep() -> None:
+            try:
+                place.session.leave()
+            except Exception as error:
+                _complain(error)
+
+        self._thread.submit(keep)
 
     async def _first(self, stream: Stream) -> Open:
         try:
@@ -242,7 +257,7 @@ class StageServer:
         try:
             outcomes = self._run(batch)
         except Exception as error:  # a fault of ours must not leave sessions waiting
-            print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            _complain(error)
             broken = StageFailed(f"internal error: {type(error).__name__}", field="engine")
             outcomes = [broken] * len(batch)
         with contextlib.suppress(RuntimeError):  # the loop may be gone, and nobody waits then
@@ -321,6 +336,11 @@ class StageServer:
             place.post(tap)
         place.pass_on(step)
         place.ran(step.step_id)
+
+
+def _complain(error: Exception) -> None:
+    """A fault of this node itself, for whoever runs it."""
+    print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 async def _wait(failed: "asyncio.Future[None]") -> None:

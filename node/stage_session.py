@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from hearthring.node.prefix import PrefixCursor, PrefixTree
 from hearthring.node.retention import Kept, Retention
 from hearthring.protocol import identity
 from hearthring.protocol.errors import (
@@ -25,6 +26,8 @@ from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     ROOT,
+    SHARE_ALL,
+    SHARE_NONE,
     Evidence,
     HopTime,
     Open,
@@ -38,7 +41,7 @@ from hearthring.protocol.messages import (
     Tap,
 )
 from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack, unpack
-from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.verify import receipts
 from hearthring.verify.claims import claim
@@ -51,7 +54,8 @@ class Prepared:
     """A step that passed every check and is ready to run.
 
     ``rows`` are those that will be sent on; the ``fresh`` ones among them have to be computed, the
-    others are retained from before. ``segment`` and ``states`` are of the fresh ones.
+    others are retained from before, or left by an earlier session. ``segment`` and ``states`` are
+    of the fresh ones.
     """
 
     step: Step
@@ -86,6 +90,26 @@ class StageSession:
         self._kept = Retention()
         self._received: list[SignedRows] = []
         self._cancelled = deque[int]()
+        self._prefix: PrefixCursor | None = None
+
+    def share(self, tree: PrefixTree) -> None:
+        """Take rows that are known from earlier sessions out of a tree, as the client allows.
+
+        A session with taps doesn't: of rows that aren't computed, no inner boundary is known.
+        """
+        wish = self.wish
+        if wish.sharing != SHARE_NONE and not wish.taps:
+            owner = "" if wish.sharing == SHARE_ALL else self.client
+            self._prefix = PrefixCursor(tree, (wish.start, wish.end), owner)
+
+    def leave(self) -> None:
+        """Leave the committed rows to later sessions. The last thing that a session does."""
+        if self._prefix is not None:
+            ids = [row.id for row in self._slots.committed]
+            kept = [self._kept[row] for row in ids]
+            slots = np.array([self._slots.slot(row) for row in ids], np.int64)
+            received, wires = [k.received for k in kept], [k.wire for k in kept]
+            self._prefix.keep(received, wires, self._cache, slots)
 
     @property
     def last(self) -> bool:
@@ -125,7 +149,8 @@ class StageSession:
         self._kept.drop(step.drop)
         placed = self._place(step, known)
         self._newest = max((row.id for row in step.rows), default=self._newest)
-        chosen = [i for i, row in enumerate(live) if row.id in placed]
+        reused = self._reuse(live, placed)
+        chosen = [i for i, row in enumerate(live) if row.id in placed and row.id not in reused]
         fresh = tuple(live[i] for i in chosen)
         return Prepared(
             step,
@@ -324,6 +349,25 @@ class StageSession:
             if entry is not None:
                 placed[row.id] = entry
         return placed
+
+    def _reuse(self, live: tuple[Row, ...], placed: dict[int, EngineRow]) -> frozenset[int]:
+        """Copy keys, values and outputs of rows that an earlier session left, and name the rows."""
+        runs: list[tuple[KvCache, list[int], list[int]]] = []
+        reused = set[int]()
+        for row in live if self._prefix is not None else ():
+            entry, kept = placed.get(row.id), self._kept[row.id]
+            found = self._prefix and entry and self._prefix.follow(kept.row, kept.received)
+            if not found or not entry:
+                break
+            if not runs or runs[-1][0] is not found.cache:
+                runs.append((found.cache, [], []))
+            runs[-1][1].append(found.slot)
+            runs[-1][2].append(entry.slot)
+            kept.wire = found.wire
+            reused.add(row.id)
+        for cache, source, target in runs:
+            self._cache.copy(cache, np.array(source, np.int64), np.array(target, np.int64))
+        return frozenset(reused)
 
     def _digests(self, kept: list[Kept]) -> list[bytes]:
         rows = b"".join(bytes(k.wire) for k in kept)

@@ -82,7 +82,7 @@ class PassReady(_message.Message):
     def __init__(self) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint")
+    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint", "sharing")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,7 @@ class Open(_message.Message):
     NONCE_HASH_FIELD_NUMBER: _ClassVar[int]
     TAPS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SHARING_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     epoch: int
     model_id: str
@@ -111,7 +112,8 @@ class Open(_message.Message):
     nonce_hash: bytes
     taps: _containers.RepeatedScalarFieldContainer[int]
     previous_fingerprint: str
-    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ...) -> None: ...
+    sharing: int
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ..., sharing: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("numerics", "rows")

@@ -7,6 +7,10 @@ from hearthring.protocol.errors import HearthringError
 ROOT = 0
 """The parent of the first row."""
 PROMPT, GENERATED = 1, 2
+SHARE_OWN, SHARE_ALL, SHARE_NONE = 0, 1, 2
+"""Whose earlier rows a session may be given, and who may be given its own: this client's sessions,
+those of everyone who says the same, or nobody's. Time shows whether rows were known: whoever shares
+with everyone lets others find out what was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class Open:
     nonce_hash: bytes
     previous_fingerprint: str = ""
     taps: tuple[int, ...] = ()
+    sharing: int = SHARE_OWN
 
 
 @dataclass(frozen=True, slots=True)

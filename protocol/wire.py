@@ -17,6 +17,9 @@ from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     GENERATED,
     PROMPT,
+    SHARE_ALL,
+    SHARE_NONE,
+    SHARE_OWN,
     AttachDown,
     AttachUp,
     Cancel,
@@ -100,6 +103,8 @@ def decode_up(data: bytes) -> AttachUp:
                     _count(f"open.{name}", getattr(wish, name), LIMITS.name_chars)
             _exactly("open.session", wish.session, 16)
             _exactly("open.nonce_hash", wish.nonce_hash, 32)
+            if wish.sharing not in (SHARE_OWN, SHARE_ALL, SHARE_NONE):
+                raise Malformed(f"{wish.sharing} is no way to share", field="open.sharing")
             fields = {name: getattr(wish, name) for name in Open.__slots__}
             return Open(**fields | {"taps": tuple(wish.taps)})
         case "cancel":

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hearthring.node.prefix import PrefixCursor, PrefixTree
+from hearthring.protocol.messages import PROMPT, Row
 from hearthring.shards.engine import KvCache, Slots, Window
 
 WINDOW = (0, 2)
@@ -45,7 +46,7 @@ def found(tree: PrefixTree, owner: str, path: list[int]) -> int:
     """How many rows are found; each must be the very row that was kept."""
     cursor, count = PrefixCursor(tree, WINDOW, owner), 0
     for position, digest in enumerate(digests(path)):
-        here = cursor.follow(position + 1, position, position, digest)
+        here = cursor.follow(Row(position + 1, position, position, PROMPT), digest)
         if here is None:
             break
         said = f"{owner}{path[: position + 1]}"
@@ -116,9 +117,9 @@ def test_a_row_off_the_path_ends_the_search() -> None:
     keep(tree, "a", [0, 1, 2])
     first, second, third = digests([0, 1, 2])
     cursor = PrefixCursor(tree, WINDOW, "a")
-    assert cursor.follow(1, 0, 0, first)
-    assert cursor.follow(3, 2, 1, second) is None  # a child of another row
-    assert cursor.follow(4, 1, 1, second) is None
+    assert cursor.follow(Row(1, 0, 0, PROMPT), first)
+    assert cursor.follow(Row(3, 2, 1, PROMPT), second) is None  # a child of another row
+    assert cursor.follow(Row(4, 1, 1, PROMPT), second) is None
     cursor = PrefixCursor(tree, WINDOW, "a")
-    assert cursor.follow(1, 0, 0, first)
-    assert cursor.follow(2, 1, 1, third) is None
+    assert cursor.follow(Row(1, 0, 0, PROMPT), first)
+    assert cursor.follow(Row(2, 1, 1, PROMPT), third) is None
