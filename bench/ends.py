@@ -8,15 +8,23 @@ import numpy as np
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.ggml_library import BF16, F16, F32, I32, load_ggml
 from hearthring.shards.ggml_memory import Memory, view
+from hearthring.shards.ggml_packing import Packing
 from hearthring.shards.gguf_file import GgufFile
 
 ROUND = {Residual.FP16: F16, Residual.BF16: BF16}
 
 
 class GgmlEnds:
-    """The ends of a model file, for batches of any size; a graph is kept per size."""
+    """The ends of a model file, for batches of any size; a graph is kept per size.
 
-    def __init__(self, file: GgufFile, residual: Residual, threads: int) -> None:
+    ``repack``: the head in ggml's interleaved layout where there is one, as llama.cpp has it.
+    """
+
+    def __init__(
+        self, file: GgufFile, residual: Residual, threads: int, repack: bool = False
+    ) -> None:
+        self._packing = Packing(load_ggml()) if repack else None
+        self._packed: int | None = None
         self._call, self._file, self._residual = load_ggml().calls, file, residual
         self._backend = self._call.ggml_backend_cpu_init()
         self._call.ggml_backend_cpu_set_n_threads(self._backend, threads)
@@ -51,9 +59,16 @@ class GgmlEnds:
         call.ggml_set_input(given)
         normed = call.ggml_rms_norm(at, given, shape.norm_epsilon)
         normed = call.ggml_mul(at, normed, self._weight(at, "output_norm.weight"))
-        tied = "token_embd.weight" if shape.tied_head else "output.weight"
-        out = call.ggml_mul_mat(at, self._weight(at, tied), normed)
+        out = call.ggml_mul_mat(at, self._output(at), normed)
         return given, out, shape.width, shape.vocabulary
+
+    def _output(self, at: int) -> int:
+        name = "token_embd.weight" if self._file.shape.tied_head else "output.weight"
+        if self._packing is None or not self._packing.takes(*self._file.raw(name)[:2]):
+            return self._weight(at, name)
+        if self._packed is None:
+            self._packed = self._packing.pack(*self._file.raw(name))
+        return self._packed
 
     def _weight(self, at: int, name: str) -> int:
         kind, shape, data = self._file.raw(name)

@@ -73,7 +73,7 @@ def ours(path: Path, threads: int, side: str) -> Step:
     file = GgufFile(path)
     options = EngineOptions(**SIDES[name])
     engine = load_engine("ggml", file, (0, file.shape.layers), kind, threads, options=options)
-    ends = GgmlEnds(file, kind, threads)
+    ends = GgmlEnds(file, kind, threads, options.repack)
     caches = [engine.new_cache(CONTEXT) for _ in range(SEQUENCES)]
     slots = np.arange(CONTEXT)
 

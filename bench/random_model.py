@@ -31,7 +31,7 @@ def write_random_model(path: Path, kind: str) -> Path:
 
     def matrix(outer: int, inner: int) -> np.ndarray:
         values = draw.standard_normal((outer, inner), np.float32) / np.float32(inner**0.5)
-        return pack(quant, values)
+        return pack(quant, values).reshape(outer, -1)
 
     ends = {"token_embd": matrix(VOCABULARY, WIDTH), "output": matrix(VOCABULARY, WIDTH)}
     layer = {
