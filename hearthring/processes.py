@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -21,14 +22,16 @@ class NodeProcess:
     """``hearthring node`` with these flags; with a fault, the lying node of the tests.
 
     It has a session of its own, so a Ctrl-C in the terminal reaches us alone and we stop our nodes
-    in order.
+    in order. ``before`` are words in front of the command, which must end in running it.
     """
 
-    def __init__(self, name: str, flags: list[str], fault: str = "") -> None:
+    def __init__(
+        self, name: str, flags: list[str], fault: str = "", before: Sequence[str] = ()
+    ) -> None:
         program = ["tests.liar", "--fault", fault] if fault else ["hearthring", "node"]
         self.name, self.seen = name, list[str]()
         self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", *program, *flags],
+            [*before, sys.executable, "-m", *program, *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
