@@ -74,13 +74,15 @@ def transformers_model(gguf: GgufFile) -> Any:
 
 def greedy(model: Any, prompt_ids: list[int], tokens: int, ends: frozenset[int]) -> list[int]:
     """Greedy ids, a final end-of-sequence token included."""
-    with torch.inference_mode():
-        out = model(torch.tensor([prompt_ids]), use_cache=True)
-        made = [int(out.logits[0, -1].argmax())]
-        while len(made) < tokens and made[-1] not in ends:
-            out = model(torch.tensor([made[-1:]]), past_key_values=out.past_key_values)
-            made.append(int(out.logits[0, -1].argmax()))
-    return made
+    out = model.generate(
+        torch.tensor([prompt_ids]),
+        attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=0,
+    )
+    return [int(token) for token in out[0, len(prompt_ids) :]]
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
