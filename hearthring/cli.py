@@ -181,6 +181,14 @@ def node(
             min=0.0,
         ),
     ] = 64.0,
+    link: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Mbit/s that this machine's link sends and receives; routes go by it.",
+            metavar="UP:DOWN",
+            show_default="unknown",
+        ),
+    ] = None,
     disk_budget: DiskBudget = None,
 ) -> None:
     """Serve layers of a model until Ctrl-C. The last line of the start is the invitation."""
@@ -189,7 +197,7 @@ def node(
     begun = time.monotonic() - process_age()
     from hearthring.client.config import threads_of
     from hearthring.models import keep_within
-    from hearthring.node.config import NodeConfig, read_layers
+    from hearthring.node.config import NodeConfig, read_layers, read_link
     from hearthring.node.daemon import run_node
     from hearthring.protocol.invitation import Invitation
     from hearthring.protocol.loops import new_event_loop
@@ -221,6 +229,8 @@ def node(
         ),
         owner_key=owner_key,
         swarm_key=swarm_key,
+        upload_rate=upload_rate * 2**20,
+        link=read_link(link) if link is not None else (0.0, 0.0),
     )
 
     def report(label: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class NodeConfig:
     HOST:PORT that others dial, where it isn't what the node listens on. ``threads`` None: as many
     as make the engine fastest. ``model`` None: the one that the seed serves, without a seed
     ``smollm2``. ``upload_rate``: bytes per second at which layers are given to peers; 0 is no
-    limit.
+    limit. ``link``: bytes per second up and down that are announced, 0 where it isn't known.
     """
 
     model: str | None = None
@@ -49,6 +50,7 @@ class NodeConfig:
     owner_key: Path | None = None
     swarm_key: Path | None = None
     upload_rate: float = UPLOAD_RATE
+    link: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,17 @@ def read_layers(text: str) -> tuple[int, int]:
             f"{text!r} isn't START:END", field="layers", mend="for example 0:8, end excluded"
         )
     return int(start), int(end)
+
+
+def read_link(text: str) -> tuple[float, float]:
+    """``UP:DOWN`` in Mbit/s as bytes per second. Raises ``BadOption``."""
+    try:
+        up, down = (float(part) * 1e6 / 8 for part in text.split(":"))
+    except ValueError:
+        up = down = math.nan
+    if not (0 < up < math.inf and 0 < down < math.inf):
+        raise BadOption(f"{text!r} isn't UP:DOWN", field="link", mend="for example 40:100")
+    return up, down
 
 
 def read_key(path: Path, field: str) -> bytes:

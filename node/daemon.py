@@ -319,6 +319,8 @@ class _Node:
             row_seconds=generated.row,
             prompt_step_seconds=prompt.step,
             prompt_row_seconds=prompt.row,
+            link_up=self._config.link[0],
+            link_down=self._config.link[1],
             swarm=swarm_id(self._key),
             owner=owner.node_id if owner else "",
             owner_signature=owner.sign(claim) if owner else b"",
