@@ -16,13 +16,15 @@ def chunk_rows(prompt: int, stages: Sequence[Stage]) -> int:
     """Rows per step at which a prompt should have passed all stages first.
 
     Stage *i* works on one chunk while stage *i + 1* works on the chunk before it, so n chunks take
-    ``n + stages - 1`` turns of the slowest stage.
+    ``n + stages - 1`` turns of the slowest stage. What a line through measured times has as its
+    fixed part is a floor rather than an addition: an engine that computes in blocks takes as long
+    for a part of a block as for all of it, and no longer than that for the first whole one.
     """
     if not any(stage.prompt_row_seconds for stage in stages):
         return UNKNOWN
 
     def seconds(rows: int) -> float:
-        turn = max(s.prompt_step_seconds + rows * s.prompt_row_seconds for s in stages)
+        turn = max(max(s.prompt_step_seconds, rows * s.prompt_row_seconds) for s in stages)
         return (ceil(prompt / rows) + len(stages) - 1) * (turn + STEP_SECONDS)
 
     return min((rows for rows in SIZES if rows < 2 * prompt or rows == SIZES[0]), key=seconds)

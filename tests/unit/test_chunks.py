@@ -27,6 +27,10 @@ def test_rows_without_a_fixed_cost_go_in_small_steps() -> None:
     assert chunk_rows(512, stages(4, 0.0, 0.004)) == SIZES[0]
 
 
+def test_an_engine_that_computes_in_blocks_gets_blocks() -> None:
+    assert chunk_rows(512, stages(2, 0.3, 0.3 / 64)) == 64
+
+
 def test_a_fixed_cost_makes_steps_larger() -> None:
     sizes = [chunk_rows(512, stages(2, step, 0.001)) for step in (0.0, 0.01, 0.05, 1.0)]
     assert sizes == sorted(sizes)
