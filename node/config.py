@@ -60,6 +60,7 @@ class NodeHooks:
     load: "Callable[[Load], Load]" = lambda load: load
     engine: Callable[[Engine], Engine] = lambda engine: engine
     session: MakeSession = honest_session
+    sent: Callable[[bytes], bytes] = lambda data: data
 
 
 class DataFolder:

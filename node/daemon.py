@@ -19,6 +19,7 @@ from hearthring.node.stage import StageServer
 from hearthring.protocol.asking import ask_records, ask_status
 from hearthring.protocol.errors import (
     BadOption,
+    DirectoryDown,
     HearthringError,
     LayersOutOfRange,
     PortInUse,
@@ -121,7 +122,7 @@ class _Node:
         )
         layers = entry.manifest.shape.layers
         self._check_layers(layers)
-        desk = Desk(self._transport, entry, config.upload_rate)
+        desk = Desk(self._transport, entry, config.upload_rate, self._hooks.sent)
         self._stack.push_async_callback(desk.close)
         address, invitation = await self._listen(desk)
         seeds = await self._ask_seeds(entry)
@@ -135,7 +136,7 @@ class _Node:
         )
         # The directory's process starts while the engine loads: each takes seconds.
         async with asyncio.TaskGroup() as group:
-            joining = group.create_task(self._join(seeds, invitation.host))
+            joining = group.create_task(self._join(entry, seeds, invitation.host))
             loading = group.create_task(self._fetch_and_load(entry, window, device))
         directory, (engine, times) = joining.result(), loading.result()
         stage = StageServer(
@@ -222,7 +223,21 @@ class _Node:
             )
         return Seeds(tuple(addresses), tuple(read_all(signed, entry.model_id)))
 
-    async def _join(self, seeds: Seeds, host: str) -> DhtDirectory:
+    async def _join(self, entry: ModelEntry, seeds: Seeds, host: str) -> DhtDirectory:
+        """Join the directory. A seed that is being restarted is waited for: it comes back at its
+        address, and its directory at another."""
+        until = time.monotonic() + LIMITS.part / 2
+        while True:
+            try:
+                return await self._start_directory(seeds, host)
+            except DirectoryDown:
+                if not self._config.join or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(1.0)
+            with contextlib.suppress(HearthringError):
+                seeds = await self._ask_seeds(entry)
+
+    async def _start_directory(self, seeds: Seeds, host: str) -> DhtDirectory:
         config = DirectoryConfig(
             str(self._folder.identity),
             host=host,

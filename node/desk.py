@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from hearthring.node.announcer import Announcer
 from hearthring.node.directory import Directory
-from hearthring.node.provider import Provider
+from hearthring.node.provider import Provider, Sent
 from hearthring.node.stage import StageServer
 from hearthring.node.uploads import UPLOAD_RATE, Uploads
 from hearthring.protocol.errors import DeadlineExceeded, StageFailed
@@ -31,11 +31,15 @@ class Desk:
     """Handlers of all of a node's methods."""
 
     def __init__(
-        self, transport: Transport, entry: ModelEntry, upload_rate: float = UPLOAD_RATE
+        self,
+        transport: Transport,
+        entry: ModelEntry,
+        upload_rate: float = UPLOAD_RATE,
+        sent: Sent = lambda data: data,
     ) -> None:
         self._transport, self._entry, self._begun = transport, entry, time.monotonic()
         self._uploads = Uploads(upload_rate, self._busy)
-        self._provider = Provider(entry, self._uploads)
+        self._provider = Provider(entry, self._uploads, sent)
         self._stage: StageServer | None = None
         self._directory: Directory | None = None
         self._announcer: Announcer | None = None

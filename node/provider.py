@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 
 from hearthring.node.uploads import Uploads
 from hearthring.protocol.errors import DeadlineExceeded, ModelNotHere
@@ -25,15 +26,19 @@ from hearthring.shards.layer_store import FileParts, LayerStore
 from hearthring.shards.parts import piece_bounds, sha256_of
 from hearthring.shards.store import ModelEntry
 
+Sent = Callable[[bytes], bytes]
+
 
 class Provider:
     """Serves the parts of one model. Only bytes whose hash was checked leave it.
 
     A part is hashed once, before it is vouched for, and each piece again as it is sent: a disk
-    that changed under the node is found here, and not by a peer that would blame it.
+    that changed under the node is found here, and not by a peer that would blame it. ``sent``
+    stands between a checked piece and the wire.
     """
 
-    def __init__(self, entry: ModelEntry, uploads: Uploads) -> None:
+    def __init__(self, entry: ModelEntry, uploads: Uploads, sent: Sent = lambda data: data) -> None:
+        self._sent = sent
         self._entry, self._manifest, self._uploads = entry, entry.manifest, uploads
         self._parts: LayerStore | FileParts | None = None
         self._outlines: dict[str, Outline] = {}
@@ -71,7 +76,8 @@ class Provider:
                 outline = await self._outline(part)
                 at, size = piece_bounds(outline.size, index)
                 await self._uploads.turn(peer, size)
-                return Piece(await asyncio.to_thread(self._piece, part, index, outline, at, size))
+                data = await asyncio.to_thread(self._piece, part, index, outline, at, size)
+                return Piece(self._sent(data))
 
     async def _outline(self, part: str) -> Outline:
         if part not in self._outlines:

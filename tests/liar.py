@@ -14,6 +14,7 @@ serves like an honest node; that is what audits are for.
     other-weights:4  rounds its weights to that many bits
     forge-receipt    signs other output hashes at the end than it signed on the way
     withhold         never hands out a receipt
+    corrupt-layers   flips a bit in every piece of a layer that it sends to a peer
 """
 
 import sys
@@ -206,6 +207,8 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
             return NodeHooks(session=session(NanSession))
         case "forge-receipt":
             return NodeHooks(session=session(ForgingSession))
+        case "corrupt-layers":
+            return NodeHooks(sent=lambda data: bytes([data[0] ^ 1]) + data[1:])
         case "withhold":
             return NodeHooks(session=session(WithholdingSession))
     raise SystemExit(f"tests.liar: there is no fault {name!r}; see python -m tests.liar")
