@@ -161,7 +161,7 @@ def node(
         Optional[str],  # noqa: UP045
         typer.Option(
             help="Type of the rows between layers: fp32, fp16 or bf16.",
-            show_default="the engine's own",
+            show_default="the model's, measured when it was imported",
         ),
     ] = None,
     threads: NodeThreads = None,
@@ -348,14 +348,35 @@ def swarm(join: Join = None, model: Model = None, as_json: Json = False) -> None
 @model_app.command("import")
 def model_import(
     source: Annotated[
-        str, typer.Argument(help="A GGUF file, or the alias smollm2.", metavar="SOURCE")
+        str,
+        typer.Argument(
+            help="A GGUF file, a Hugging Face folder (config.json and safetensors), org/name or "
+            "org/name:file.gguf of the Hugging Face hub, or the alias smollm2.",
+            metavar="SOURCE",
+        ),
     ],
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            "--quantise",
+            "--quantize",
+            metavar="TYPE",
+            help="Pack the weights smaller. Q4_K_M is a good choice, Q8_0 nearly lossless; also "
+            "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q5_K_M, Q6_K.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it from now on.")] = None,
 ) -> None:
-    """Take a model in: hash its layers and remember where it is. Files are used in place."""
+    """Take a model in: hash its layers and remember where it is.
+
+    A GGUF file is used where it lies. A folder or a model of the hub becomes one GGUF file in the
+    models folder (HEARTHRING_MODELS), in the types it has or those of --quantise.
+    """
+    from hearthring.shards.importing import import_model
     from hearthring.shards.store import ModelStore
 
     with Bars() as bars:
-        entry = ModelStore().find(source, bars)
+        entry = import_model(ModelStore(), source, quantise=quantise, name=name, progress=bars)
     print(f"{entry.name}  {entry.model_id}  {entry.path}")
 
 

@@ -21,6 +21,8 @@ def describe(entry: ModelEntry) -> dict[str, Any]:
         "width": shape.width,
         "types": sorted({kind for layer in entry.manifest.types for kind in layer}),
         "context": shape.context,
+        "vocabulary": shape.vocabulary,
+        "residual": entry.manifest.residual,
         "bytes": entry.path.stat().st_size if entry.whole else entry.parts.bytes(),
         "whole": entry.whole,
         "here": "everything" if entry.whole else describe_parts(entry.parts.here()),

@@ -286,7 +286,7 @@ class _Node:
             config.engine,
             gguf,
             window,
-            config.residual,
+            config.residual or entry.manifest.residual,
             config.threads,
             lambda done, total: self._progress("loading layers", done, total),
             self._hooks.load(gguf.dequantised),

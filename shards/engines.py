@@ -147,7 +147,6 @@ def _load_ggml(
     from hearthring.shards.ggml_engine import GgmlEngine
 
     weights = gguf if load is None else WideWeights(load, gguf.shape)
-    # bf16 until import measures residuals: SmolLM2's reach 24 856, too near to fp16's end.
     kind = residual or Residual.BF16
 
     policy = _policy(gguf, options)

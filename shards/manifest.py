@@ -14,12 +14,13 @@ import numpy as np
 
 from hearthring.protocol.errors import BadModelFile
 from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.tensors import Residual
 from hearthring.shards.families import family, head_tensors, layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.gguf_header import KINDS, Value
 from hearthring.shards.shape import Shape
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 TEMPLATE: Final = "tokenizer.chat_template"
 _HEX: Final = frozenset("0123456789abcdef")
 
@@ -40,7 +41,8 @@ class Manifest:
     unless it is the embedding. ``tokenizer`` covers every tokenizer field of the file but the
     chat template, which has ``chat_template`` for itself. ``types[i]`` and ``head_types`` name the
     weight type of each of these tensors, in the same order: with the shape they tell how many
-    bytes a part has before anybody sends one.
+    bytes a part has before anybody sends one. ``residual`` is the type that the residual stream
+    travels in unless somebody asks for another (``shards/residual.py``).
     """
 
     name: str
@@ -54,6 +56,7 @@ class Manifest:
     tokenizer: str
     chat_template: str
     file_type: int
+    residual: Residual
     format: int = FORMAT
 
     @property
@@ -84,7 +87,12 @@ class Manifest:
 
 
 def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
-    """Hash a whole model file. Raises ``BadModelFile``."""
+    """Hash a whole model file, and measure its residuals.
+
+    Raises ``BadModelFile``, ``EngineUnavailable`` for layers that no engine can run.
+    """
+    from hearthring.shards.residual import residual_type  # it needs a tokenizer and an engine
+
     shape = gguf.shape
     parts = [gguf.layer_names(layer) for layer in range(shape.layers)]
     head = tuple(sorted(head_tensors(shape)))
@@ -115,6 +123,7 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
         tokenizer=hashlib.sha256(tokenizer_json(gguf)).hexdigest(),
         chat_template=hashlib.sha256(template_json(gguf)).hexdigest(),
         file_type=gguf.integer("general.file_type") or 0,
+        residual=residual_type(gguf, progress),
     )
 
 
@@ -173,6 +182,7 @@ def _fields(found: Any) -> dict[str, Any]:
             "layers": layers,
             "types": types,
             "embedding_type": _kinds([found["embedding_type"]], 1)[0],
+            "residual": Residual(found["residual"]),
             "head_types": _kinds(found["head_types"], len(head_tensors(shape))),
             "chat_template": _sha256(found["chat_template"]),
         }

@@ -2,11 +2,11 @@
 
 A model file is used where it lies and never copied; the store keeps its manifest and remembers the
 file's size and time, so that a file is hashed once. The folder holds an index (one per format of
-manifests, so that releases share a folder), a manifest
-per model in ``manifests/``, files of aliases in ``files/``, parts fetched from peers in a folder
-per model in ``parts/`` (``shards/layer_store.py``), and two locks. Any number of processes
-may use it at once: changes are made under a lock and files are replaced whole, so a reader, or a
-process killed half-way, sees the old or the new and nothing in between.
+manifests, so that releases share a folder), a manifest per model in ``manifests/``, files of
+aliases and files that were made here in ``files/``, parts fetched from peers in a folder per model
+in ``parts/`` (``shards/layer_store.py``), and three locks. Any number of processes may use it at
+once: changes are made under a lock and files are replaced whole, so a reader, or a process killed
+half-way, sees the old or the new and nothing in between.
 """
 
 import contextlib
@@ -14,19 +14,26 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from hearthring.protocol.errors import BadModelFile, BadOption, ModelNotHere, UnknownModel
+from hearthring.protocol.errors import (
+    BadModelFile,
+    BadOption,
+    HearthringError,
+    ModelNotHere,
+    UnknownModel,
+)
 from hearthring.protocol.limits import LIMITS
 from hearthring.shards.alias import ALIASES, Alias, fetch, holds
 from hearthring.shards.atomic import locked, replace_whole
 from hearthring.shards.disk import FOLDER as PARTS
 from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.gguf_output import clear
 from hearthring.shards.layer_store import LayerStore
 from hearthring.shards.manifest import FORMAT, Manifest, Progress, build, quiet
 from hearthring.shards.pieces import GgufPieces
@@ -36,9 +43,7 @@ INDEX = f"index-{FORMAT}.json"
 INDEX_BYTES = 16 << 20
 _NAME = "name"
 _ID = re.compile(r"[0-9a-f]{6,64}")
-_HUB = re.compile(r"[\w.-]+/[\w.-]+")
-_GGUF_ONLY = "this release imports GGUF files only"
-_KNOWN = f"known by name: {', '.join(ALIASES)}; `hearthring model list` shows what is here"
+KNOWN = f"known by name: {', '.join(ALIASES)}; `hearthring model list` shows what is here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,10 @@ class Seen:
     model_id: str
     size: int
     mtime_ns: int
+    source: str = ""
+    """What the file was made of, for a file that was made here."""
+    name: str = ""
+    """What the user calls the model."""
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -115,6 +124,7 @@ class ModelStore:
 
     def list(self) -> list[ModelEntry]:
         """Models that are here, one entry for each, sorted by name: whole ones and parts."""
+        self._take_over()
         entries: dict[str, ModelEntry] = {}
         for path, seen in self._index().items():
             if os.path.exists(path):
@@ -127,30 +137,12 @@ class ModelStore:
     def find(self, name: str, progress: Progress = quiet) -> ModelEntry:
         """A model by alias, by id or its beginning (6 digits at least), by name or by path.
 
-        An alias or a path that isn't here yet is imported. Raises ``UnknownModel`` for a name that
-        nothing has or that several have, and what ``import_alias`` and ``import_file`` raise.
+        What isn't here yet is imported, from a path or from the hub. Raises ``UnknownModel`` for a
+        name that nothing has or that several have, and what ``import_model`` raises.
         """
         if name in ALIASES:
             return self.import_alias(name, progress)
-        here = self.list()
-        by_id = _ID.fullmatch(name) is not None
-        found = [entry for entry in here if by_id and entry.model_id.startswith(name)]
-        found = found or [entry for entry in here if entry.name == name]
-        if len(found) > 1:
-            raise UnknownModel(
-                f"{len(found)} models are meant by {name!r}", mend="give more of the model id"
-            )
-        if found:
-            return found[0]
-        if name and "\0" not in name and os.path.exists(os.path.expanduser(name)):
-            return self.import_file(Path(name), progress)
-        if by_id and (gone := [p for p, s in self._index().items() if s.model_id.startswith(name)]):
-            raise ModelNotHere(f"the file of {name} is gone: {gone[0]}", mend="import it again")
-        if _HUB.fullmatch(name) and not name.endswith(".gguf"):
-            raise UnknownModel(
-                f"{name!r} looks like a hub's name, and {_GGUF_ONLY}", mend=f"give a path; {_KNOWN}"
-            )
-        raise UnknownModel(f"there is no model {name!r:.200}", mend=_KNOWN)
+        return self._known(name) or self._import(name, progress)
 
     def here(self, name: str, progress: Progress = quiet) -> ModelEntry | None:
         """As ``find``, but nothing is downloaded: ``None`` for what isn't on this machine."""
@@ -161,9 +153,32 @@ class ModelStore:
             found = [entry for entry in self.list() if entry.name == name]
             return found[0] if len(found) == 1 else None
         try:
-            return self.find(name, progress)
+            known = self._known(name)
+            if known is None and name and os.path.exists(real_path(Path(name))):
+                return self._import(name, progress)
         except (UnknownModel, ModelNotHere):
             return None
+        return known
+
+    def _known(self, name: str) -> ModelEntry | None:
+        """A model that is here, by id or name."""
+        here = self.list()
+        by_id = _ID.fullmatch(name) is not None
+        found = [entry for entry in here if by_id and entry.model_id.startswith(name)]
+        found = found or [entry for entry in here if entry.name == name]
+        if len(found) > 1:
+            raise UnknownModel(
+                f"{len(found)} models are meant by {name!r}", mend="give more of the model id"
+            )
+        gone = [p for p, s in self._index().items() if by_id and s.model_id.startswith(name)]
+        if gone and not found:
+            raise ModelNotHere(f"the file of {name} is gone: {gone[0]}", mend="import it again")
+        return found[0] if found else None
+
+    def _import(self, name: str, progress: Progress) -> ModelEntry:
+        from hearthring.shards.importing import import_model  # it builds on this module
+
+        return import_model(self, name, progress=progress)
 
     def adopt(self, manifest: Manifest, name: str) -> ModelEntry:
         """Make a model known of which parts will be fetched; the swarm calls it ``name``."""
@@ -189,35 +204,74 @@ class ModelStore:
             name = (folder / _NAME).read_text()[: LIMITS.name_chars] or name
         return ModelEntry(manifest, folder, name, model_id)
 
-    def import_file(self, path: Path, progress: Progress = quiet) -> ModelEntry:
+    def import_file(self, path: Path, progress: Progress = quiet, name: str = "") -> ModelEntry:
         """Take a GGUF file in, hashing it unless it is known and looks as it did.
 
-        Raises ``UnknownModel`` when there is no such path, ``BadModelFile`` when it is no model.
+        ``name`` is what the user calls it from now on. Raises ``UnknownModel`` when there is no
+        such path, ``BadModelFile`` when it is no model.
         """
-        path = _real(path)
-        if path.is_dir() and (path / "config.json").exists():
-            raise BadModelFile(
-                f"this is a Hugging Face folder, and {_GGUF_ONLY}",
-                field=str(path),
-                mend=f"convert it to GGUF first; {_KNOWN}",
-            )
+        path = real_path(path)
         seen = self._index().get(str(path))
-        if seen is not None and seen.stamp == _stamp(path):
+        if seen is not None and seen.stamp == _stamp(path) and name in ("", seen.name):
             return self._entry(str(path), seen)
         gguf = GgufFile(path)
-        manifest = build(gguf, progress)
-        seen = Seen(manifest.model_id, *gguf.stamp)
+        return self._remember(gguf, build(gguf, progress), "", name)
+
+    def make(
+        self, source: str, name: str, write: Callable[[Path], Path], progress: Progress = quiet
+    ) -> ModelEntry:
+        """A model file made of something else: the one that is here, or a new one.
+
+        ``source`` tells it from all others, by 64 hexadecimal digits. ``write`` puts a new file
+        into the folder it is given, under a name that begins with ``.new-``, and returns its path;
+        one process makes files at a time. Raises what ``write`` raises; no file is left then.
+        """
+        with self._locked("import.lock"):
+            for path, seen in self._index().items():
+                if seen.source == source and seen.stamp == _stamp(Path(path)):
+                    return self._entry(path, seen)
+            files = self.root / "files"
+            try:
+                files.mkdir(exist_ok=True)
+                clear(files)
+                new = write(files)
+                try:
+                    gguf = GgufFile(new)
+                    manifest = build(gguf, progress)
+                    stem = re.sub(r"[^\w.-]+", "-", name)[:80].strip("-.") or "model"
+                    target = files / f"{stem}-{manifest.model_id[:8]}.gguf"
+                    os.replace(new, target)
+                except BaseException:
+                    new.unlink(missing_ok=True)
+                    raise
+            except OSError as error:
+                raise self._unusable(error) from None
+            return self._remember(GgufFile(target), manifest, source, name)
+
+    def _take_over(self) -> None:
+        """Hash again the files in the indexes of other releases, whose manifests read otherwise."""
+        known = self._index()
+        for path in self.root.glob("index*.json"):
+            with contextlib.suppress(ValueError, HearthringError):
+                listed = json.loads(self._read(path)) if path.name != INDEX else {}
+                for file in listed if isinstance(listed, dict) else ():
+                    if file not in known and os.path.isfile(file):
+                        self.import_file(Path(file))
+
+    def _remember(self, gguf: GgufFile, manifest: Manifest, source: str, name: str) -> ModelEntry:
+        path = str(gguf.path)
+        seen = Seen(manifest.model_id, *gguf.stamp, source, name)
         # A file that is still being written would be remembered with a hash it never had.
-        if seen.stamp != _stamp(path):
-            raise BadModelFile("the file changed while it was read", field=str(path))
+        if seen.stamp != _stamp(gguf.path):
+            raise BadModelFile("the file changed while it was read", field=path)
         with self._locked("lock"):
-            index = self._index() | {str(path): seen}
+            index = self._index() | {path: seen}
             self._write(self._manifest_path(seen.model_id), manifest.to_json())
             self._write(
                 self.root / INDEX,
                 json.dumps({key: asdict(value) for key, value in index.items()}, indent=1),
             )
-        return self._entry(str(path), seen)
+        return self._entry(path, seen)
 
     def import_alias(self, name: str, progress: Progress = quiet) -> ModelEntry:
         """The model of an alias, downloaded unless it is here. Processes share one download.
@@ -226,7 +280,7 @@ class ModelStore:
         """
         alias = ALIASES.get(name)
         if alias is None:
-            raise UnknownModel(f"there is no model {name!r:.200}", mend=_KNOWN)
+            raise UnknownModel(f"there is no model {name!r:.200}", mend=KNOWN)
         path = self._alias_path(alias)
         seen = self._index().get(str(path))
         if seen is None or seen.stamp != _stamp(path):
@@ -242,7 +296,7 @@ class ModelStore:
         return self._entry(str(path), seen)
 
     def _alias_path(self, alias: Alias) -> Path:
-        return _real(self.root / "files" / alias.file_name)
+        return real_path(self.root / "files" / alias.file_name)
 
     def _manifest_path(self, model_id: str) -> Path:
         return self.root / "manifests" / f"{model_id}.json"
@@ -253,7 +307,7 @@ class ModelStore:
         if manifest.model_id != seen.model_id:
             raise _damaged(kept)
         aliases = (a.name for a in ALIASES.values() if str(self._alias_path(a)) == path)
-        name = next(aliases, manifest.name)
+        name = next(aliases, seen.name or manifest.name)
         return ModelEntry(manifest, Path(path), name, seen.model_id, seen)
 
     def _index(self) -> dict[str, Seen]:
@@ -266,7 +320,8 @@ class ModelStore:
             raise _damaged(path) from None
         for seen in found.values():
             numbers = type(seen.size) is int and type(seen.mtime_ns) is int
-            if not numbers or not re.fullmatch("[0-9a-f]{64}", str(seen.model_id)):
+            texts = isinstance(seen.source, str) and isinstance(seen.name, str)
+            if not numbers or not texts or not re.fullmatch("[0-9a-f]{64}", str(seen.model_id)):
                 raise _damaged(path)
         return found
 
@@ -299,7 +354,8 @@ class ModelStore:
         )
 
 
-def _real(path: Path) -> Path:
+def real_path(path: Path) -> Path:
+    """A path as the store keeps it: absolute, without links. Raises ``UnknownModel``."""
     try:
         return Path(os.path.realpath(os.path.expanduser(path)))
     except ValueError:  # a zero byte

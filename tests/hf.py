@@ -41,7 +41,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Phi3",
         {
             "rope_parameters": _LONG | {"rope_theta": 1e4},
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 8,
             "sliding_window": 16,
         },
     ),

@@ -67,7 +67,7 @@ def test_every_family_is_what_llama_cpp_loads(folders: Path, family: str, tmp_pa
     assert {file.type_name(name) for name in file.tensor_names()} == {"F32"}
 
 
-@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers(folders: Path, family: str, tmp_path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folders / family, attn_implementation="eager", dtype=torch.float32

@@ -126,18 +126,27 @@ def test_unknown_names_are_told_what_is_known(store: ModelStore, name: str) -> N
         store.find(name)
 
 
-def test_hubs_and_their_folders_are_honestly_refused(store: ModelStore, tmp_path: Path) -> None:
-    with pytest.raises(UnknownModel, match="GGUF files only"):
-        store.find("someone/some-model")
+def test_what_is_no_model_is_refused(store: ModelStore, tmp_path: Path) -> None:
+    assert store.here("someone/some-model") is None
     with pytest.raises(UnknownModel, match="no model"):
         store.import_alias("nothing")
     folder = tmp_path / "model"
     folder.mkdir()
-    with pytest.raises(BadModelFile, match="a folder"):
+    with pytest.raises(BadModelFile, match=r"no config\.json in this folder"):
         store.find(str(folder))
     (folder / "config.json").write_text("{}")
-    with pytest.raises(BadModelFile, match=r"Hugging Face.*smollm2"):
+    with pytest.raises(BadModelFile, match=r"neither model\.safetensors"):
         store.find(str(folder))
+    assert not list(store.root.glob("files/*"))
+
+
+def test_files_of_another_release_are_hashed_again(store: ModelStore, model: Path) -> None:
+    entry = store.import_file(model)
+    (store.root / INDEX).rename(store.root / "index-1.json")
+    (store.root / "manifests" / f"{entry.model_id}.json").write_text("{}")
+    (store.root / "index.json").write_text("[")
+    assert [found.model_id for found in store.list()] == [entry.model_id]
+    assert store.find("tiny 0").open().shape == entry.manifest.shape
 
 
 def test_an_ambiguous_name_is_refused(store: ModelStore, model: Path, tmp_path: Path) -> None:
@@ -153,7 +162,7 @@ def test_an_ambiguous_name_is_refused(store: ModelStore, model: Path, tmp_path: 
 def test_a_damaged_index_is_named(store: ModelStore, model: Path, text: str) -> None:
     store.import_file(model)
     (store.root / INDEX).write_text(text)
-    with pytest.raises(BadModelFile, match=r"index-2\.json.*damaged"):
+    with pytest.raises(BadModelFile, match=rf"{INDEX}.*damaged"):
         store.list()
 
 
