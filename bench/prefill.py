@@ -3,7 +3,7 @@
 Run: python bench/prefill.py [--prompt 512] [--delay 5] [--engine ggml] [--rounds 3] [--json FILE]
 
 One stage and two, one thread each; with ``--delay``, every link takes so many milliseconds longer
-each way. Then prompts that share their first 400 tokens with one asked before.
+each way. Then prompts of 424 tokens that share the first 400 with one asked before.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from nodes import MACHINE, STORY, report, ring
 
 from hearthring import Client
 
-SHARED = 400
+SHARED, QUESTION = 400, 24
+"""Tokens that two prompts share, and those behind them."""
 
 
 def prefill(client: Client, ids: list[int]) -> float:
@@ -47,9 +48,9 @@ def main() -> None:
             taken[stages] = median(prefill(client, fresh(ids, n)) for n in rounds)
             if stages == 2:
                 for n in rounds:
-                    first = fresh(ids, 100 + n)
-                    firsts.append(prefill(client, first))
-                    repeats.append(prefill(client, [*first[:SHARED], *reversed(ids[SHARED:])]))
+                    shared = fresh(ids, 100 + n)[:SHARED]
+                    firsts.append(prefill(client, [*shared, *ids[:QUESTION]]))
+                    repeats.append(prefill(client, [*shared, *ids[QUESTION : 2 * QUESTION]]))
     figures: dict[str, object] = {
         "machine": MACHINE,
         "engine": options.engine,

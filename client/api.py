@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
-from hearthring.client.config import ClientConfig, threads_of
+from hearthring.client.config import SHARING, ClientConfig, sharing_of, threads_of
 from hearthring.client.generation import Generation
 from hearthring.client.measuring import MeasuringTransport, learn
 from hearthring.client.peers import PeerTable
@@ -62,8 +62,9 @@ class AsyncClient:
     that the first seed serves. Tokenizer, embedding and head of a model that isn't in the cache
     are fetched from the swarm, once.
     ``threads`` is torch's number in this process; ``reputation`` tells what a node counts for in
-    routes (1 is neutral, 0.5 as if twice as slow, 0 never). Nothing is loaded or dialled before it
-    is needed. Several requests may run at once. After an error or a cancellation nothing of a
+    routes (1 is neutral, 0.5 as if twice as slow, 0 never); ``sharing`` whose earlier prompts may
+    speed up this client's (``ClientConfig``). Nothing is loaded or dialled before it is needed.
+    Several requests may run at once. After an error or a cancellation nothing of a
     request stays open, here or at the nodes.
 
     Requests raise ``SeedUnreachable``, ``NoRoute``, ``StageFailed``, ``PromptTooLong`` and
@@ -79,11 +80,12 @@ class AsyncClient:
         transport: Transport | None = None,
         progress: Progress = quiet,
         reputation: Callable[[str], float] | None = None,
+        sharing: str = "own",
     ) -> None:
         self.peers, self.reputation = PeerTable(), reputation
         self._book, self._favourites = RecordBook(), secrets.randbits(64)
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
-        self.config = ClientConfig(seeds, model, threads_of(threads))
+        self.config = ClientConfig(seeds, model, threads_of(threads), sharing=sharing_of(sharing))
         self._progress = progress
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
@@ -294,7 +296,13 @@ class AsyncClient:
             ends = await self._ends_for(Residual(route[0].residual))
             fingerprint = ends.numerics.fingerprint
             ring = RingSession(
-                self.transport(), route, model.entry.model_id, fingerprint, taps, spares
+                self.transport(),
+                route,
+                model.entry.model_id,
+                fingerprint,
+                taps,
+                spares,
+                SHARING[self.config.sharing],
             )
             try:
                 await ring.open(rows)

@@ -9,6 +9,9 @@ import platformdirs
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.messages import SHARE_ALL, SHARE_NONE, SHARE_OWN
+
+SHARING = {"own": SHARE_OWN, "all": SHARE_ALL, "none": SHARE_NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +19,16 @@ class ClientConfig:
     """``threads``: of torch in this process. ``data``: where the client's identity is kept.
 
     ``model`` None: the one that the seeds serve.
+
+    ``sharing``: whose earlier rows stages may use for this client's prompts, and who may profit
+    from this client's: its ``own`` sessions, those of ``all`` who say the same, or ``none``.
     """
 
     join: tuple[Invitation, ...]
     model: str | None = None
     threads: int = 1
     data: Path | None = None
+    sharing: str = "own"
 
     def identity(self) -> Identity:
         """The client's identity; one for this process alone if the folder can't be written."""
@@ -30,6 +37,13 @@ class ClientConfig:
             return Identity.load_or_create(data / "client.key")
         except OSError:
             return Identity.new()
+
+
+def sharing_of(wish: str) -> str:
+    """A key of ``SHARING``. Raises ``BadOption``."""
+    if wish not in SHARING:
+        raise BadOption(f"{wish!r} isn't allowed", field="sharing", mend="own, all or none")
+    return wish
 
 
 def threads_of(wish: int | None) -> int:

@@ -36,6 +36,7 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
 from hearthring.protocol.messages import (
+    SHARE_OWN,
     Evidence,
     EvidenceQuery,
     Finish,
@@ -99,6 +100,7 @@ class RingSession:
         ends_fingerprint: str,
         taps: Sequence[int] = (),
         spares: Spares | None = None,
+        sharing: int = SHARE_OWN,
     ) -> None:
         self.route, self.session = tuple(route), secrets.token_bytes(16)
         self.nonce, self.ledger = secrets.token_bytes(32), Ledger()
@@ -109,7 +111,7 @@ class RingSession:
         """Residuals by boundary and row id."""
         self._transport, self._links = transport, Links(transport)
         self._model_id, self._ends = model_id, ends_fingerprint
-        self._wanted_taps, self._max_rows = tuple(taps), 0
+        self._wanted_taps, self._max_rows, self._sharing = tuple(taps), 0, sharing
         self._residual = Residual(self.route[0].residual)
         self._link: Link | None = None
         self._unuse: Callable[[], None] = lambda: None
@@ -362,6 +364,7 @@ class RingSession:
             max_rows=self._max_rows,
             nonce_hash=sha256(self.nonce).digest(),
             taps=tuple(t for t in self._wanted_taps if stage.start < t <= stage.end),
+            sharing=self._sharing,
         )
 
     def order(self, place: int) -> Reroute:

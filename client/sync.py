@@ -33,12 +33,13 @@ class Client:
         *,
         threads: int | None = None,
         progress: Progress = quiet,
+        sharing: str = "own",
     ) -> None:
         self._loop = new_event_loop()
         self._closed = False
 
         async def make() -> AsyncClient:
-            return AsyncClient(join, model, threads=threads, progress=progress)
+            return AsyncClient(join, model, threads=threads, progress=progress, sharing=sharing)
 
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="hearthring", daemon=True
