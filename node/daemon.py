@@ -152,6 +152,7 @@ class _Node:
             directory, record, lambda: (stage.free_rows, stage.sessions), self._who
         )
         desk.open(stage, directory, announcer, times.points())
+        self._serving = stage, announcer
         await announcer.start()
         self._stack.push_async_callback(announcer.withdraw)
         self._report(
