@@ -9,6 +9,7 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hearthring.cli import main
 from hearthring.client.api import AsyncClient
 from hearthring.client.auditing import audit_offline
 from hearthring.node import provider
@@ -260,3 +261,21 @@ async def test_a_budget_that_is_too_small_is_said_before_anything_is_fetched(
     assert (
         opened.dequantised("blk.0.attn_q.weight") == tiny.open().dequantised("blk.0.attn_q.weight")
     ).all()
+
+
+def test_the_command_line_lists_and_prunes(
+    adopted: ModelEntry,
+    tiny: ModelEntry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy_parts(tiny, adopted.parts, "layer0", "layer1")
+    monkeypatch.setenv("HEARTHRING_MODELS", str(tmp_path / "other"))
+    assert main(["model", "list"]) == 0
+    assert "4 layers (layers 0-1 here)" in capsys.readouterr().out
+    assert main(["model", "prune", "--disk-budget", "1GB"]) == 0
+    assert "removed 0 files" in capsys.readouterr().out
+    assert main(["model", "prune"]) == 0
+    assert "removed 2 files" in capsys.readouterr().out
+    assert adopted.parts.here() == ()
