@@ -83,7 +83,7 @@ class GgmlEngine:
             self.shape,
             residual,
             policy,
-            self._batching(loaded.matrices.values()),
+            self._batching((*loaded.matrices.values(), *loaded.joined.values())),
             self._wide(loaded.matrices.values()),
         )
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()

@@ -137,6 +137,11 @@ class LayerGraph:
         return self._do("mul", normed, self._weights.vectors[name + ".weight"])
 
     def _feed_forward(self, blk: str, normed: Pointer) -> Pointer:
+        both = self._weights.joined.get(blk + "ffn_gate.weight")
+        # Outputs beside each other are sums of their own in every kernel that keeps rows apart.
+        if both is not None and self.wide is None and self._model.batching[both.sort].any_size:
+            gated = self._do("swiglu", self._do("mul_mat", both.tensor, normed))
+            return self._product(blk + "ffn_down", gated)
         gate = self._product(blk + "ffn_gate", normed)
         up = self._product(blk + "ffn_up", normed)
         return self._product(blk + "ffn_down", self._do("swiglu_split", gate, up))

@@ -65,6 +65,7 @@ _CALLS: Final[dict[str, tuple[object, ...]]] = {  # result, then arguments
     "ggml_get_rows": (_P, _P, _P, _P),
     "ggml_set_rows": (_P, _P, _P, _P, _P),
     "ggml_flash_attn_ext": (_P, _P, _P, _P, _P, _P, _F32, _F32, _F32),
+    "ggml_swiglu": (_P, _P, _P),
     "ggml_swiglu_split": (_P, _P, _P, _P),
     "ggml_pad": (_P, _P, _P, *[_I32] * 4),
     "ggml_cast": (_P, _P, _P, _I32),

@@ -1,8 +1,9 @@
 """Weights as ggml tensors over the bytes of a model file, without a copy of them."""
 
+import ctypes as c
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -91,11 +92,13 @@ class LoadedWeights:
         # the CPU, which those of maps and caches are.
         self.anywhere = call.ggml_backend_cpu_buffer_from_ptr(*EVERYWHERE)
         weakref.finalize(self, call.ggml_backend_buffer_free, self.anywhere)
-        self._memory = Memory(ggml, (end - start) * len(PARTS))
+        self._memory = Memory(ggml, (end - start) * (len(PARTS) + 1))
         self._packing = packing  # holds the memory of packed tensors
         self._bytes: list[NDArray[np.uint8]] = []  # tensors point into them
         self.vectors: dict[str, Pointer] = {}
         self.matrices: dict[str, Matrix] = {}
+        self.joined: dict[str, Matrix] = {}
+        """By the name of the first, two matrices that lie one behind the other, as one."""
         for layer in range(start, end):
             for part, dimensions in PARTS.items():
                 name = f"blk.{layer}.{part}.weight"
@@ -113,8 +116,20 @@ class LoadedWeights:
                     self.vectors[name] = tensor
                 else:
                     self.matrices[name] = Matrix(tensor, kind, shape[0], shape[1], data)
+            self._join(call, f"blk.{layer}.ffn_gate.weight", f"blk.{layer}.ffn_up.weight")
             if progress is not None:
                 progress(layer + 1 - start, end - start)
+
+    def _join(self, call: c.CDLL, first: str, second: str) -> None:
+        one, other = self.matrices[first], self.matrices[second]
+        if one.data.ctypes.data + one.data.nbytes != other.data.ctypes.data or one.packed:
+            return
+        if (one.kind, one.inner) != (other.kind, other.inner):
+            return
+        outer = one.outer + other.outer
+        tensor = call.ggml_new_tensor_2d(self._memory.context, one.kind, one.inner, outer)
+        call.ggml_backend_tensor_alloc(self.anywhere, tensor, one.data.ctypes.data)
+        self.joined[first] = replace(one, tensor=tensor, outer=outer)
 
 
 def check_type(name: str, kind: int, dimensions: int) -> None:
