@@ -53,11 +53,24 @@ class Attachment:
         """The last step of this epoch that passes this stage."""
         self._stream, self._session = stream, session
         self._awaited: dict[tuple[type, int], asyncio.Future[Any]] = {}
+        self._sending = set[asyncio.Task[None]]()
         self._task = asyncio.create_task(self._listen())
 
     async def say(self, frame: AttachUp) -> None:
-        """Send a frame. Raises what the stream ended with."""
-        await self._stream.send(encode_up(frame))
+        """Send a frame. Raises what the stream ended with.
+
+        Cancelling the caller doesn't cancel the write: gRPC would end the whole stream with it, and
+        an attempt to mend the ring that is cut short must not cost a stage that is well.
+        """
+        sending = asyncio.create_task(self._stream.send(encode_up(frame)))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
+        await asyncio.shield(sending)
+
+    def _sent(self, sending: "asyncio.Task[None]") -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # whoever still waits is told; the listener notices in any case
 
     async def ask(self, frame: AttachUp, kind: type[T], seconds: float, number: int = 0) -> T:
         """Send a frame and await its answer, ``number`` telling which if there may be several.
@@ -79,7 +92,7 @@ class Attachment:
 
     async def close(self) -> None:
         """Leave the stage. Idempotent."""
-        await cancel([self._task])
+        await cancel([self._task, *self._sending])
         await self._stream.close()
 
     async def _listen(self) -> None:

@@ -144,6 +144,7 @@ class Recovery:
                 async with asyncio.timeout(HANDSHAKE):
                     await ring.attach(place)
             except TimeoutError:
+                self.spares.avoided.add(route[place].node)
                 error = DeadlineExceeded("it doesn't open in time", field=route[place].node)
                 raise error from None
             except HearthringError:

@@ -319,13 +319,21 @@ class RingSession:
         self._unuse = self._link.use(self._lose_first)
 
     async def attach(self, place: int) -> None:
-        """Open the stage at a place of the route. Raises ``StageFailed`` that names it."""
-        stage = self.route[place]
+        """Open the stage at a place of the route. Raises ``StageFailed`` that names it.
+
+        When cancelled, nothing of it is left: half a place must not count as one.
+        """
+        stage, attached = self.route[place], None
         try:
             stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
             attached = Attachment(stage, stream, self)
             self.attached.append(attached)
             await attached.ask(self._wish(place), Opened, LIMITS.connect)
+        except asyncio.CancelledError:
+            if attached is not None and attached in self.attached:
+                self.attached.remove(attached)
+                await attached.close()
+            raise
         except HearthringError as error:
             self.blamed = stage.node
             raise (
