@@ -131,7 +131,7 @@ def options_of(numerics: str) -> EngineOptions:
 
 def is_quantised(gguf: GgufFile, window: Window) -> bool:
     """Whether the window's first layer has weights of less than 16 bits."""
-    return any(gguf.raw(name)[0] not in _WIDE for name in layer_tensors(gguf.shape, window[0]))
+    return any(gguf.kind(name) not in _WIDE for name in layer_tensors(gguf.shape, window[0]))
 
 
 def _load_ggml(
@@ -163,7 +163,7 @@ def _policy(gguf: GgufFile, options: EngineOptions) -> Policy:
     """ggml's policy. It hangs on options and types only, so that equal nodes are of one class."""
     prompt = options.prompt
     if prompt == "auto":
-        kinds = {gguf.raw(name)[0] for name in layer_tensors(gguf.shape, 0)}
+        kinds = {gguf.kind(name) for name in layer_tensors(gguf.shape, 0)}
         prompt = LOW if kinds & _PACKABLE or not options.exact else FAST
     return Policy(prompt, options.prompt_memory, options.kv, options.repack, options.exact)
 

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGUFReader
 from hypothesis import given
@@ -23,7 +24,10 @@ from hearthring.protocol.errors import (
 )
 from hearthring.protocol.layers import ManifestReply
 from hearthring.protocol.memory import MemoryTransport
+from hearthring.protocol.tensors import Residual
 from hearthring.shards.disk import make_room, part_files, prune, read_size
+from hearthring.shards.engine import EngineRow, Kind, Segment
+from hearthring.shards.engines import load_engine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.layer_store import FileParts, LayerStore
@@ -279,3 +283,18 @@ def test_the_command_line_lists_and_prunes(
     assert main(["model", "prune"]) == 0
     assert "removed 2 files" in capsys.readouterr().out
     assert adopted.parts.here() == ()
+
+
+@pytest.mark.parametrize("engine", ["auto", "ggml", "torch"])
+def test_an_engine_needs_its_own_layers_only(
+    adopted: ModelEntry, tiny: ModelEntry, engine: str
+) -> None:
+    copy_parts(tiny, adopted.parts, "layer2")
+    ours, theirs = (
+        load_engine(engine, entry.open(), (2, 3), Residual.FP32, 1) for entry in (adopted, tiny)
+    )
+    assert ours.numerics == theirs.numerics
+    row = EngineRow(Kind.PROMPT, 0, 0, np.zeros(1, np.int64))
+    states = np.linspace(-1, 1, 64, dtype=np.float32)[None]
+    outs = [e.forward((Segment(e.new_cache(4), (row,)),), states)[0] for e in (ours, theirs)]
+    assert (outs[0] == outs[1]).all()
