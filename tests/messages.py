@@ -14,7 +14,12 @@ from hearthring.protocol.messages import (
     HopTime,
     Open,
     Opened,
+    Probe,
+    Progress,
     Receipt,
+    Replay,
+    Reroute,
+    Rerouted,
     Row,
     SignedRows,
     StatusReply,
@@ -65,13 +70,23 @@ OPENS = st.builds(
     *(SESSIONS, U32, NAMES, U32, U32, NAMES, NAMES, NAMES, NAMES, NAMES, U32, HASHES, NAMES, IDS),
 )
 EVIDENCE = st.builds(Evidence, st.lists(signed_rows(), max_size=4).map(tuple))
-UPS = OPENS | st.builds(Cancel, IDS) | st.builds(Finish, U32, IDS) | st.just(EvidenceQuery())
+UPS = (
+    OPENS
+    | st.builds(Cancel, IDS)
+    | st.builds(Finish, U32, IDS)
+    | st.just(EvidenceQuery())
+    | st.builds(Reroute, U32, NAMES, NAMES, NAMES, NAMES, IDS, IDS)
+    | st.builds(Replay, U32, IDS)
+    | st.builds(Probe, U32)
+)
 DOWNS = (
     st.builds(Opened, NAMES, U32)
     | STEPS
     | st.builds(Tap, U32, U32, IDS, BYTES)
     | st.builds(Receipt, BYTES, BYTES)
     | EVIDENCE
+    | st.builds(Rerouted, U32, U32)
+    | st.builds(Progress, U32, U32, U32)
 )
 STEP_TIMES = st.builds(
     StepTime,
