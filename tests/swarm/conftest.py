@@ -36,7 +36,8 @@ def running(
     def start(place: int, window: str, join: str) -> NodeProcess:
         given = ["--model", "smollm2", "--layers", window, "--listen", "127.0.0.1:0"]
         given += ["--threads", "1", "--data", str(folder / f"node{place}")]
-        given += ["--engine", "torch", "--residual", "fp32", *flags]
+        # torch as the reference it is; ggml as users get it
+        given += ["--engine", "torch", *(() if "ggml" in flags else ("--residual", "fp32")), *flags]
         process = NodeProcess(window, [*given, *(["--join", join] if join else [])], fault)
         started.append(process)
         return process

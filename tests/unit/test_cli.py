@@ -54,14 +54,22 @@ def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
         (["node", "--swarm-key", "/nonsuch"], 64, "swarm-key"),
         (["node", "--max-layers", "0"], 64, "max-layers"),
         (["model", "show", "nonsuch"], 64, "there is no model"),
-        (["model", "import", "org/name"], 64, "hub"),
+        (["model", "import", "org/name"], 69, "couldn't be fetched from the hub"),
+        (["model", "import", "org/na me"], 64, "there is no model"),
         (["audit", "/nonsuch.proof"], 64, "no such file"),
         (["nonsuch"], 64, "No such command 'nonsuch'"),
     ],
 )
 def test_wrong_input(
-    arguments: list[str], code: int, says: str, tiny: ModelEntry, tmp_path: Path, capsys: Capture
+    arguments: list[str],
+    code: int,
+    says: str,
+    tiny: ModelEntry,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     if "--model" not in arguments and arguments[0] in ("node", "ask", "swarm"):
         arguments = [*arguments, "--model", str(tiny.path)]
     if arguments[0] == "node":
