@@ -22,6 +22,7 @@ from gguf import GGMLQuantizationType
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
 from hearthring.shards.engine import Engine, Kind, KvCache, Segment
 from hearthring.shards.engines import load_engine
+from hearthring.shards.families import layer_parts
 from hearthring.shards.fingerprint import fixed_weight, uniform
 from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
@@ -33,8 +34,6 @@ from hearthring.shards.slots import ROOT, SlotMap
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 """Types in blocks of 256: the shape is widened until rows divide."""
-NORMS = ("attn_norm", "ffn_norm")
-PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 Make = Callable[[int], Engine]
 """An engine with this many threads."""
@@ -165,7 +164,7 @@ def fixed_engine(shape: Shape, kind: str, residual: Residual) -> Make:
         shape = replace(shape, width=768, heads=12, kv_heads=4, head_width=64, ffn=1536)
     shape = replace(shape, layers=2)
     number = int(GGMLQuantizationType[kind])
-    kinds = dict.fromkeys(PARTS, number) | dict.fromkeys(NORMS, 0)
+    kinds = {part: number if len(size) > 1 else 0 for part, size in layer_parts(shape).items()}
     weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, shape), shape, kinds)
     return lambda threads: GgmlEngine(weights, 0, 2, residual, threads)
 

@@ -5,11 +5,11 @@ of a model are in its ``Shape``. Names of architectures and tensors are llama.cp
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from hearthring.protocol.errors import BadModelFile, EngineUnavailable
+from hearthring.protocol.errors import BadModelFile
 from hearthring.shards.shape import Shape
 
 
@@ -162,20 +162,3 @@ EMBEDDING: Final = "token_embd.weight"
 
 ROPE_TENSORS: Final = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Tensors that a file may hold beside those: they became numbers of the ``Shape``."""
-
-
-def only_llama(shape: Shape, engine: str) -> None:
-    """Raise ``EngineUnavailable`` for layers that are more than a dense Llama's."""
-    plain = replace(
-        shape.single(0),
-        rope_factors=(),
-        rope_magnitude=1.0,
-        rope_width=0,
-        windows=(),
-        experts=0,
-        experts_used=0,
-    )
-    if shape.architecture != "llama" or shape.single(0) != plain:
-        raise EngineUnavailable(
-            f"{engine} doesn't run {shape.architecture} layers of this kind", field="engine"
-        )

@@ -37,9 +37,14 @@ def fingerprints(
     """
     found = []
     for sort in shape.sorts():
-        fixed = replace(sort, experts=min(sort.experts, max(MOST_EXPERTS, sort.experts_used)))
+        fixed = fixed_shape(sort)
         found.append(fingerprint(partial(_swapped, make_engine, fixed), fixed, residual))
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def fixed_shape(shape: Shape) -> Shape:
+    """A shape whose fixed weights are of bearable size."""
+    return replace(shape, experts=min(shape.experts, max(MOST_EXPERTS, shape.experts_used)))
 
 
 def _swapped(

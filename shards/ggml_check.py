@@ -12,7 +12,7 @@ from hearthring.shards.shape import Shape
 
 
 class FixedWeights:
-    """The fingerprint's weights in a model's own types (``kinds`` by part of a layer)."""
+    """The fingerprint's weights in types of a model: ``kinds`` by name, as in ``layer_parts``."""
 
     def __init__(
         self, ggml: Ggml, load: Callable[[str], F32], shape: Shape, kinds: dict[str, int]
@@ -23,18 +23,19 @@ class FixedWeights:
     def raw(self, name: str) -> tuple[int, tuple[int, ...], NDArray[np.uint8]]:
         """Quantised by ggml itself, as for K types there is no other quantiser."""
         values = np.ascontiguousarray(self._load(name), np.float32)
-        kind = self._kinds[name.split(".")[2]]
+        kind = self._kinds[name.split(".", 2)[2]]
         if kind == GGMLQuantizationType.F32:
             return kind, values.shape, values.reshape(-1).view(np.uint8)
         out = np.empty(values.nbytes, np.uint8)
         used = self._ggml.calls.ggml_quantize_chunk(
-            kind, values.ctypes.data, out.ctypes.data, 0, *values.shape, None
+            *(kind, values.ctypes.data, out.ctypes.data, 0),
+            *(values.size // values.shape[-1], values.shape[-1], None),
         )
         return kind, values.shape, out[:used].copy()
 
     def kind(self, name: str) -> int:
         """The type that was asked for."""
-        return self._kinds[name.split(".")[2]]
+        return self._kinds[name.split(".", 2)[2]]
 
 
 class WideWeights:

@@ -9,7 +9,6 @@ import secrets
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +17,8 @@ from gguf import GGMLQuantizationType
 from hearthring.protocol.errors import BadOption, BadShape, LayersOutOfRange, ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Numerics, Segment, Window
-from hearthring.shards.families import only_llama
-from hearthring.shards.fingerprint import fingerprint
+from hearthring.shards.families import layer_parts
+from hearthring.shards.fingerprint import fingerprint, fixed_shape
 from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_graph import Graph
 from hearthring.shards.ggml_kv import GgmlKv, ggml_kv
@@ -28,9 +27,10 @@ from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import Run, passes
 from hearthring.shards.ggml_policy import FAST, Q8_0, Policy
 from hearthring.shards.ggml_products import Batching, try_batches
-from hearthring.shards.ggml_weights import PARTS, LoadedWeights, Matrix, Sort, Weights
+from hearthring.shards.ggml_weights import LoadedWeights, Matrix, Sort, Weights
 from hearthring.shards.ggml_wide import Blas, Widener
 from hearthring.shards.self_check import check_layer
+from hearthring.shards.shape import Shape
 
 VISIBLE_STEP = 128
 GRAPHS = 24
@@ -38,7 +38,7 @@ GRAPH_BYTES = 64 << 20
 
 
 class GgmlEngine:
-    """Layers ``[start, end)`` of a Llama-family model; see ``Engine`` for the contract.
+    """Layers ``[start, end)`` of a model of any family; see ``Engine`` for the contract.
 
     ``weights`` is an opened model file; its map must stay whole as long as the engine lives.
     ``progress(done, total)`` is called after each layer. ``check`` runs a few rows of the first
@@ -61,7 +61,6 @@ class GgmlEngine:
         self.shape = weights.shape
         if not 0 <= start < end <= self.shape.layers:
             raise LayersOutOfRange(f"{start}:{end} of {self.shape.layers} layers", field="layers")
-        only_llama(self.shape, "ggml")
         self.start, self.end, self.width = start, end, self.shape.width
         self.residual, self.threads = residual, threads
         self.policy = policy = policy or Policy()
@@ -118,15 +117,18 @@ class GgmlEngine:
     def numerics(self) -> Numerics:
         """The class, measured when first asked for.
 
-        Each combination of weight types that some layer of the model has is tried, whatever the
-        window, so that all windows of a model are of one class.
+        Each combination of weight types and sort of layer that the model has is tried, whatever
+        the window, so that all windows of a model are of one class.
         """
-        mixes = sorted({self._types(layer) for layer in range(self.shape.layers)})
+        shape = self.shape
+        found = {(self._types(layer), shape.window(layer)): layer for layer in range(shape.layers)}
         digest = hashlib.sha256()
-        for mix in mixes:
+        for (mix, _), layer in sorted(found.items()):
+            fixed = fixed_shape(shape.single(layer))
             digest.update(repr(mix).encode())
-            digest.update(fingerprint(self._fixed(mix), self.shape, self.residual).encode())
-        names = sorted({GGMLQuantizationType(kind).name.lower() for mix in mixes for kind in mix})
+            digest.update(fingerprint(self._fixed(mix, fixed), fixed, self.residual).encode())
+        kinds = {kind for mix, _ in found for kind in mix}
+        names = sorted(GGMLQuantizationType(kind).name.lower() for kind in kinds)
         if not self.policy.exact:  # equal to no other's, not even its own of another day
             digest.update(secrets.token_bytes(32))
         wide = self._model.wide
@@ -135,13 +137,16 @@ class GgmlEngine:
         return Numerics(name, self.residual, digest.hexdigest())
 
     def _types(self, layer: int) -> tuple[int, ...]:
-        return tuple(self._source.kind(f"blk.{layer}.{part}.weight") for part in PARTS)
+        parts = layer_parts(self.shape)
+        return tuple(self._source.kind(f"blk.{layer}.{part}") for part in parts)
 
-    def _fixed(self, mix: tuple[int, ...]) -> Callable[[Callable[[str], F32]], "GgmlEngine"]:
-        shape = replace(self.shape, layers=1)
+    def _fixed(
+        self, mix: tuple[int, ...], shape: Shape
+    ) -> Callable[[Callable[[str], F32]], "GgmlEngine"]:
+        kinds = dict(zip(layer_parts(shape), mix, strict=True))
 
         def make(load: Callable[[str], F32]) -> GgmlEngine:
-            fixed = FixedWeights(self._ggml, load, shape, dict(zip(PARTS, mix, strict=True)))
+            fixed = FixedWeights(self._ggml, load, shape, kinds)
             return GgmlEngine(
                 fixed, 0, 1, self.residual, self.threads, policy=self.policy, check=False
             )

@@ -25,7 +25,7 @@ class _Part:
     """Inputs of one session's rows, as views of the graph's memory."""
 
     slots: NDArray[np.int64]
-    mask: NDArray[np.uint16]
+    masks: dict[int, NDArray[np.uint16]]  # by sliding window, 0 for none
     pointers: NDArray[np.int64]  # where the graph keeps addresses of this session's K and V
     sources: NDArray[np.int64]  # which of the cache's addresses belong there
     bound: "weakref.ref[GgmlKv] | None" = None
@@ -61,7 +61,10 @@ class Graph:
         self._parts = [
             _Part(
                 view(call, inputs.slots, c.c_int64, count),
-                view(call, inputs.mask, c.c_uint16, model.mask_rows(key, count), visible),
+                {
+                    window: view(call, mask, c.c_uint16, model.mask_rows(key, count), visible)
+                    for window, mask in inputs.masks.items()
+                },
                 np.array([self._memory.data_index(tensor) for tensor, _ in inputs.held]),
                 np.array([source for _, source in inputs.held]),
             )
@@ -78,12 +81,14 @@ class Graph:
             if part.bound is None or part.bound() is not cache:
                 self._memory.words[part.pointers] = cache.addresses.reshape(-1)[part.sources]
                 part.bound = weakref.ref(cache)
-            part.mask.fill(_MASKED)
-            for seen, row in zip(part.mask, rows, strict=False):  # padding stays masked
-                if self._tiled:  # prompt rows lie where their positions are
-                    seen[: row.position + 1] = 0
-                else:
-                    seen[row.path] = 0
+            for window, mask in part.masks.items():
+                mask.fill(_MASKED)
+                for seen, row in zip(mask, rows, strict=False):  # padding stays masked
+                    first = max(0, row.position + 1 - window) if window else 0
+                    if self._tiled:  # prompt rows lie where their positions are
+                        seen[first : row.position + 1] = 0
+                    else:
+                        seen[row.path[first:]] = 0
             part.slots[:] = [row.slot for row in rows]
             self._positions[at : at + len(rows)] = [row.position for row in rows]
             at += len(rows)

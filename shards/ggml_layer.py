@@ -1,4 +1,4 @@
-"""Llama-family layers as ggml graphs: what is computed, in which order, from which inputs.
+"""Layers of every family as ggml graphs: what is computed, in which order, from which inputs.
 
 A graph is made for rows of one kind. Rows keep their bits whatever they are batched with, because
 every operation treats a row by itself:
@@ -7,7 +7,8 @@ every operation treats a row by itself:
 - attention of generated rows is ggml's one-row flash attention: it adds up one slot after the
   other and passes over masked ones, so only the order of the slots of a path matters;
 - attention of prompt rows is ggml's tiled flash attention, where slot must be position: tiles of
-  keys are cut by slot. Within a tile of 64 rows each has its own sums; fewer rows are padded.
+  keys are cut by slot. Within a tile of 64 rows each has its own sums; fewer rows are padded;
+- the products of experts are one dot product per row and output, however many rows share one.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Kind, Window
+from hearthring.shards.families import Activation, family, layer_parts
 from hearthring.shards.ggml_kv import KEY, VALUE, kv_bytes
 from hearthring.shards.ggml_library import BF16, F16, F32, I32, I64, Q8_0, Ggml
 from hearthring.shards.ggml_memory import Memory, Pointer
@@ -67,10 +69,11 @@ class Model:
 
 @dataclass(slots=True)
 class PartInputs:
-    """One session's inputs. ``held``: tensors over its cache, and which K or V."""
+    """One session's inputs. ``masks``: one per sliding window, 0 for none. ``held``: tensors over
+    its cache, and which K or V."""
 
     slots: Pointer
-    mask: Pointer
+    masks: dict[int, Pointer]
     held: list[tuple[Pointer, int]] = field(default_factory=list)
 
 
@@ -83,8 +86,13 @@ class LayerGraph:
     def __init__(self, model: Model, key: GraphKey) -> None:
         self._call, self._shape = model.ggml.calls, model.shape
         self._model, self._weights, self._key = model, model.weights, key
+        self._family = family(model.shape.architecture)
+        self._glu = "swiglu" if self._family.activation is Activation.SILU else "geglu"
         start, end = key.window
-        tensors = (end - start) * (52 + 20 * len(key.parts)) + 2 * len(key.parts) + 8
+        nodes = 16 + 4 * len(layer_parts(model.shape)) + 3 * model.shape.experts_used
+        self.windows = sorted({model.shape.window(layer) for layer in range(start, end)})
+        inputs = (1 + len(self.windows)) * len(key.parts)
+        tensors = (end - start) * (nodes + 20 * len(key.parts)) + inputs + 8
         self.memory = Memory(model.ggml, tensors, tensors)
         self._context = self.memory.context
         self.handle = self._call.ggml_new_graph_custom(self._context, tensors, False)
@@ -93,7 +101,11 @@ class LayerGraph:
         self.positions = self._input(I32, self._count)
         self.parts = [
             PartInputs(
-                self._input(I64, count), self._input(F16, visible, model.mask_rows(key, count))
+                self._input(I64, count),
+                {
+                    window: self._input(F16, visible, model.mask_rows(key, count))
+                    for window in self.windows
+                },
             )
             for count, visible, _ in key.parts
         ]
@@ -103,7 +115,7 @@ class LayerGraph:
         self.taps: dict[int, Pointer] = {}
         state = self.states
         for local, layer in enumerate(range(start, end)):
-            state = self._layer(local, f"blk.{layer}.", state)
+            state = self._layer(local, layer, state)
             if model.residual in _ROUND:
                 state = self._do("cast", self._do("cast", state, _ROUND[model.residual]), F32)
             if layer + 1 in key.taps:
@@ -125,26 +137,65 @@ class LayerGraph:
     def _expand(self, tensor: Pointer) -> None:
         self._call.ggml_build_forward_expand(self.handle, tensor)
 
-    def _layer(self, local: int, blk: str, state: Pointer) -> Pointer:
-        normed = self._norm(state, blk + "attn_norm")
-        mixed = self._attention(local, blk, normed)
-        state = self._do("add", self._product(blk + "attn_output", mixed), state)
+    def _layer(self, local: int, layer: int, state: Pointer) -> Pointer:
+        blk, post = f"blk.{layer}.", self._family.post_norms
+        made = self._attention(local, layer, self._norm(state, blk + "attn_norm"))
+        made = self._product(blk + "attn_output", made)
+        if post:
+            made = self._norm(made, blk + "post_attention_norm")
+        state = self._do("add", made, state)
         normed = self._norm(state, blk + "ffn_norm")
-        return self._do("add", self._feed_forward(blk, normed), state)
+        made = self._experts(blk, normed) if self._shape.experts else self._dense(blk, normed)
+        if post:
+            made = self._norm(made, blk + "post_ffw_norm")
+        return self._do("add", made, state)
 
     def _norm(self, state: Pointer, name: str) -> Pointer:
         normed = self._do("rms_norm", state, self._shape.norm_epsilon)
         return self._do("mul", normed, self._weights.vectors[name + ".weight"])
 
-    def _feed_forward(self, blk: str, normed: Pointer) -> Pointer:
+    def _dense(self, blk: str, normed: Pointer) -> Pointer:
         both = self._weights.joined.get(blk + "ffn_gate.weight")
         # Outputs beside each other are sums of their own in every kernel that keeps rows apart.
         if both is not None and self.wide is None and self._model.batching[both.sort].any_size:
-            gated = self._do("swiglu", self._do("mul_mat", both.tensor, normed))
+            gated = self._do(self._glu, self._do("mul_mat", both.tensor, normed))
             return self._product(blk + "ffn_down", gated)
-        gate = self._product(blk + "ffn_gate", normed)
         up = self._product(blk + "ffn_up", normed)
-        return self._product(blk + "ffn_down", self._do("swiglu_split", gate, up))
+        if self._family.fused:  # the gate is the first half
+            gated = self._do(self._glu, up)
+        else:
+            gated = self._do(self._glu + "_split", self._product(blk + "ffn_gate", normed), up)
+        return self._product(blk + "ffn_down", gated)
+
+    def _experts(self, blk: str, normed: Pointer) -> Pointer:
+        shape, count = self._shape, self._count
+        used, tensors = shape.experts_used, self._weights.experts
+        shares = self._do("soft_max", self._product(blk + "ffn_gate_inp", normed))
+        chosen = self._do("argsort_top_k", shares, used)
+        shares = self._do(
+            "get_rows", self._do("reshape_3d", shares, 1, shape.experts, count), chosen
+        )
+        if shape.experts_normed:
+            flat = self._do("reshape_2d", shares, used, count)
+            flat = self._do("div", flat, self._do("sum_rows", flat))
+            shares = self._do("reshape_3d", flat, 1, used, count)
+        each = self._do("reshape_3d", normed, shape.width, 1, count)
+        gate, up = (
+            self._do("mul_mat_id", tensors[f"{blk}ffn_{part}_exps.weight"], each, chosen)
+            for part in ("gate", "up")
+        )
+        gated = self._do(self._glu + "_split", gate, up)
+        made = self._do("mul_mat_id", tensors[blk + "ffn_down_exps.weight"], gated, chosen)
+        made = self._do("mul", made, shares)
+        size = shape.width * 4
+        parts = [
+            self._do("view_2d", made, shape.width, count, used * size, rank * size)
+            for rank in range(used)
+        ]
+        total = parts[0] if used > 1 else self._do("cont", parts[0])
+        for part in parts[1:]:
+            total = self._do("add", total, part)
+        return total
 
     def _product(self, name: str, state: Pointer) -> Pointer:
         """Rows ``[count, inner]`` times a matrix, by the kernel of their kind."""
@@ -169,22 +220,47 @@ class LayerGraph:
         out = self._do("mul_mat", matrix.tensor, apart)
         return self._do("reshape_2d", out, matrix.outer, self._count)
 
-    def _rotated(self, flat: Pointer, heads: int) -> Pointer:
-        shape = self._shape
-        split = self._do("reshape_3d", flat, shape.head_width, heads, self._count)
-        mode = 0 if shape.interleaved_rope else 2
-        angles = (shape.head_width, mode, 0, shape.rope_base, 1.0, 0.0, 1.0, 32.0, 1.0)
-        return self._do("rope_ext", split, self.positions, None, *angles)
+    def _queries_keys_values(self, layer: int, normed: Pointer) -> tuple[Pointer, ...]:
+        """Queries and keys, normed and rotated, ``[rows, heads, head_width]``; values flat."""
+        shape, blk, count = self._shape, f"blk.{layer}.", self._count
+        heads, width = (shape.heads, shape.kv_heads), shape.head_width
+        if self._family.fused:
+            fused = self._product(blk + "attn_qkv", normed)
+            row = (heads[0] + 2 * heads[1]) * width * 4
+            split = [
+                self._do("view_3d", fused, width, n, count, width * 4, row, at * width * 4)
+                for n, at in zip(heads, (0, heads[0]), strict=True)
+            ]
+            at = (heads[0] + heads[1]) * width * 4
+            v = self._do("cont", self._do("view_2d", fused, heads[1] * width, count, row, at))
+        else:
+            q, k, v = (self._biased(f"{blk}attn_{part}", normed) for part in "qkv")
+            split = [
+                self._do("reshape_3d", flat, width, n, count)
+                for flat, n in zip((q, k), heads, strict=True)
+            ]
+        if self._family.head_norms:
+            names = (blk + "attn_q_norm", blk + "attn_k_norm")
+            split = [self._norm(part, name) for part, name in zip(split, names, strict=True)]
+        return self._rotated(split[0], layer), self._rotated(split[1], layer), v
 
-    def _attention(self, local: int, blk: str, normed: Pointer) -> Pointer:
+    def _biased(self, name: str, state: Pointer) -> Pointer:
+        made = self._product(name, state)
+        bias = self._weights.vectors.get(name + ".bias")
+        return made if bias is None else self._do("add", made, bias)
+
+    def _rotated(self, split: Pointer, layer: int) -> Pointer:
+        rope = self._shape.rope(layer)
+        factors = self._weights.factors.get(rope.factors)
+        mode = 0 if rope.interleaved else 2
+        angles = (rope.width, mode, 0, rope.base, 1.0, 0.0, rope.magnitude, 32.0, 1.0)
+        return self._do("rope_ext", split, self.positions, factors, *angles)
+
+    def _attention(self, local: int, layer: int, normed: Pointer) -> Pointer:
         """All rows' attention ``[rows, heads * head_width]``, before the output matrix."""
-        shape = self._shape
-        keys = shape.kv_heads * shape.head_width
-        q = self._product(blk + "attn_q", normed)
-        k = self._product(blk + "attn_k", normed)
-        v = self._product(blk + "attn_v", normed)
-        q = self._rotated(q, shape.heads)
-        k = self._do("reshape_2d", self._rotated(k, shape.kv_heads), keys, self._count)
+        keys = self._shape.kv_heads * self._shape.head_width
+        q, k, v = self._queries_keys_values(layer, normed)
+        k = self._do("reshape_2d", k, keys, self._count)
         self._expand(q)
         # Nothing consumes the writes, so they must enter the graph before the reads.
         caches = self._written(local, k, v)
@@ -193,7 +269,8 @@ class LayerGraph:
         for (count, visible, _), inputs, pair in zip(
             self._key.parts, self.parts, caches, strict=True
         ):
-            mixed.append(self._attended(local, q, (first, count, visible), inputs, pair))
+            mask, part = inputs.masks[self._shape.window(layer)], (first, count, visible)
+            mixed.append(self._attended(local, q, part, inputs, pair, mask))
             first += count
         while len(mixed) > 1:
             mixed = [
@@ -227,6 +304,7 @@ class LayerGraph:
         part: tuple[int, int, int],
         inputs: PartInputs,
         pair: list[Pointer],
+        mask: Pointer,
     ) -> Pointer:
         """One session's attention; ``part``: its first row, rows, and slots in sight."""
         shape, (first, count, visible) = self._shape, part
@@ -244,6 +322,6 @@ class LayerGraph:
             size = (width, visible, shape.kv_heads, *strides, 0)
             seen.append(self._do("view_3d", cache, *size))
             inputs.held.append((seen[-1], 2 * local + which))
-        scale = width**-0.5
-        out = self._do("flash_attn_ext", mine, *seen, inputs.mask, scale, 0.0, 0.0)
+        how = (shape.scale, 0.0, shape.attention_cap)
+        out = self._do("flash_attn_ext", mine, *seen, mask, *how)
         return self._do("view_2d", out, shape.heads * width, count, stride, 0)

@@ -4,29 +4,17 @@ import ctypes as c
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hearthring.protocol.errors import EngineUnavailable
-from hearthring.shards.ggml_library import Ggml
+from hearthring.shards.families import layer_parts
+from hearthring.shards.ggml_library import F32, Ggml
 from hearthring.shards.ggml_memory import Memory, Pointer
 from hearthring.shards.ggml_packing import Packing
 from hearthring.shards.shape import Shape
-
-PARTS = {
-    "attn_norm": 1,
-    "attn_q": 2,
-    "attn_k": 2,
-    "attn_v": 2,
-    "attn_output": 2,
-    "ffn_norm": 1,
-    "ffn_gate": 2,
-    "ffn_up": 2,
-    "ffn_down": 2,
-}
-"""Tensors of a layer with their dimensions."""
 
 EVERYWHERE = 4096, 1 << 47
 
@@ -69,7 +57,8 @@ class Matrix:
 
 
 class LoadedWeights:
-    """Tensors of some layers by GGUF name: ``vectors`` and ``matrices``.
+    """Tensors of some layers by GGUF name: ``vectors``, ``matrices``, and ``experts``, matrices
+    of which there are several in one tensor. ``factors``: those of layers' rotations.
 
     Nothing is copied, unless ``repack`` asks for ggml's interleaved layout, which is made for
     the types that have one: in memory of their own, as large as in the file.
@@ -92,31 +81,48 @@ class LoadedWeights:
         # the CPU, which those of maps and caches are.
         self.anywhere = call.ggml_backend_cpu_buffer_from_ptr(*EVERYWHERE)
         weakref.finalize(self, call.ggml_backend_buffer_free, self.anywhere)
-        self._memory = Memory(ggml, (end - start) * (len(PARTS) + 1))
+        shape = weights.shape
+        parts = layer_parts(shape)
+        self._memory = Memory(ggml, (end - start) * (len(parts) + 2))
         self._packing = packing  # holds the memory of packed tensors
         self._bytes: list[NDArray[np.uint8]] = []  # tensors point into them
         self.vectors: dict[str, Pointer] = {}
         self.matrices: dict[str, Matrix] = {}
         self.joined: dict[str, Matrix] = {}
         """By the name of the first, two matrices that lie one behind the other, as one."""
+        self.experts: dict[str, Pointer] = {}
+        self.factors: dict[tuple[float, ...], Pointer] = {}
+
+        def tensor_over(kind: int, dims: tuple[int, ...], data: NDArray[Any]) -> Pointer:
+            new = getattr(call, f"ggml_new_tensor_{len(dims)}d")
+            tensor: Pointer = new(self._memory.context, kind, *reversed(dims))
+            call.ggml_backend_tensor_alloc(self.anywhere, tensor, data.ctypes.data)
+            self._bytes.append(data)
+            return tensor
+
         for layer in range(start, end):
-            for part, dimensions in PARTS.items():
-                name = f"blk.{layer}.{part}.weight"
-                kind, shape, data = weights.raw(name)
-                check_type(name, kind, dimensions)
-                self._bytes.append(data)
-                if packing is not None and packing.takes(kind, shape):
-                    tensor = packing.pack(kind, shape, data)
-                    self.matrices[name] = Matrix(tensor, kind, shape[0], shape[1], data, True)
+            for part in parts:
+                name = f"blk.{layer}.{part}"
+                kind, dims, data = weights.raw(name)
+                check_type(name, kind, len(dims))
+                if packing is not None and packing.takes(kind, dims):
+                    self._bytes.append(data)
+                    tensor = packing.pack(kind, dims, data)
+                    self.matrices[name] = Matrix(tensor, kind, dims[0], dims[1], data, True)
                     continue
-                new = getattr(call, f"ggml_new_tensor_{dimensions}d")
-                tensor = new(self._memory.context, kind, *reversed(shape))
-                call.ggml_backend_tensor_alloc(self.anywhere, tensor, data.ctypes.data)
-                if dimensions == 1:
+                tensor = tensor_over(kind, dims, data)
+                if len(dims) == 1:
                     self.vectors[name] = tensor
+                elif len(dims) == 2:
+                    self.matrices[name] = Matrix(tensor, kind, dims[0], dims[1], data)
                 else:
-                    self.matrices[name] = Matrix(tensor, kind, shape[0], shape[1], data)
-            self._join(call, f"blk.{layer}.ffn_gate.weight", f"blk.{layer}.ffn_up.weight")
+                    self.experts[name] = tensor
+            if f"blk.{layer}.ffn_gate.weight" in self.matrices:
+                self._join(call, f"blk.{layer}.ffn_gate.weight", f"blk.{layer}.ffn_up.weight")
+            factors = shape.rope(layer).factors
+            if factors and factors not in self.factors:
+                held = np.array(factors, np.float32)
+                self.factors[factors] = tensor_over(F32, held.shape, held)
             if progress is not None:
                 progress(layer + 1 - start, end - start)
 
@@ -135,7 +141,7 @@ class LoadedWeights:
 def check_type(name: str, kind: int, dimensions: int) -> None:
     """Raise ``EngineUnavailable`` for a tensor of a type that is never used for such."""
     # F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, BF16
-    known = {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 30} if dimensions == 2 else {0}
+    known = {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 30} if dimensions > 1 else {0}
     if kind not in known:
         raise EngineUnavailable(
             f"tensor {name!r} is of ggml type {kind}", field="engine", mend="use the torch engine"

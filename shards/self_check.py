@@ -60,7 +60,11 @@ def check_layer(
     error, rounds = float("inf"), True
     try:
         wide = run(Residual.FP32)
-        error = float(np.linalg.norm(wide - wanted) / np.linalg.norm(wanted - states))
+        off = np.linalg.norm(wide - wanted, axis=1)
+        if shape.experts:  # a row at the edge of two experts may go to either: the middle row tells
+            error = float(np.median(off / np.linalg.norm(wanted - states, axis=1)))
+        else:
+            error = float(np.linalg.norm(off) / np.linalg.norm(wanted - states))
         # What fp16 can't hold says nothing about kernels.
         if exact and residual is not Residual.FP32 and np.abs(wide).max() < 60_000:
             rounded = unpack(pack(wide, residual), len(states), shape.width, residual)

@@ -6,7 +6,9 @@ import numpy as np
 
 from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Kind, Segment, Window
+from hearthring.shards.ggml_kv import GgmlKv
 from hearthring.shards.slots import SlotMap
+from tests.ggml_session import litter
 
 PROMPT, GENERATED = Kind.PROMPT, Kind.GENERATED
 Row = tuple[int, int, Kind]
@@ -16,8 +18,8 @@ Row = tuple[int, int, Kind]
 class Session:
     """Runs steps of rows on one cache and keeps each row's output by id.
 
-    ``states[i]`` is what row i brings. The cache is full of NaN at first, so whatever reads a slot
-    nobody wrote shows.
+    ``states[i]`` is what row i brings. The cache is full of litter at first, so whatever heeds a
+    slot nobody wrote shows.
     """
 
     def __init__(
@@ -25,8 +27,8 @@ class Session:
     ) -> None:
         self.engine, self.states = engine, states
         self.slots, self.cache = SlotMap(capacity), engine.new_cache(capacity, window)
-        if hasattr(self.cache, "rows"):
-            self.cache.rows.fill(np.nan)
+        if isinstance(self.cache, GgmlKv):
+            litter(self.cache)
         else:
             self.cache.k.fill_(np.nan)
             self.cache.v.fill_(np.nan)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import Manifest, build
 from hearthring.shards.torch_ends import Ends
@@ -37,7 +38,11 @@ class Family:
         states = Ends.open(self.file).embed(IDS.tolist())
         return np.concatenate([np.zeros_like(states[:1]), states])
 
-    def engine(self, start: int = 0, end: int = LAYERS, threads: int = 1) -> TorchEngine:
+    def engine(
+        self, name: str = "torch", start: int = 0, end: int = LAYERS, threads: int = 1
+    ) -> Any:
+        if name == "ggml":
+            return GgmlEngine(self.file, start, end, Residual.FP32, threads)
         return TorchEngine(
             self.file.dequantised, self.file.shape, start, end, Residual.FP32, threads
         )
@@ -55,12 +60,16 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("families")
 
     @cache
-    def make(name: str) -> Family:
+    def make(name: str, quant: str = "F32") -> Family:
         case = CASES[name]
         model = transformers_model(case)
-        return Family(GgufFile(write_family_gguf(folder / name, case, model)), model)
+        path = write_family_gguf(folder / f"{name} {quant}", case, model, quant)
+        return Family(GgufFile(path), model)
 
     return make
+
+
+ENGINES = [("torch", "F32"), ("ggml", "Q8_0")]
 
 
 def reference(engine: Any, states: F32, prompt: int = 110) -> dict[int, bytes]:
@@ -99,42 +108,63 @@ def test_the_fast_engine_agrees(families: Any, name: str) -> None:
     assert np.abs(both[0] - both[1]).max() / np.abs(both[1]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", BUILT_APART)
-def test_no_schedule_changes_a_bit(families: Any, name: str) -> None:
-    """Chunks, threads, windows, siblings and neighbours against one row after the other."""
+@pytest.mark.parametrize("name", CASES)
+def test_ggml_agrees_within_half_precision(families: Any, name: str) -> None:
+    """Keys and values are fp16, and ggml's GELU is a table of fp16."""
     family = families(name)
     states = family.embedded
-    wanted = reference(family.engine(), states)
+    wanted = Session(family.engine(), states)
+    wanted.chain(1, ROWS + 1)
+    session = Session(family.engine("ggml"), states)
+    session.chain(1, 100)
+    session.chain(100, ROWS + 1, GENERATED, 7)
+    right, added = wanted.array(1, ROWS + 1), wanted.array(1, ROWS + 1) - states[1:]
+    off = np.linalg.norm(session.array(1, ROWS + 1) - right, axis=1)
+    errors = off / np.linalg.norm(added, axis=1)
+    assert np.median(errors) < 0.002
+    assert (errors < 0.01).mean() > (0.9 if family.file.shape.experts else 0.999)
+
+
+@pytest.mark.parametrize("name", BUILT_APART)
+@pytest.mark.parametrize(("engine", "quant"), ENGINES)
+def test_no_schedule_changes_a_bit(families: Any, name: str, engine: str, quant: str) -> None:
+    """Chunks, threads and windows against one row after the other."""
+    family = families(name, quant)
+    states = family.embedded
+    wanted = reference(family.engine(engine), states)
     for step, threads in ((64, 1), (29, 2)):
-        session = Session(family.engine(threads=threads), states)
+        session = Session(family.engine(engine, threads=threads), states)
         session.chain(1, 110, PROMPT, step)
         session.chain(110, ROWS + 1, GENERATED, 3)
         assert session.out == wanted
-    first, between = Session(family.engine(0, 1), states), np.zeros_like(states)
+    first, between = Session(family.engine(engine, 0, 1), states), np.zeros_like(states)
     first.chain(1, 110)
     first.chain(110, ROWS + 1, GENERATED)
     between[1:] = first.array(1, ROWS + 1)
-    assert reference(family.engine(1, LAYERS), between) == wanted
+    assert reference(family.engine(engine, 1, LAYERS), between) == wanted
 
 
 @pytest.mark.parametrize("name", BUILT_APART)
-def test_a_tree_beside_another_session_equals_its_branches(families: Any, name: str) -> None:
-    family = families(name)
-    engine, states = family.engine(), family.embedded
+@pytest.mark.parametrize(("engine", "quant"), ENGINES)
+def test_a_tree_beside_another_session_equals_its_branches(
+    families: Any, name: str, engine: str, quant: str
+) -> None:
+    family = families(name, quant)
+    run, states = family.engine(engine), family.embedded
     parents = [99, 100, 101, 99, 103, 104, 101]  # of rows 100 to 106
-    tree, other = Session(engine, states), Session(engine, states[::-1].copy())
+    tree, other = Session(run, states), Session(run, states[::-1].copy())
     tree.chain(1, 100)
     rows = [(100 + i, parent, GENERATED) for i, parent in enumerate(parents)]
     noise = [(i, i - 1, PROMPT) for i in range(1, 40)]
     segments = (other.place(noise), tree.place(rows))
     both = np.concatenate([other.states[1:40], states[100:107]])
-    out, _ = engine.forward(segments, both)
+    out, _ = run.forward(segments, both)
     tree.keep(rows, out[len(noise) :])
     for leaf in (102, 105, 106):
         path = [leaf]
         while path[0] > 99:
             path.insert(0, parents[path[0] - 100])
-        alone = Session(engine, states)
+        alone = Session(run, states)
         alone.chain(1, 100)
         for parent, row in pairwise(path):
             alone.run((row, parent, GENERATED))

@@ -20,12 +20,12 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.tensors import Residual, pack, unpack
 from hearthring.shards.engine import EngineRow, Segment
 from hearthring.shards.engines import load_engine
+from hearthring.shards.families import layer_parts
 from hearthring.shards.fingerprint import fixed_weight, uniform
 from hearthring.shards.ggml_check import FixedWeights, WideWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import CHUNK
-from hearthring.shards.ggml_weights import PARTS
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
@@ -323,7 +323,8 @@ ALL_TYPES = [
 def test_every_weight_type_keeps_bits(kind):
     """Some types' kernels change with two rows, some with six, some never."""
     kinds = {
-        part: GGMLQuantizationType[kind if dims == 2 else "F32"] for part, dims in PARTS.items()
+        part: GGMLQuantizationType[kind if len(size) == 2 else "F32"]
+        for part, size in layer_parts(WIDE).items()
     }
     weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, WIDE), WIDE, kinds)
     one, two = (

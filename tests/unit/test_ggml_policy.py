@@ -9,12 +9,12 @@ from gguf import GGMLQuantizationType
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Segment
+from hearthring.shards.families import layer_parts
 from hearthring.shards.fingerprint import fixed_weight, uniform
 from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_policy import Policy, policy_of
-from hearthring.shards.ggml_weights import PARTS
 from hearthring.shards.ggml_wide import BLOCK, Blas, arrange, cut
 from hearthring.shards.shape import Shape
 from tests.ggml_session import GENERATED, PROMPT, Session
@@ -33,7 +33,8 @@ POLICIES = {
 @cache
 def weights(kind, shape=SHAPE):
     kinds = {
-        part: GGMLQuantizationType[kind if dims == 2 else "F32"] for part, dims in PARTS.items()
+        part: GGMLQuantizationType[kind if len(size) == 2 else "F32"]
+        for part, size in layer_parts(shape).items()
     }
     return FixedWeights(load_ggml(), lambda name: fixed_weight(name, shape), shape, kinds)
 
