@@ -33,7 +33,10 @@ def main() -> None:
     single = Single(options.engine)
     steps, prefills, hops, alone = list[float](), list[float](), list[float](), list[float]()
     alone_prefills, engines, stage_engines, queues = (list[float]() for _ in range(4))
-    with ring(options.stages, options.engine) as invite, Client([invite], threads=1) as client:
+    with (
+        ring(options.stages, options.engine) as invite,
+        Client([invite], threads=1, sharing="none") as client,
+    ):
         ids = client.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
         for _ in range(options.rounds):
             times = client.generate(prompt_ids=ids, max_tokens=options.tokens).timings
