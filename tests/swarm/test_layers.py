@@ -47,13 +47,13 @@ def test_layers_come_from_the_swarm(
 
     expected = asyncio.run(whole(smollm2))
     try:
-        seed = start("15:30")
+        seed = start("0:15")
         newcomer, asker = tmp_path / "newcomer", tmp_path / "asker"
         monkeypatch.setenv("HEARTHRING_MODELS", str(newcomer))
-        invitation = start("0:15", "--join", seed)
+        invitation = start("15:30", "--join", seed)
         entry = ModelStore(newcomer).find(smollm2.model_id)
-        assert (entry.name, entry.parts.here()) == ("smollm2", window_parts(0, 15))
-        wanted = sum(size_of(smollm2.manifest, part) or 0 for part in window_parts(0, 15))
+        assert (entry.name, entry.parts.here()) == ("smollm2", window_parts(15, 30))
+        wanted = sum(size_of(smollm2.manifest, part) or 0 for part in window_parts(15, 30))
         assert wanted < disk(newcomer) < wanted + 100_000
 
         monkeypatch.setenv("HEARTHRING_MODELS", str(asker))
