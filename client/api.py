@@ -16,7 +16,7 @@ from hearthring.client.generation import Generation
 from hearthring.client.measuring import MeasuringTransport, learn
 from hearthring.client.peers import PeerTable
 from hearthring.client.proving import prove
-from hearthring.client.replacement import Avoided, Spares
+from hearthring.client.replacement import Avoided, Spares, pause
 from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage, View, find_route
@@ -47,7 +47,10 @@ from hearthring.shards.torch_ends import Ends
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
-OPENINGS = 3
+LOOKS = 3
+"""Looks into the directory that may find no route."""
+REFUSALS = 6
+"""Routes that may fail to open: the records of nodes just killed live on for some seconds."""
 RETRY = 1.2
 SPREAD = 0.05
 """Routes this close to the cheapest are as good: each client has favourites of its own."""
@@ -284,13 +287,14 @@ class AsyncClient:
         view = self.view(model.shape.width)
         spares = Spares(self._look, layers, rows, self._avoided, view)
         failure: HearthringError | None = None
-        for attempt in range(OPENINGS):
+        looks = refusals = 0
+        while looks < LOOKS and refusals < REFUSALS:
             records = await self.records()
             try:
                 route = self._route(records, layers, rows, view)
             except NoRoute as error:
-                failure = failure or error
-                if attempt + 1 < OPENINGS:
+                failure, looks = failure or error, looks + 1
+                if looks < LOOKS:
                     await asyncio.sleep(RETRY)
                 continue
             ends = await self._ends_for(Residual(route[0].residual))
@@ -308,8 +312,9 @@ class AsyncClient:
                 await ring.open(rows)
                 return ring, ends
             except StageFailed as error:
-                failure = error
+                failure, refusals = error, refusals + 1
                 self._avoided.add(ring.blamed)
+                await asyncio.sleep(pause(refusals - 1))
         assert failure is not None
         raise failure
 
