@@ -78,6 +78,8 @@ class Attachment:
         Raises what the stream ended with, or ``DeadlineExceeded``.
         """
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        # Whoever asks may have given up by the time that an error settles it.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._awaited[kind, number] = answer
         try:
             async with asyncio.timeout(seconds):
@@ -109,7 +111,6 @@ class Attachment:
             for awaited in self._awaited.values():
                 if not awaited.done():
                     awaited.set_exception(error)
-                    awaited.exception()
 
     def _block(self, error: HearthringError) -> None:
         """What needs the next stage to be reached won't be answered."""

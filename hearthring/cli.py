@@ -138,8 +138,14 @@ def node(
         ),
     ] = "auto",
     prompt_memory: Annotated[
-        int, typer.Option(help="MiB of float32 weights that --prompt fast may keep.", min=0)
-    ] = 0,
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="MiB of float32 weights that --prompt fast may keep; what isn't kept is widened "
+            "again for every step.",
+            min=0,
+            show_default="an eighth of the free memory",
+        ),
+    ] = None,
     kv: Annotated[str, typer.Option(help="Type of ggml's keys and values: f16 or q8_0.")] = "f16",
     repack: Annotated[
         bool,
@@ -223,7 +229,7 @@ def node(
             device=device,
             compute=compute,
             prompt=prompt,
-            prompt_memory=prompt_memory << 20,
+            prompt_memory=None if prompt_memory is None else prompt_memory << 20,
             kv=kv,
             repack=repack,
         ),

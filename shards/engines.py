@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hearthring.protocol.errors import BadOption, EngineUnavailable
 from hearthring.protocol.tensors import Residual
-from hearthring.shards.device import usable_cores
+from hearthring.shards.device import measure_device, usable_cores
 from hearthring.shards.engine import Engine, Window
 from hearthring.shards.families import layer_tensors
 from hearthring.shards.ggml_policy import F16, FAST, LOW, Q8_0, Policy, policy_of
@@ -23,6 +23,7 @@ COMPUTES = ("fp32", "fp16", "bf16")
 PROMPTS = ("auto", FAST, LOW)
 KVS = (F16, Q8_0)
 TIMED_LAYERS = 4
+FREE_SHARE = 8
 """Layers that the number of threads is tried with where loading them costs nothing."""
 _WIDE = {0, 1, 30}  # ggml's F32, F16, BF16
 _PACKABLE = {2, 12}  # Q4_0, Q4_K
@@ -40,8 +41,9 @@ class EngineOptions:
     knows. ``compute`` is the type of its products there: None is fp16 on a device, else fp32.
 
     The rest is for ggml. ``prompt``: how prompt rows are multiplied, ``low`` by the quantised
-    kernels, ``fast`` in float32, of which at most ``prompt_memory`` bytes are kept; ``auto`` is
-    ``fast`` where ggml has no interleaved layout for the weights, whose kernels are as fast.
+    kernels, ``fast`` in float32, of which at most ``prompt_memory`` bytes are kept (None: an
+    eighth of the memory that is free); ``auto`` is ``fast`` where ggml has no interleaved layout
+    for the weights, whose kernels are as fast.
     ``kv``: type of keys and values. ``repack``: weights in that layout, in memory of their own.
     """
 
@@ -49,7 +51,7 @@ class EngineOptions:
     device: str = "cpu"
     compute: str | None = None
     prompt: str = "auto"
-    prompt_memory: int = 0
+    prompt_memory: int | None = 0
     kv: str = "f16"
     repack: bool = False
 
@@ -64,7 +66,7 @@ class EngineOptions:
                 raise BadOption(
                     f"there is no {value!r}", field=name, mend=f"one of {', '.join(known)}"
                 )
-        if self.prompt_memory < 0:
+        if self.prompt_memory is not None and self.prompt_memory < 0:
             raise BadOption(f"{self.prompt_memory} bytes", field="prompt_memory", mend="0 or more")
         if self.compute not in (None, *COMPUTES):
             raise BadOption(
@@ -165,7 +167,10 @@ def _policy(gguf: GgufFile, options: EngineOptions) -> Policy:
     if prompt == "auto":
         kinds = {gguf.kind(name) for name in layer_tensors(gguf.shape, 0)}
         prompt = LOW if kinds & _PACKABLE or not options.exact else FAST
-    return Policy(prompt, options.prompt_memory, options.kv, options.repack, options.exact)
+    memory = options.prompt_memory
+    if memory is None:
+        memory = measure_device().free_memory // FREE_SHARE
+    return Policy(prompt, memory, options.kv, options.repack, options.exact)
 
 
 def _load_torch(
