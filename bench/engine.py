@@ -7,6 +7,7 @@ from token ids to logits: of the last row in a prompt, of every row else. Ours h
 ``ends.py``, which are ggml graphs too.
 
 Run: python bench/engine.py MODEL.gguf [--threads 1 2] [--rounds 3] [--sides low fast] [--json]
+     python bench/engine.py MODEL.gguf --cases "decode at 8000"
      python bench/engine.py --random Q4_0 --sides packed --cases decode "8 sessions"
 """
 
@@ -22,7 +23,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-CONTEXT, TOKEN, SEQUENCES, FAR = 1024, 1743, 10, 640
+TOKEN, SEQUENCES, FAR = 1743, 10, 640
+CONTEXT, LONG = 1024, 8192
+"""Slots per sequence, and with a case further away."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Case:
 CASES = {
     "decode": Case(1, 16, 32),
     "decode at 640": Case(1, FAR, 12, (1,)),
+    "decode at 2000": Case(1, 2000, 8, (1,)),
+    "decode at 8000": Case(1, 8000, 6, (1,)),
     "8 rows": Case(8, 16, 6),
     "16 rows": Case(16, 16, 4),
     "8 rows at 640": Case(8, FAR, 4, (1,)),
@@ -58,7 +63,7 @@ Step = Callable[[Case, int], None]
 """Run a case at a position."""
 
 
-def ours(path: Path, threads: int, side: str) -> Step:
+def ours(path: Path, threads: int, side: str, context: int) -> Step:
     """The ggml engine over all layers."""
     import numpy as np
     from ends import GgmlEnds
@@ -74,8 +79,8 @@ def ours(path: Path, threads: int, side: str) -> Step:
     options = EngineOptions(**SIDES[name])
     engine = load_engine("ggml", file, (0, file.shape.layers), kind, threads, options=options)
     ends = GgmlEnds(file, kind, threads, options.repack)
-    caches = [engine.new_cache(CONTEXT) for _ in range(SEQUENCES)]
-    slots = np.arange(CONTEXT)
+    caches = [engine.new_cache(context) for _ in range(SEQUENCES)]
+    slots = np.arange(context)
 
     def step(case: Case, first: int) -> None:
         what = Kind.PROMPT if case.prompt else Kind.GENERATED
@@ -88,11 +93,11 @@ def ours(path: Path, threads: int, side: str) -> Step:
     return step
 
 
-def theirs(path: Path, threads: int, side: str) -> Step:
+def theirs(path: Path, threads: int, side: str, context: int) -> Step:
     """llama.cpp."""
     from llama import Llama
 
-    model = Llama(path, threads, SEQUENCES, CONTEXT)
+    model = Llama(path, threads, SEQUENCES, context)
 
     def step(case: Case, first: int) -> None:
         head = "last" if case.prompt else "all"
@@ -103,11 +108,12 @@ def theirs(path: Path, threads: int, side: str) -> Step:
 
 def _work(pipe: Connection, path: Path, threads: int, side: str, cases: list[str]) -> None:
     begun = time.perf_counter()
-    step = (theirs if side == "llama.cpp" else ours)(path, threads, side)
+    far = furthest(cases)
+    context = LONG if far > FAR else CONTEXT
+    step = (theirs if side == "llama.cpp" else ours)(path, threads, side, context)
     pipe.send(time.perf_counter() - begun)
-    far = any(CASES[name].first == FAR for name in cases)
-    for case, rows in ((Case(64, 0, 1, prompt=True), 64), (Case(64, 0, 1, (1,), True), FAR)):
-        for first in range(0, rows if far or rows == 64 else 0, 64):
+    for case, rows in ((Case(64, 0, 1, prompt=True), 64), (Case(64, 0, 1, (1,), True), far)):
+        for first in range(0, rows, 64):
             step(case, first)
     for sequence in range(2, SEQUENCES):
         step(Case(16, 0, 1, (sequence,), True), 0)
@@ -120,6 +126,11 @@ def _work(pipe: Connection, path: Path, threads: int, side: str, cases: list[str
             step(case, case.first + (index if case.rows == 1 else 0))
             took.append(time.perf_counter() - begun)
         pipe.send(min(took))
+
+
+def furthest(cases: list[str]) -> int:
+    """The position at which the cases of the long sequence begin."""
+    return max((CASES[name].first for name in cases if CASES[name].sequences == (1,)), default=0)
 
 
 def compare(
@@ -157,9 +168,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", default=["low", "fast"])
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    usual = [name for name, case in CASES.items() if case.first <= FAR]
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=usual,
+        choices=list(CASES),
+        help="default: all but the longest",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args()
+    if len({CASES[name].first for name in options.cases if CASES[name].sequences == (1,)}) > 1:
+        parser.error("cases at different far positions need a run each")
     with tempfile.TemporaryDirectory() as folder:
         path = options.model
         if options.random:
