@@ -7,6 +7,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from hearthring.model_commands import model_app
+from hearthring.options import DiskBudget, Join, Json, Model, NodeThreads, Threads
 from hearthring.protocol.errors import BadOption, HearthringError
 from hearthring.terminal import Bars, process_age, say
 
@@ -15,7 +17,6 @@ USAGE = 64
 ClickError: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
-JOIN = "An invitation that a node printed (repeat it for several)."
 
 app = typer.Typer(
     name="hearthring",
@@ -26,40 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-model_app = typer.Typer(help="Models on this machine.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(model_app, name="model")
-
-Join = Annotated[Optional[list[str]], typer.Option("--join", help=JOIN, metavar="INVITATION")]  # noqa: UP045
-Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="An alias, a GGUF file, or a model id.",
-        show_default="what the invitation's node serves, else smollm2",
-    ),
-]
-Threads = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(help="Processor threads.", envvar="HEARTHRING_THREADS", show_default="half"),
-]
-NodeThreads = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        help="Processor threads of the engine.",
-        envvar="HEARTHRING_THREADS",
-        show_default="what measures fastest",
-    ),
-]
-DiskBudget = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="Most that fetched layers may take on this disk, such as 20GB; what was used the "
-        "longest ago goes first.",
-        metavar="SIZE",
-        envvar="HEARTHRING_DISK",
-        show_default="no limit",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -349,91 +317,6 @@ def swarm(join: Join = None, model: Model = None, as_json: Json = False) -> None
     from hearthring.asking import show_swarm
 
     show_swarm(join or [], model, as_json)
-
-
-@model_app.command("import")
-def model_import(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A GGUF file, a Hugging Face folder (config.json and safetensors), org/name or "
-            "org/name:file.gguf of the Hugging Face hub, or the alias smollm2.",
-            metavar="SOURCE",
-        ),
-    ],
-    quantise: Annotated[
-        str | None,
-        typer.Option(
-            "--quantise",
-            "--quantize",
-            metavar="TYPE",
-            help="Pack the weights smaller. Q4_K_M is a good choice, Q8_0 nearly lossless; also "
-            "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q5_K_M, Q6_K.",
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it from now on.")] = None,
-) -> None:
-    """Take a model in: hash its layers and remember where it is.
-
-    A GGUF file is used where it lies. A folder or a model of the hub becomes one GGUF file in the
-    models folder (HEARTHRING_MODELS), in the types it has or those of --quantise.
-    """
-    from hearthring.shards.importing import import_model
-    from hearthring.shards.store import ModelStore
-
-    with Bars() as bars:
-        entry = import_model(ModelStore(), source, quantise=quantise, name=name, progress=bars)
-    print(f"{entry.name}  {entry.model_id}  {entry.path}")
-
-
-@model_app.command("list")
-def model_list(as_json: Json = False) -> None:
-    """Show the models that are here."""
-    from hearthring.models import describe, print_json
-    from hearthring.shards.store import ModelStore
-
-    entries = ModelStore().list()
-    if as_json:
-        print_json([describe(entry) for entry in entries])
-    elif not entries:
-        print("no models yet: try `hearthring model import smollm2`")
-    for entry in entries if not as_json else ():
-        said = describe(entry)
-        size = f"{said['bytes'] / 2**20:.1f} MiB"
-        here = "" if said["whole"] else f" ({said['here'] or 'nothing'} here)"
-        print(
-            f"{said['name']:<24} {said['id'][:16]}…  {said['layers']} layers{here}  {size}", end=""
-        )
-        print(f"  {said['path']}")
-
-
-@model_app.command("prune")
-def model_prune(disk_budget: DiskBudget = "0") -> None:
-    """Remove fetched layers that nobody uses until the rest fits --disk-budget (all, without one).
-
-    Only what was fetched from peers goes, the longest unused first; model files stay.
-    """
-    from hearthring.models import prune_parts
-
-    prune_parts(disk_budget or "0")
-
-
-@model_app.command("show")
-def model_show(
-    name: Annotated[str, typer.Argument(help="An alias, a path, or a model id.", metavar="NAME")],
-    as_json: Json = False,
-) -> None:
-    """Show one model: shape, types, hashes."""
-    from hearthring.models import describe, print_json
-    from hearthring.shards.store import ModelStore
-
-    with Bars() as bars:
-        shown = describe(ModelStore().find(name, bars))
-    if as_json:
-        print_json(shown)
-        return
-    for key, value in shown.items():
-        print(f"  {key:<10}{', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 
 def main(arguments: list[str] | None = None, hooks: Any = None) -> int:

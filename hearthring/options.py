@@ -1,0 +1,39 @@
+"""Options that several commands have."""
+
+from typing import Annotated, Optional
+
+import typer
+
+JOIN = "An invitation that a node printed (repeat it for several)."
+
+Join = Annotated[Optional[list[str]], typer.Option("--join", help=JOIN, metavar="INVITATION")]  # noqa: UP045
+Model = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="An alias, a GGUF file, or a model id.",
+        show_default="what the invitation's node serves, else smollm2",
+    ),
+]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Processor threads.", envvar="HEARTHRING_THREADS", show_default="half"),
+]
+NodeThreads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        help="Processor threads of the engine.",
+        envvar="HEARTHRING_THREADS",
+        show_default="what measures fastest",
+    ),
+]
+DiskBudget = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Most that fetched layers may take on this disk, such as 20GB; what was used the "
+        "longest ago goes first.",
+        metavar="SIZE",
+        envvar="HEARTHRING_DISK",
+        show_default="no limit",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
