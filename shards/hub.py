@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hearthring.protocol.errors import BadModelFile, ModelNotHere, UnknownModel
+from hearthring.shards.atomic import bytes_below
 from hearthring.shards.manifest import Progress
 
 _NAME: Final = re.compile(r"([\w.-]{1,96}/[\w.-]{1,96})(?::([\w./ -]{1,200}\.gguf))?")
@@ -91,7 +92,7 @@ def _watched(running: Any, folder: Path, total: int, progress: Progress) -> None
         except StillRunning:
             if running.done():
                 raise
-            progress("downloading", min(folder_bytes(folder), total), total)
+            progress("downloading", min(bytes_below(folder), total), total)
         else:
             progress("downloading", total, total)
             return
@@ -147,15 +148,3 @@ def _named_errors(name: HubName) -> Iterator[None]:
             f"{name} couldn't be fetched from the hub: {reason}",
             mend=f"check the connection and try again, {_OTHERWISE}",
         ) from None
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder that somebody else is writing to."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(root, name)).st_size
-            except OSError:  # moved or removed since it was listed
-                continue
-    return total
