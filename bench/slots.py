@@ -49,7 +49,7 @@ def shuffle_slots(engine: Engine, steps: int, draw: np.random.Generator) -> tupl
     paths: dict[int, tuple[int, ...]] = {ROOT: ()}
     last = compared = wrong = compactions = 0
     for _ in range(steps):
-        while slots.live > CAPACITY - ROWS or (parents and draw.random() < 0.05):
+        while slots.live > CAPACITY - ROWS or (slots.live and draw.random() < 0.05):
             parents = {row: parent for row, parent in parents.items() if row in slots}
             slots.drop([list(parents)[int(len(parents) * draw.random())]])
         parents = {row: parent for row, parent in parents.items() if row in slots}
