@@ -1,8 +1,8 @@
 """A client's session: places at every stage, rows in, results out, receipts at the end.
 
 The client attaches to each stage and links to the first; rows then travel from stage to stage
-without it, and the last stage returns them. Everything received is checked here (order, shape,
-signature) and its hashes are kept: they are the client's half of the proof.
+without it, and the last stage returns them. Everything received is checked (``client/hearing.py``)
+and its hashes are kept (``client/ledger.py``): they are the client's half of the proof.
 
 With ``Spares`` a session survives its stages: who waits for a result waits a moment longer while
 ``client/recovery.py`` replaces what was lost. Without, the first failure ends it.
@@ -10,27 +10,22 @@ With ``Spares`` a session survives its stages: who waits for a result waits a mo
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from typing import Self
 
 from hearthring.client.attachment import Attachment
 from hearthring.client.flight import Flight, Result, Sent
+from hearthring.client.hearing import Hearing
+from hearthring.client.ledger import Ledger
+from hearthring.client.orders import Ordering, Wishes
 from hearthring.client.recovery import Mended, Recovery
 from hearthring.client.replacement import Spares
 from hearthring.client.route import Stage
 from hearthring.client.watch import Watch
-from hearthring.protocol import identity
 from hearthring.protocol.errors import (
-    BadShape,
-    BadSignature,
     DeadlineExceeded,
-    EngineError,
     HearthringError,
-    Malformed,
-    OutOfOrder,
     StageFailed,
 )
 from hearthring.protocol.limits import LIMITS
@@ -45,33 +40,17 @@ from hearthring.protocol.messages import (
     Receipt,
     Reroute,
     Row,
-    SignedRows,
     Step,
-    Tap,
-    Trouble,
 )
 from hearthring.protocol.tasks import all_or_none, cancel
-from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.protocol.tensors import F32, Residual, pack
 from hearthring.protocol.transport import Method, Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
 
 RECEIPT_SECONDS = LIMITS.receipt
-ACCUSATIONS, ACCUSATIONS_SECONDS = 2, 30.0
-"""A stage that finds fault with its neighbours more often than this, in so many seconds, has it."""
 _FINISHES = 3
-_ACCUSING = (BadSignature, Malformed, BadShape, OutOfOrder)
-"""Errors by which a stage says that the one before it broke the rules."""
-
-
-@dataclass(slots=True)
-class Ledger:
-    """Hashes of what was sent and received, by row id, and the last stage's signatures."""
-
-    sent: dict[int, bytes] = field(default_factory=dict)
-    received: dict[int, bytes] = field(default_factory=dict)
-    signed: list[SignedRows] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +91,7 @@ class RingSession:
         self._transport, self._links = transport, Links(transport)
         self._model_id, self._ends = model_id, ends_fingerprint
         self._wanted_taps, self._max_rows, self._sharing = tuple(taps), 0, sharing
-        self._residual = Residual(self.route[0].residual)
+        self.residual = Residual(self.route[0].residual)
         self._link: Link | None = None
         self._unuse: Callable[[], None] = lambda: None
         self._step, self._owed = 0, tuple[int, ...]()
@@ -121,7 +100,7 @@ class RingSession:
         self._mending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._behind: list[_Behind] = []
-        self._accusations: dict[str, list[float]] = {}
+        self._hearing = Hearing(self)
         self.blamed = ""
         """The node whose failure ended the session, if one did."""
 
@@ -129,6 +108,11 @@ class RingSession:
     def mended(self) -> list[Mended]:
         """The fail-overs so far."""
         return self._recovery.mended if self._recovery is not None else []
+
+    @property
+    def mendable(self) -> bool:
+        """Whether lost stages are replaced."""
+        return self._recovery is not None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -182,8 +166,8 @@ class RingSession:
         """Send one step on its way; the future holds its result. Several may be under way."""
         if self._failed is not None:
             raise self._failed
-        wire, width = memoryview(pack(states, self._residual)), states.shape[1]
-        self.row_bytes = size = width * self._residual.bytes
+        wire, width = memoryview(pack(states, self.residual)), states.shape[1]
+        self.row_bytes = size = width * self.residual.bytes
         sent = [Sent(row, wire[i * size : (i + 1) * size]) for i, row in enumerate(rows)]
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # A failure is reported by whichever call is awaited; the other futures mustn't warn.
@@ -238,7 +222,7 @@ class RingSession:
     ) -> None:
         assert self._link is not None
         rows, wire = [one.row for one in sent], b"".join(one.wire for one in sent)
-        hashes = self._hash(rows, wire, 0, self._ends)
+        hashes = self.hashes(rows, wire, 0, self._ends)
         ids = [row.id for row in rows]
         signed = claim(self.session, self.epoch, step_id, 0, ids, hashes)
         self.ledger.sent.update(zip(ids, hashes, strict=True))
@@ -315,7 +299,7 @@ class RingSession:
             self._link = await self._links.get(first.address, first.node)
         except HearthringError as error:
             self.blamed = self.blamed or first.node
-            raise _failed(first, error) from error
+            raise first.failed(error) from error
         self._unuse = self._link.use(self._lose_first)
 
     async def attach(self, place: int) -> None:
@@ -326,7 +310,7 @@ class RingSession:
         stage, attached = self.route[place], None
         try:
             stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
-            attached = Attachment(stage, stream, self)
+            attached = Attachment(stage, stream, self._hearing)
             self.attached.append(attached)
             await attached.ask(self._wish(place), Opened, LIMITS.connect)
         except asyncio.CancelledError:
@@ -339,138 +323,47 @@ class RingSession:
             raise (
                 error
                 if isinstance(error, StageFailed) and error.field == "stage"
-                else _failed(stage, error)
+                else stage.failed(error)
             ) from error
-
-    def _neighbours(self, place: int) -> tuple[str, str, str, str]:
-        """Who sends to a place, their class, who gets its rows, and where."""
-        me, route = self._transport.identity.node_id, self.route
-        before = route[place - 1] if place else None
-        after = route[place + 1] if place + 1 < len(route) else None
-        return (
-            before.node if before else me,
-            before.fingerprint if before else self._ends,
-            after.node if after else me,
-            after.address if after else "",
-        )
-
-    def _wish(self, place: int) -> Open:
-        stage = self.route[place]
-        previous, previous_fingerprint, next_, next_address = self._neighbours(place)
-        return Open(
-            session=self.session,
-            epoch=self.epoch,
-            model_id=self._model_id,
-            start=stage.start,
-            end=stage.end,
-            residual=stage.residual,
-            fingerprint=stage.fingerprint,
-            previous=previous,
-            previous_fingerprint=previous_fingerprint,
-            next=next_,
-            next_address=next_address,
-            max_rows=self._max_rows,
-            nonce_hash=sha256(self.nonce).digest(),
-            taps=tuple(t for t in self._wanted_taps if stage.start < t <= stage.end),
-            sharing=self._sharing,
-        )
 
     def order(self, place: int) -> Reroute:
         """What a stage that stays is told of this epoch."""
-        rows = tuple(self.flight.committed), self.flight.undecided()
-        return Reroute(self.epoch, *self._neighbours(place), *rows)
+        return self._ordering().stay(place, tuple(self.flight.committed), self.flight.undecided())
 
-    # -- what stages say -------------------------------------------------------------------------
-
-    def on_result(self, of: Attachment, step: Step) -> None:
-        """Check a result against what was asked, and hand it to who waits."""
-        if step.epoch < self.epoch:
-            return
-        stage = of.stage
-        if stage != self.route[-1] or step.session != self.session or step.epoch != self.epoch:
-            raise Malformed("a result that nobody asked this stage for", field="result")
-        rows = self.flight.steps.get(step.step_id)
-        if rows is None:
-            raise OutOfOrder(f"no step {step.step_id} is under way", field="result.step_id")
-        if step.rows != rows or step.dead:  # nobody cancelled any
-            raise Malformed("other rows than were sent", field="result.rows")
-        width = self.row_bytes // self._residual.bytes
-        states = unpack(step.states, len(rows), width, self._residual)
-        hashes = self._hash(rows, step.states, stage.end, stage.fingerprint)
-        ids = tuple(row.id for row in rows)
-        signed = claim(self.session, step.epoch, step.step_id, stage.end, ids, hashes)
-        identity.verify(stage.node, signed, step.signature)
-        received = self.ledger.received
-        if any(
-            received.get(row, digest) != digest for row, digest in zip(ids, hashes, strict=True)
-        ):
-            self._end(_failed(stage, Malformed("a row came back with other bytes", field="row")))
-            return
-        received.update(zip(ids, hashes, strict=True))
-        self.ledger.signed.append(
-            SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
+    def _ordering(self) -> Ordering:
+        """What stages are told in this epoch."""
+        return Ordering(
+            self.session, self.epoch, self.route, self._transport.identity.node_id, self._ends
         )
-        self.flight.land(step.step_id, rows, states, step.times)
 
-    def on_tap(self, of: Attachment, tap: Tap) -> None:
-        """Keep residuals at an inner boundary."""
-        size = len(tap.states) // max(1, len(tap.ids))
-        for i, row in enumerate(tap.ids):
-            self.taps[tap.boundary, row] = tap.states[i * size : (i + 1) * size]
+    def _wish(self, place: int) -> Open:
+        return self._ordering().open(
+            place,
+            Wishes(self._model_id, self._max_rows, self.nonce, self._wanted_taps, self._sharing),
+        )
 
-    def on_trouble(self, of: Attachment, trouble: Trouble) -> None:
-        """A stage is leaving, or can't reach the next one."""
-        if trouble.epoch < self.epoch and trouble.node != of.stage.node:
-            return
-        lost = next((a for a in self.attached if a.stage.node == trouble.node), None)
-        if lost is None or lost.down is not None:
-            return
-        if lost is not of and self._accuses_often(of):
-            lost = of
-        # One that is leaving serves for a while yet, if nobody can replace it.
-        lost.suspected = trouble.node == of.stage.node
-        self._lose(lost, trouble.error)
-
-    def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None:
-        """A stage's stream is over."""
-        blamed = of
-        place = self.attached.index(of) if of in self.attached else 0
-        accuses = said and place > 0 and isinstance(error, _ACCUSING)
-        if accuses and self._recovery is not None and not self._accuses_often(of):
-            blamed = self.attached[place - 1]
-        if isinstance(error, EngineError):
-            self.blamed = of.stage.node
-            self._end(_failed(of.stage, error))
-        if blamed is not of:
-            of.down, of.suspected = error, False
-        self._lose(blamed, error)
-
-    def _accuses_often(self, accuser: Attachment) -> bool:
-        """Whether a stage has found fault with one neighbour after the other."""
-        now, said = time.monotonic(), self._accusations.setdefault(accuser.stage.node, [])
-        said[:] = [at for at in said if now - at < ACCUSATIONS_SECONDS] + [now]
-        return len(said) > ACCUSATIONS
+    # -- losses --------------------------------------------------------------------------------
 
     def suspect(self, stage: Attachment, error: HearthringError) -> None:
         """A stage doesn't answer; it may only be slow."""
         if stage.down is None:
             stage.suspected = True
-            self._lose(stage, error)
+            self.lose(stage, error)
 
     def _lose_first(self, error: HearthringError) -> None:
         first = next((a for a in self.attached if a.stage == self.route[0]), None)
         if first is not None:
-            self._lose(first, error)
+            self.lose(first, error)
         elif self._recovery is None:
-            self._end(_failed(self.route[0], error))
+            self.end(self.route[0].failed(error))
 
-    def _lose(self, lost: Attachment, error: HearthringError) -> None:
+    def lose(self, lost: Attachment, error: HearthringError) -> None:
         """A stage is of no use any more: mend the ring, or end the session."""
         if lost.down is None or lost.suspected:
             lost.down = error
         if self._recovery is None or self._watching is None or self._failed is not None:
             self.blamed = self.blamed or lost.stage.node
-            self._end(_failed(lost.stage, error))
+            self.end(lost.stage.failed(error))
             return
         self._recovery.spares.avoided.add(lost.stage.node)
         if self._mending is not None:
@@ -483,7 +376,7 @@ class RingSession:
             await recovery.run()
         except HearthringError as error:
             self._mending = None
-            self._end(error)
+            self.end(error)
             return
         self._mending = None
         self._owed = tuple(self.flight.committed)
@@ -494,7 +387,7 @@ class RingSession:
             else:
                 self._send(step)
 
-    def _end(self, error: HearthringError) -> None:
+    def end(self, error: HearthringError) -> None:
         """End the session for good: the first failure is the one reported."""
         if self._failed is None:
             self._failed = error
@@ -503,7 +396,7 @@ class RingSession:
             if not step.waiting.done():
                 step.waiting.set_exception(self._failed)
 
-    def _hash(
+    def hashes(
         self, rows: Sequence[Row], wire: bytes, boundary: int, fingerprint: str
     ) -> list[bytes]:
         return row_hashes(
@@ -515,8 +408,3 @@ class RingSession:
             wire,
             len(rows),
         )
-
-
-def _failed(stage: Stage, error: HearthringError) -> StageFailed:
-    where = f"layers {stage.start} to {stage.end} at {stage.node}"
-    return StageFailed(f"{where}: {type(error).__name__}: {error}", field="stage")

@@ -10,7 +10,7 @@ import numpy as np
 
 from hearthring.client.cheapest import Flags, Hop, Ints, Windows, cheapest
 from hearthring.client.offers import HOP_SECONDS, Offers, View
-from hearthring.protocol.errors import NoRoute
+from hearthring.protocol.errors import HearthringError, NoRoute, StageFailed
 from hearthring.protocol.records import NodeRecord
 
 __all__ = ["HOP_SECONDS", "Offers", "Stage", "View", "find_cover", "find_route", "missing_windows"]
@@ -33,6 +33,11 @@ class Stage:
     prompt_step_seconds: float = field(default=0.0, compare=False)
     prompt_row_seconds: float = field(default=0.0, compare=False)
     """A step of m prompt rows is expected to take ``step + m * row``; 0 where it isn't known."""
+
+    def failed(self, error: HearthringError) -> StageFailed:
+        """What its session ends with when it fails."""
+        where = f"layers {self.start} to {self.end} at {self.node}"
+        return StageFailed(f"{where}: {type(error).__name__}: {error}", field="stage")
 
 
 def find_route(

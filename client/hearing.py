@@ -1,0 +1,109 @@
+"""What a session's stages say unasked: results, taps, troubles, and the ends of their streams.
+
+Everything is checked here against what was sent (order, shape, signature) before it counts, and
+complaints are weighed: a stage that accuses one neighbour after the other is the one at fault.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from hearthring.client.attachment import Attachment
+from hearthring.protocol import identity
+from hearthring.protocol.errors import (
+    BadShape,
+    BadSignature,
+    EngineError,
+    HearthringError,
+    Malformed,
+    OutOfOrder,
+)
+from hearthring.protocol.messages import SignedRows, Step, Tap, Trouble
+from hearthring.protocol.tensors import unpack
+from hearthring.verify.claims import claim
+
+if TYPE_CHECKING:
+    from hearthring.client.ring import RingSession
+
+ACCUSATIONS, ACCUSATIONS_SECONDS = 2, 30.0
+"""A stage that finds fault with its neighbours more often than this, in so many seconds, has it."""
+_ACCUSING = (BadSignature, Malformed, BadShape, OutOfOrder)
+"""Errors by which a stage says that the one before it broke the rules."""
+
+
+class Hearing:
+    """Listens for one session; each of its stages' streams tells it."""
+
+    def __init__(self, ring: "RingSession") -> None:
+        self._ring = ring
+        self._accusations: dict[str, list[float]] = {}
+
+    def on_result(self, of: Attachment, step: Step) -> None:
+        """Check a result against what was asked, and hand it to who waits."""
+        ring = self._ring
+        if step.epoch < ring.epoch:
+            return
+        stage = of.stage
+        if stage != ring.route[-1] or step.session != ring.session or step.epoch != ring.epoch:
+            raise Malformed("a result that nobody asked this stage for", field="result")
+        rows = ring.flight.steps.get(step.step_id)
+        if rows is None:
+            raise OutOfOrder(f"no step {step.step_id} is under way", field="result.step_id")
+        if step.rows != rows or step.dead:  # nobody cancelled any
+            raise Malformed("other rows than were sent", field="result.rows")
+        width = ring.row_bytes // ring.residual.bytes
+        states = unpack(step.states, len(rows), width, ring.residual)
+        hashes = ring.hashes(rows, step.states, stage.end, stage.fingerprint)
+        ids = tuple(row.id for row in rows)
+        signed = claim(ring.session, step.epoch, step.step_id, stage.end, ids, hashes)
+        identity.verify(stage.node, signed, step.signature)
+        received = ring.ledger.received
+        if any(
+            received.get(row, digest) != digest for row, digest in zip(ids, hashes, strict=True)
+        ):
+            ring.end(stage.failed(Malformed("a row came back with other bytes", field="row")))
+            return
+        received.update(zip(ids, hashes, strict=True))
+        ring.ledger.signed.append(
+            SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
+        )
+        ring.flight.land(step.step_id, rows, states, step.times)
+
+    def on_tap(self, of: Attachment, tap: Tap) -> None:
+        """Keep residuals at an inner boundary."""
+        size = len(tap.states) // max(1, len(tap.ids))
+        for i, row in enumerate(tap.ids):
+            self._ring.taps[tap.boundary, row] = tap.states[i * size : (i + 1) * size]
+
+    def on_trouble(self, of: Attachment, trouble: Trouble) -> None:
+        """A stage is leaving, or can't reach the next one."""
+        ring = self._ring
+        if trouble.epoch < ring.epoch and trouble.node != of.stage.node:
+            return
+        lost = next((a for a in ring.attached if a.stage.node == trouble.node), None)
+        if lost is None or lost.down is not None:
+            return
+        if lost is not of and self._accuses_often(of):
+            lost = of
+        # One that is leaving serves for a while yet, if nobody can replace it.
+        lost.suspected = trouble.node == of.stage.node
+        ring.lose(lost, trouble.error)
+
+    def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None:
+        """A stage's stream is over."""
+        ring, blamed = self._ring, of
+        place = ring.attached.index(of) if of in ring.attached else 0
+        accuses = said and place > 0 and isinstance(error, _ACCUSING)
+        if accuses and ring.mendable and not self._accuses_often(of):
+            blamed = ring.attached[place - 1]
+        if isinstance(error, EngineError):
+            ring.blamed = of.stage.node
+            ring.end(of.stage.failed(error))
+        if blamed is not of:
+            of.down, of.suspected = error, False
+        ring.lose(blamed, error)
+
+    def _accuses_often(self, accuser: Attachment) -> bool:
+        """Whether a stage has found fault with one neighbour after the other."""
+        now, said = time.monotonic(), self._accusations.setdefault(accuser.stage.node, [])
+        said[:] = [at for at in said if now - at < ACCUSATIONS_SECONDS] + [now]
+        return len(said) > ACCUSATIONS
