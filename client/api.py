@@ -44,6 +44,7 @@ from hearthring.shards.parts import ENDS, replay_parts
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.shards.torch_ends import Ends
+from hearthring.verify.candidates import snapshot
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
@@ -308,6 +309,8 @@ class AsyncClient:
                 spares,
                 SHARING[self.config.sharing],
             )
+            nodes = [stage.node for stage in route]
+            ring.candidates = snapshot(records, nodes, ring.session)
             try:
                 await ring.open(rows)
                 return ring, ends

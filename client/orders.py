@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 from hearthring.client.route import Stage
 from hearthring.protocol.messages import Open, Reroute
@@ -14,7 +13,7 @@ class Wishes:
 
     model_id: str
     max_rows: int
-    nonce: bytes
+    nonce_hash: bytes
     taps: tuple[int, ...]
     sharing: int
 
@@ -46,7 +45,7 @@ class Ordering:
             next=next_,
             next_address=next_address,
             max_rows=wishes.max_rows,
-            nonce_hash=sha256(wishes.nonce).digest(),
+            nonce_hash=wishes.nonce_hash,
             taps=tuple(tap for tap in wishes.taps if stage.start < tap <= stage.end),
             sharing=wishes.sharing,
         )

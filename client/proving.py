@@ -57,6 +57,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
             out_roots=out_roots,
             digests=tuple(_digests(ends, generation.final)),
             row_ids=tuple(ids),
+            candidates=ring.candidates,
             received=Evidence(tuple(ring.ledger.signed)) if disputed else None,
         ),
         who,

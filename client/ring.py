@@ -12,7 +12,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hearthring.client.attachment import Attachment
 from hearthring.client.flight import Flight, Result, Sent
@@ -46,8 +46,12 @@ from hearthring.protocol.tasks import all_or_none, cancel
 from hearthring.protocol.tensors import F32, Residual, pack
 from hearthring.protocol.transport import Method, Transport
 from hearthring.protocol.wire import encode_step
+from hearthring.verify.beacon import commitment
 from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
+
+if TYPE_CHECKING:
+    from hearthring.verify.candidates import Candidate
 
 RECEIPT_SECONDS = LIMITS.receipt
 _FINISHES = 3
@@ -83,6 +87,8 @@ class RingSession:
     ) -> None:
         self.route, self.session = tuple(route), secrets.token_bytes(16)
         self.nonce, self.ledger = secrets.token_bytes(32), Ledger()
+        self.candidates: tuple[Candidate, ...] = ()
+        """Nodes known before the session, out of which its verifiers will be drawn."""
         self.epoch, self.flight, self.row_bytes = 0, Flight(), 1
         self.attached: list[Attachment] = []
         """One per stage, in the order of the route once the session is open."""
@@ -339,7 +345,13 @@ class RingSession:
     def _wish(self, place: int) -> Open:
         return self._ordering().open(
             place,
-            Wishes(self._model_id, self._max_rows, self.nonce, self._wanted_taps, self._sharing),
+            Wishes(
+                self._model_id,
+                self._max_rows,
+                commitment(self.nonce, self.candidates),
+                self._wanted_taps,
+                self._sharing,
+            ),
         )
 
     # -- losses --------------------------------------------------------------------------------

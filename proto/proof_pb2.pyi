@@ -80,7 +80,7 @@ class StageProof(_message.Message):
     def __init__(self, node: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., receipt: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., received: _Optional[bytes] = ...) -> None: ...
 
 class ProofBody(_message.Message):
-    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "token_ids", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "received", "created_ms", "row_ids")
+    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "token_ids", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "received", "created_ms", "row_ids", "candidates")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class ProofBody(_message.Message):
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     ROW_IDS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     version: int
     client: str
     session: bytes
@@ -123,4 +124,79 @@ class ProofBody(_message.Message):
     received: bytes
     created_ms: int
     row_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., received: _Optional[bytes] = ..., created_ms: _Optional[int] = ..., row_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., received: _Optional[bytes] = ..., created_ms: _Optional[int] = ..., row_ids: _Optional[_Iterable[int]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("node", "owner", "fingerprint", "networks")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    owner: str
+    fingerprint: str
+    networks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[str] = ..., owner: _Optional[str] = ..., fingerprint: _Optional[str] = ..., networks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StageName(_message.Message):
+    __slots__ = ("node", "start", "end")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    start: int
+    end: int
+    def __init__(self, node: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class StageFigures(_message.Message):
+    __slots__ = ("node", "start", "end", "chunks_equal", "exp_mismatches_mean", "mantissa_mean")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_EQUAL_FIELD_NUMBER: _ClassVar[int]
+    EXP_MISMATCHES_MEAN_FIELD_NUMBER: _ClassVar[int]
+    MANTISSA_MEAN_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    start: int
+    end: int
+    chunks_equal: int
+    exp_mismatches_mean: float
+    mantissa_mean: float
+    def __init__(self, node: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., chunks_equal: _Optional[int] = ..., exp_mismatches_mean: _Optional[float] = ..., mantissa_mean: _Optional[float] = ...) -> None: ...
+
+class VerdictBody(_message.Message):
+    __slots__ = ("version", "verifier", "proof_hash", "model_id", "place", "outcome", "strength", "reason", "guilty", "withheld", "fingerprint", "created_ms", "rows", "tokens_checked", "tokens_different", "stages")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    PROOF_HASH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GUILTY_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_CHECKED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_DIFFERENT_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    verifier: str
+    proof_hash: bytes
+    model_id: str
+    place: int
+    outcome: str
+    strength: str
+    reason: str
+    guilty: _containers.RepeatedCompositeFieldContainer[StageName]
+    withheld: _containers.RepeatedScalarFieldContainer[str]
+    fingerprint: str
+    created_ms: int
+    rows: int
+    tokens_checked: int
+    tokens_different: int
+    stages: _containers.RepeatedCompositeFieldContainer[StageFigures]
+    def __init__(self, version: _Optional[int] = ..., verifier: _Optional[str] = ..., proof_hash: _Optional[bytes] = ..., model_id: _Optional[str] = ..., place: _Optional[int] = ..., outcome: _Optional[str] = ..., strength: _Optional[str] = ..., reason: _Optional[str] = ..., guilty: _Optional[_Iterable[_Union[StageName, _Mapping]]] = ..., withheld: _Optional[_Iterable[str]] = ..., fingerprint: _Optional[str] = ..., created_ms: _Optional[int] = ..., rows: _Optional[int] = ..., tokens_checked: _Optional[int] = ..., tokens_different: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageFigures, _Mapping]]] = ...) -> None: ...

@@ -46,6 +46,8 @@ class Limits:
     parts: int = 2048
     """Parts one node may say it has."""
     name_chars: int = 200
+    reason_chars: int = 500
+    """Of a verdict's words."""
     connect: float = 5.0
     hello: float = 5.0
     """Time a caller has for its first, signed message."""

@@ -208,6 +208,14 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedVerdict:
+    """A verdict's exact bytes and their signature; ``verify.signed_verdict`` reads them."""
+
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class StepTime:
     """Seconds that a step of ``rows`` rows of a kind takes through a node's window."""
 

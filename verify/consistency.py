@@ -6,12 +6,12 @@ is guilty of signing two things; a receiver that can't is guilty of claiming wha
 """
 
 import re
-from hashlib import sha256
 
 from hearthring.protocol.errors import BadReceipt
 from hearthring.protocol.messages import Evidence
 from hearthring.protocol.tensors import Residual
 from hearthring.verify import receipts
+from hearthring.verify.beacon import commitment
 from hearthring.verify.claims import proven_rows
 from hearthring.verify.proof import SAMPLING_RULE, Proof, StageProof
 from hearthring.verify.receipts import ReceiptBody
@@ -71,7 +71,7 @@ def _misfit(proof: Proof, place: int, stage: StageProof, body: ReceiptBody) -> s
     promised = {
         "client": proof.client,
         "session": proof.session,
-        "nonce_hash": sha256(proof.nonce).digest(),
+        "nonce_hash": commitment(proof.nonce, proof.candidates),
         "model_id": proof.model_id,
         "residual": proof.residual,
         "start": stage.start,

@@ -10,6 +10,7 @@ import os
 import struct
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -19,11 +20,13 @@ from google.protobuf.message import DecodeError
 
 from hearthring.proto import proof_pb2
 from hearthring.protocol import identity
+from hearthring.protocol.checks import count
 from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import GENERATED, PROMPT, Evidence, Receipt
 from hearthring.protocol.wire import decode_evidence, encode_evidence
 from hearthring.verify import receipts
+from hearthring.verify.candidates import MOST, Candidate
 
 FORMAT = 1
 SAMPLING_RULE = "penalty,temperature,top-k,top-p,min-p,gumbel-philox4x32-10"
@@ -80,6 +83,7 @@ class Proof:
     out_roots: tuple[bytes, ...]
     digests: tuple[bytes, ...]
     row_ids: tuple[int, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     received: Evidence | None = None
     created_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     sampling_rule: str = SAMPLING_RULE
@@ -95,6 +99,11 @@ class Proof:
         """Kind of each row."""
         generated = self.rows - self.prompt_tokens
         return (PROMPT,) * self.prompt_tokens + (GENERATED,) * generated
+
+    @property
+    def file_hash(self) -> bytes:
+        """SHA-256 of the proof file, by which verdicts name it."""
+        return sha256(self._file).digest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the proof file, whole or not at all."""
@@ -114,9 +123,10 @@ class Proof:
         """A view for people and other programs; the file itself stays the truth."""
         view: dict[str, Any] = {"format": FORMAT}
         for item in fields(self):
-            if item.name not in ("stages", "sampling", "received", "_file"):
+            if item.name not in ("stages", "sampling", "received", "candidates", "_file"):
                 view[item.name] = _plain(getattr(self, item.name))
         view["sampling"] = {n: getattr(self.sampling, n) for n in ProofSampling.__slots__}
+        view["candidates"] = [_fields(one) for one in self.candidates]
         view["stages"] = []
         for stage in self.stages:
             one: dict[str, Any] = {"node": stage.node, "start": stage.start, "end": stage.end}
@@ -144,6 +154,7 @@ def sign(proof: Proof, who: identity.Identity) -> Proof:
             **{n: getattr(proof.sampling, n) for n in ProofSampling.__slots__}
         ),
         stages=[_stage(stage) for stage in proof.stages],
+        candidates=[proof_pb2.Candidate(**_fields(one)) for one in proof.candidates],
         received=encode_evidence(proof.received) if proof.received else b"",
         **{name: getattr(proof, name) for name in _SAME},
     ).SerializeToString(deterministic=True)
@@ -175,6 +186,7 @@ def read(data: bytes) -> Proof:
         identity.verify(body.client, _CONTEXT + data[:-_SIGNATURE], data[-_SIGNATURE:])
         stages = tuple(_read_stage(stage) for stage in body.stages)
         received = decode_evidence(body.received) if body.received else None
+        candidates = _read_candidates(body.candidates)
     except DecodeError:
         raise BadProof("altered: the body doesn't decode", field="proof") from None
     except HearthringError as error:
@@ -186,6 +198,7 @@ def read(data: bytes) -> Proof:
         **values,
         sampling=ProofSampling(**{n: getattr(body.sampling, n) for n in ProofSampling.__slots__}),
         stages=stages,
+        candidates=candidates,
         received=received,
         _file=data,
     )
@@ -213,6 +226,20 @@ def _read_stage(stage: proof_pb2.StageProof) -> StageProof:
         raise BadProof("a receipt of another node", field="proof.stages")
     received = decode_evidence(stage.received) if stage.received else None
     return StageProof(stage.node, stage.start, stage.end, receipt, received)
+
+
+def _fields(one: Candidate) -> dict[str, Any]:
+    return {name: _plain(getattr(one, name)) for name in Candidate.__slots__}
+
+
+def _read_candidates(listed: Sequence[proof_pb2.Candidate]) -> tuple[Candidate, ...]:
+    """The candidates as they were hashed: in order of their ids, none twice."""
+    count("proof.candidates", listed, MOST)
+    found = tuple(Candidate(c.node, c.owner, c.fingerprint, tuple(c.networks)) for c in listed)
+    nodes = [one.node for one in found]
+    if nodes != sorted(set(nodes)):
+        raise BadProof("not in the order of their ids", field="proof.candidates")
+    return found
 
 
 def _plain(value: Any) -> Any:
