@@ -22,7 +22,7 @@ FINITE = st.integers(0, 0x7F7F).flatmap(lambda bits: st.sampled_from([bits, bits
 CHUNKS = arrays(np.uint16, st.integers(1, 600), elements=FINITE)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(CHUNKS, min_size=1, max_size=6), st.integers(1, 128))
 def test_own_digests_fit_exactly(chunks: list[np.ndarray], k: int) -> None:
     proofs = digests(chunks, k)
@@ -32,7 +32,7 @@ def test_own_digests_fit_exactly(chunks: list[np.ndarray], k: int) -> None:
     assert found.mean == Deviation(0, 0, 0)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([100, 18_432, 70_000, 400_000]))
 def test_own_digests_fit_exactly_in_large_chunks(seed: int, size: int) -> None:
     bits = np.random.default_rng(seed).integers(0, 0x7F80, size).astype(np.uint16)
