@@ -1,0 +1,66 @@
+"""What a draft is: a guesser of tokens to come, cheap enough to be wrong.
+
+A draft can't change an answer. The ring runs what it proposes, and only those rows stay whose
+token the model itself has chosen (``client/speculation.py``); a bad draft costs time alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hearthring.client.request import PromptModel
+from hearthring.client.sampler import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One proposed token.
+
+    ``parent`` is its parent's index in the proposal, below its own; -1 stands for the text with its
+    tail. ``chance`` is the draft's own guess, 0 to 1, that the token is chosen, given that its
+    parent was.
+    """
+
+    token: int
+    parent: int
+    chance: float
+
+
+class Draft(Protocol):
+    """A guesser for one text at a time. Not thread-safe: one caller at a time.
+
+    No method may block for long: they run between the steps of a generation, on its thread.
+    """
+
+    name: str
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Committed tokens, the prompt first, each once and in order."""
+
+    def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
+        """At most ``most`` tokens that may follow the committed text and ``tail``.
+
+        ``tail`` holds tokens that are under way and not yet committed. Parents come before their
+        children, siblings differ in their token. Empty: nothing comes to mind.
+        """
+
+    def forget(self) -> None:
+        """A new text begins."""
+
+    def close(self) -> None:
+        """Give up what it holds. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a draft is made for: a model at the client, how it samples, torch's threads here.
+
+    ``argument`` is what follows the name and a colon in ``--draft NAME:ARGUMENT``. ``shared``
+    belongs to the client and outlives a generation: what is dear to load is kept there by name.
+    """
+
+    model: PromptModel
+    sampling: Sampling
+    threads: int = 1
+    argument: str = ""
+    shared: dict[str, Any] = field(default_factory=dict)
