@@ -148,7 +148,7 @@ def from_points(points: Sequence[tuple[I64, U16]]) -> list[bytes]:
     """
     out: dict[int, bytes] = {}
     for batch in _batches([len(indices) for indices, _ in points]):
-        moduli = [_modulus(points[i][0]) for i in batch]
+        moduli = [modulus_of(points[i][0]) for i in batch]
         places = [points[i][0] % m for i, m in zip(batch, moduli, strict=True)]
         patterns = np.stack([points[i][1] for i in batch], 1)
         coefficients = _interpolate(np.stack(places, 1), patterns.astype(np.uint32))
@@ -198,8 +198,11 @@ def _deviation(theirs: U32, ours: U16, places: I64) -> Deviation:
     return Deviation(float(same.size - gaps.size), float(gaps.mean()), float(middle))
 
 
-def _modulus(indices: I64) -> int:
-    """The largest modulus up to the prime that keeps all indices apart."""
+def modulus_of(indices: I64) -> int:
+    """The largest modulus up to the prime that keeps all (different) indices apart.
+
+    Raises ``BadProof`` when there is none as large as they are many.
+    """
     if indices.max() < PRIME:
         return PRIME
     for modulus in range(PRIME, len(indices) - 1, -1):
