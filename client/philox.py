@@ -48,6 +48,24 @@ def philox(
     return x0, x1, x2, x3
 
 
+def block(seed: int, counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The four words of one counter, in whole numbers: what a few draws cost least with.
+
+    Key = (low, high word of ``seed``); equals ``philox``. Raises ``BadOption`` for a seed beyond
+    64 bits.
+    """
+    if not 0 <= seed < SEEDS:
+        raise BadOption(f"{seed} is outside 0 to 2**64 - 1", field="seed")
+    x0, x1, x2, x3 = counter
+    k0, k1 = seed & _LOW, seed >> 32
+    for _ in range(_ROUNDS):
+        even, odd = x0 * 0xD2511F53, x2 * 0xCD9E8D57
+        x0, x1 = (odd >> 32) ^ x1 ^ k0, odd & _LOW
+        x2, x3 = (even >> 32) ^ x3 ^ k1, even & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return x0, x1, x2, x3
+
+
 def gumbel(seed: int, position: int, token_ids: I64) -> F64:
     """Standard Gumbel noise of each token at one position, float64 in the shape of ``token_ids``.
 

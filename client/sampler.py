@@ -88,10 +88,39 @@ def lead(
     return chosen, float(scores[best]) - float(scores[place])
 
 
+def distribution(logits: F32, history: Sequence[int], sampling: Sampling) -> F64:
+    """How likely ``choose`` takes each token, over all seeds: ``[vocab]``, float64, sum 1.
+
+    At temperature 0 all of it lies on the token that is chosen. Raises as ``choose``, but needs no
+    seed.
+    """
+    ids, scores = _scores(logits, history, sampling)
+    chances = np.zeros(logits.size)
+    if not sampling.temperature:
+        chances[scores.argmax()] = 1.0
+        return chances
+    assert ids is not None
+    weights = np.exp(scores - scores.max())
+    chances[ids] = weights / weights.sum()
+    return chances
+
+
 def _candidates(
     logits: F32, history: Sequence[int], position: int, sampling: Sampling
 ) -> tuple[I64 | None, F64 | F32]:
-    """Ids that may be chosen, ascending (None: all of them), and their scores."""
+    """Ids that may be chosen, ascending (None: all of them), and their scores, noise included."""
+    if sampling.temperature and sampling.seed is None:
+        raise BadOption("a temperature above 0 needs one", field="seed", mend="call seeded()")
+    ids, scores = _scores(logits, history, sampling)
+    if ids is None or sampling.seed is None:
+        return None, scores
+    return ids, scores + gumbel(sampling.seed, position, ids)
+
+
+def _scores(
+    logits: F32, history: Sequence[int], sampling: Sampling
+) -> tuple[I64 | None, F64 | F32]:
+    """Ids that may be chosen, ascending (None at temperature 0: all), and logits / T of these."""
     if logits.ndim != 1 or not logits.size:
         raise BadShape(f"logits of shape {logits.shape}", field="logits")
     if not np.isfinite(logits.max()):  # the maximum of anything with a NaN is NaN
@@ -103,11 +132,9 @@ def _candidates(
         _penalise(scores, history, sampling.repetition_penalty)
     if not sampling.temperature:
         return None, scores
-    if sampling.seed is None:
-        raise BadOption("a temperature above 0 needs one", field="seed", mend="call seeded()")
     scores /= sampling.temperature
     ids = _keep(scores, sampling)
-    return ids, scores[ids] + gumbel(sampling.seed, position, ids)
+    return ids, scores[ids]
 
 
 def _penalise(scores: F64, history: Sequence[int], penalty: float) -> None:
