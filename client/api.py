@@ -11,25 +11,29 @@ from typing import Any, Self, Unpack
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
-from hearthring.client.config import SHARING, ClientConfig, sharing_of, threads_of
+from hearthring.client.config import (
+    SHARING,
+    ClientConfig,
+    patience_of,
+    sharing_of,
+    threads_of,
+)
 from hearthring.client.generation import Generation
 from hearthring.client.measuring import MeasuringTransport, learn
+from hearthring.client.opening import Opening
 from hearthring.client.peers import PeerTable
 from hearthring.client.proving import prove
-from hearthring.client.replacement import Avoided, Spares, pause
+from hearthring.client.replacement import PATIENCE, Avoided, Spares
 from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
 from hearthring.client.ring import RingSession
-from hearthring.client.route import Stage, View, find_route
+from hearthring.client.route import Stage, View
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
 from hearthring.client.stops import StopWatcher
 from hearthring.protocol.errors import (
-    HearthringError,
     LayersOutOfRange,
     ModelNotHere,
-    NoRoute,
     SeedUnreachable,
-    StageFailed,
     UnknownModel,
 )
 from hearthring.protocol.grpc_transport import GrpcTransport
@@ -48,11 +52,6 @@ from hearthring.verify.candidates import snapshot
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
-LOOKS = 3
-"""Looks into the directory that may find no route."""
-REFUSALS = 6
-"""Routes that may fail to open: the records of nodes just killed live on for some seconds."""
-RETRY = 1.2
 SPREAD = 0.05
 """Routes this close to the cheapest are as good: each client has favourites of its own."""
 LOOK = 2.0
@@ -67,7 +66,8 @@ class AsyncClient:
     are fetched from the swarm, once.
     ``threads`` is torch's number in this process; ``reputation`` tells what a node counts for in
     routes (1 is neutral, 0.5 as if twice as slow, 0 never); ``sharing`` whose earlier prompts may
-    speed up this client's (``ClientConfig``). Nothing is loaded or dialled before it is needed.
+    speed up this client's, ``patience`` how many seconds a request waits for a whole route
+    (``ClientConfig``). Nothing is loaded or dialled before it is needed.
     Several requests may run at once. After an error or a cancellation nothing of a
     request stays open, here or at the nodes.
 
@@ -85,11 +85,18 @@ class AsyncClient:
         progress: Progress = quiet,
         reputation: Callable[[str], float] | None = None,
         sharing: str = "own",
+        patience: float = PATIENCE,
     ) -> None:
         self.peers, self.reputation = PeerTable(), reputation
         self._book, self._favourites = RecordBook(), secrets.randbits(64)
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
-        self.config = ClientConfig(seeds, model, threads_of(threads), sharing=sharing_of(sharing))
+        self.config = ClientConfig(
+            seeds,
+            model,
+            threads_of(threads),
+            sharing=sharing_of(sharing),
+            patience=patience_of(patience),
+        )
         self._progress = progress
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
@@ -278,60 +285,39 @@ class AsyncClient:
             return self._model
 
     async def _open_ring(self, rows: int, taps: Sequence[int] = ()) -> tuple[RingSession, Ends]:
-        """An open session with room for so many rows.
-
-        A node that can't be reached or refuses is avoided from then on: its record may outlive it
-        by some seconds, and the directory's answer may be a second old.
-        """
+        """An open session with room for so many rows. Raises what ``Opening.open`` does."""
         model = await self._load()
-        layers = model.shape.layers
         view = self.view(model.shape.width)
-        spares = Spares(self._look, layers, rows, self._avoided, view)
-        failure: HearthringError | None = None
-        looks = refusals = 0
-        while looks < LOOKS and refusals < REFUSALS:
-            records = await self.records()
-            try:
-                route = self._route(records, layers, rows, view)
-            except NoRoute as error:
-                failure, looks = failure or error, looks + 1
-                if looks < LOOKS:
-                    await asyncio.sleep(RETRY)
-                continue
+        spares = Spares(
+            self._look, model.shape.layers, rows, self._avoided, view, self.config.patience
+        )
+
+        async def make(route: tuple[Stage, ...], records: list[NodeRecord]) -> RingSession:
             ends = await self._ends_for(Residual(route[0].residual))
-            fingerprint = ends.numerics.fingerprint
             ring = RingSession(
                 self.transport(),
                 route,
                 model.entry.model_id,
-                fingerprint,
+                ends.numerics.fingerprint,
                 taps,
                 spares,
                 SHARING[self.config.sharing],
             )
             nodes = [stage.node for stage in route]
             ring.candidates = snapshot(records, nodes, ring.session)
-            try:
-                await ring.open(rows)
-                return ring, ends
-            except StageFailed as error:
-                failure, refusals = error, refusals + 1
-                self._avoided.add(ring.blamed)
-                await asyncio.sleep(pause(refusals - 1))
-        assert failure is not None
-        raise failure
+            return ring
 
-    def _route(
-        self, records: list[NodeRecord], layers: int, rows: int, view: View
-    ) -> tuple[Stage, ...]:
-        """The best route; through nodes that failed lately only if there is no other."""
-        avoid = self._avoided.now()
+        ring = await Opening(self._known_records, make, spares, self._progress).open()
+        return ring, await self._ends_for(ring.residual)
+
+    async def _known_records(self) -> list[NodeRecord]:
+        """The records as they are now, or as they were when anybody last answered."""
         try:
-            return find_route(records, layers, rows=rows, avoid=avoid, view=view)
-        except NoRoute:
-            if not avoid:
+            return await self.records()
+        except SeedUnreachable:
+            if not self._records:  # nobody ever did, so waiting won't mend it
                 raise
-            return find_route(records, layers, rows=rows, view=view)
+            return self._records
 
     async def _look(self, again: bool) -> list[NodeRecord]:
         """Records for a fail-over: first those at hand, which cost no time."""

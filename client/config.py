@@ -6,6 +6,7 @@ from pathlib import Path
 
 import platformdirs
 
+from hearthring.client.replacement import PATIENCE
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation
@@ -22,6 +23,8 @@ class ClientConfig:
 
     ``sharing``: whose earlier rows stages may use for this client's prompts, and who may profit
     from this client's: its ``own`` sessions, those of ``all`` who say the same, or ``none``.
+
+    ``patience``: seconds that a request waits for a whole route, at its begin or after a loss.
     """
 
     join: tuple[Invitation, ...]
@@ -29,6 +32,7 @@ class ClientConfig:
     threads: int = 1
     data: Path | None = None
     sharing: str = "own"
+    patience: float = PATIENCE
 
     def identity(self) -> Identity:
         """The client's identity; one for this process alone if the folder can't be written."""
@@ -43,6 +47,13 @@ def sharing_of(wish: str) -> str:
     """A key of ``SHARING``. Raises ``BadOption``."""
     if wish not in SHARING:
         raise BadOption(f"{wish!r} isn't allowed", field="sharing", mend="own, all or none")
+    return wish
+
+
+def patience_of(wish: float) -> float:
+    """Seconds. Raises ``BadOption``."""
+    if not 0 <= wish <= 3600:
+        raise BadOption(f"{wish} isn't allowed", field="patience", mend="allowed: 0 to 3600")
     return wish
 
 

@@ -96,7 +96,7 @@ class Hearing:
         if accuses and ring.mendable and not self._accuses_often(of):
             blamed = ring.attached[place - 1]
         if isinstance(error, EngineError):
-            ring.blamed = of.stage.node
+            ring.blamed.add(of.stage.node)
             ring.end(of.stage.failed(error))
         if blamed is not of:
             of.down, of.suspected = error, False

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hearthring.client.ring import RingSession
 
 HANDSHAKE = 3.0
-"""Seconds a stage has to adopt a new epoch, its link to the next one included."""
+"""Seconds a stage has to adopt a new epoch, its link to the next one included; more in every
+further attempt, up to ``LIMITS.connect`` twice, since a busy machine isn't a dead one."""
 WINDOW = 12
 """Replayed steps under way at once."""
 
@@ -53,6 +54,7 @@ class Recovery:
     spares: Spares
     mended: list[Mended] = field(default_factory=list)
     _trouble: asyncio.Event = field(default_factory=asyncio.Event)
+    _handshake: float = HANDSHAKE
     _unsettled: int | None = None
     """Layer boundary behind which an attempt that was cut short may have left old rows."""
 
@@ -63,7 +65,7 @@ class Recovery:
     async def run(self) -> None:
         """Mend the ring.
 
-        Raises ``NoRoute`` or what the last attempt failed with once ``LIMITS.recovery`` is over.
+        Raises ``NoRoute`` or what the last attempt failed with once ``Spares.patience`` is over.
         """
         ring, begun = self.ring, time.monotonic()
         lost = _lost(ring.attached)
@@ -72,11 +74,12 @@ class Recovery:
             await asyncio.sleep(pause(attempt))
             try:
                 self._trouble.clear()
+                self._handshake = min(HANDSHAKE * 1.5**attempt, 2 * LIMITS.connect)
                 await race(self._attempt(again=attempt > 0), self._disturbed())
             except HearthringError as error:
                 lost |= _lost(ring.attached)
                 attempt += 1
-                if time.monotonic() - begun > LIMITS.recovery:
+                if time.monotonic() - begun > self.spares.patience:
                     raise _given_up(error, lost) from error
                 if isinstance(error, NoRoute):
                     attempt = max(attempt, 2)  # nothing will change at once
@@ -103,14 +106,14 @@ class Recovery:
         down = frozenset(stage for stage in ring.route if stage not in up)
         doubtful = [a for a in ring.attached if a.down is not None and a.suspected]
         try:
-            return await self.spares.route(ring.route, down, again, not doubtful)
+            return await self.spares.instead(ring.route, down, again, not doubtful)
         except HearthringError:
             if not doubtful:
                 raise
             for attached in doubtful:
                 attached.down, attached.suspected = None, False
             rest = down - {a.stage for a in doubtful}
-            return await self.spares.route(ring.route, rest, True, True) if rest else ring.route
+            return await self.spares.instead(ring.route, rest, True, True) if rest else ring.route
 
     async def _enter(self, route: tuple[Stage, ...]) -> frozenset[Stage]:
         """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
@@ -133,7 +136,7 @@ class Recovery:
         async def tell(place: int, attached: Attachment) -> None:
             try:
                 order = ring.order(place)
-                answer = await attached.ask(order, Rerouted, HANDSHAKE, order.epoch)
+                answer = await attached.ask(order, Rerouted, self._handshake, order.epoch)
             except DeadlineExceeded as error:
                 ring.suspect(attached, error)
                 raise
@@ -141,7 +144,7 @@ class Recovery:
 
         async def open_(place: int) -> None:
             try:
-                async with asyncio.timeout(HANDSHAKE):
+                async with asyncio.timeout(self._handshake):
                     await ring.attach(place)
             except TimeoutError:
                 self.spares.avoided.add(route[place].node)

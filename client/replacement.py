@@ -5,12 +5,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from hearthring.client.route import Stage, View, find_cover
+from hearthring.client.route import Stage, View, find_cover, find_route
 from hearthring.protocol.errors import HearthringError, NoRoute
 from hearthring.protocol.records import NodeRecord
 
 AVOID_SECONDS, AVOID_MOST = 15.0, 240.0
 """How long a node is avoided after its first failure, and at most after many."""
+DOUBT = 30.0
+"""How much slower than it is a node counts after a failure, and again after each further one."""
+PATIENCE = 30.0
+"""Seconds without any whole route after which a request fails."""
 
 Look = Callable[[bool], Awaitable[list[NodeRecord]]]
 """The model's records: those at hand, or with ``True`` as they are now."""
@@ -35,18 +39,41 @@ class Avoided:
         """The nodes to avoid now."""
         return frozenset(node for node, (_, until) in self._nodes.items() if until > self.clock())
 
+    def weight(self, node: str) -> float:
+        """What a node counts for among others: 1, or less the more often it failed lately."""
+        times, until = self._nodes.get(node, (0, 0.0))
+        return DOUBT ** -min(times, 8) if until > self.clock() else 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Spares:
-    """Finds stages for a session of ``rows`` rows in a model of so many layers."""
+    """Finds stages for a session of ``rows`` rows in a model of so many layers.
+
+    ``patience`` is the time in seconds that the session may be without any whole route.
+    """
 
     look: Look
     layers: int
     rows: int
     avoided: Avoided = field(default_factory=Avoided)
     view: View = field(default_factory=View)
+    patience: float = PATIENCE
 
-    async def route(
+    def route(self, records: Sequence[NodeRecord]) -> tuple[Stage, ...]:
+        """The best route there is. Raises ``NoRoute``.
+
+        Nodes that failed lately are used only if there is no other route, and then as few of them
+        as can be, those first that failed the least: they may have been restarted.
+        """
+        avoid = self.avoided.now()
+        try:
+            return find_route(records, self.layers, rows=self.rows, avoid=avoid, view=self.view)
+        except NoRoute:
+            if not avoid:
+                raise
+            return find_route(records, self.layers, rows=self.rows, view=self._doubting())
+
+    async def instead(
         self, route: Sequence[Stage], down: frozenset[Stage], again: bool, anybody: bool
     ) -> tuple[Stage, ...]:
         """``route`` with others in the place of the stages that are ``down``.
@@ -57,16 +84,24 @@ class Spares:
         lost = frozenset(stage.node for stage in down)
         try:
             records = await self.look(again)
-            return self._new(records, route, down, self.avoided.now())
+            return self._new(records, route, down, self.avoided.now(), self.view)
         except HearthringError:
             if not again:
                 records = await self.look(True)
         try:
-            return self._new(records, route, down, self.avoided.now() | lost)
+            return self._new(records, route, down, self.avoided.now() | lost, self.view)
         except NoRoute:
             if not anybody:
                 raise
-            return self._new(records, route, down, frozenset())
+            return self._new(records, route, down, frozenset(), self._doubting())
+
+    def _doubting(self) -> View:
+        """A view in which nodes that failed lately are there, but cost more than any other."""
+        own, avoided = self.view.weight, self.avoided
+        return replace(
+            self.view,
+            weight=lambda node: avoided.weight(node) * (own(node) if own is not None else 1.0),
+        )
 
     def _new(
         self,
@@ -74,8 +109,9 @@ class Spares:
         route: Sequence[Stage],
         down: frozenset[Stage],
         avoid: frozenset[str],
+        view: View,
     ) -> tuple[Stage, ...]:
-        return new_route(records, route, down, self.layers, self.rows, avoid, self.view)
+        return new_route(records, route, down, self.layers, self.rows, avoid, view)
 
 
 def new_route(

@@ -107,8 +107,12 @@ class RingSession:
         self._watching: asyncio.Task[None] | None = None
         self._behind: list[_Behind] = []
         self._hearing = Hearing(self)
-        self.blamed = ""
-        """The node whose failure ended the session, if one did."""
+        self.blamed = set[str]()
+        """Nodes whose failure ended the session, if one did."""
+        self.accusing = set[str]()
+        """Nodes that opened, but say that they can't reach the next."""
+        self._reached: dict[Stage, bool] = {}
+        """Stages that took the call, and whether they have opened."""
 
     @property
     def mended(self) -> list[Mended]:
@@ -122,19 +126,25 @@ class RingSession:
 
     # -- life ------------------------------------------------------------------------------------
 
-    async def open(self, max_rows: int) -> None:
+    async def open(self, max_rows: int, seconds: float = 2 * LIMITS.connect) -> None:
         """Take places at all stages at once, last one first in effect: each links to its next.
 
-        Raises what a stage refused with, naming the stage. Nothing stays open on failure.
+        Raises what a stage refused with, naming the stage, or ``DeadlineExceeded`` after so many
+        ``seconds``; ``blamed`` says who didn't do its part. Nothing stays open on failure.
         """
         self._max_rows = max_rows
         try:
-            async with asyncio.timeout(LIMITS.connect * 2):
+            async with asyncio.timeout(seconds):
                 await all_or_none(*(self.attach(place) for place in range(len(self.route))))
                 await self.link_first()
         except TimeoutError:
+            late = self._late()
+            self.blamed.update(stage.node for stage in late)
             await self.close()
-            raise DeadlineExceeded("the stages didn't open in time", field="route") from None
+            who = ", ".join(f"layers {s.start} to {s.end} at {s.node}" for s in late)
+            raise DeadlineExceeded(
+                f"didn't open in {seconds:.0f} s: {who}", field="route"
+            ) from None
         except BaseException:
             await self.close()
             raise
@@ -159,6 +169,15 @@ class RingSession:
         self.flight.end(None)
         for step in self._behind:
             step.waiting.cancel()
+
+    def _late(self) -> list[Stage]:
+        """Who keeps an opening waiting: those that took no call, else the last that didn't open.
+
+        The others may be well, since a stage opens once it has reached the next one.
+        """
+        silent = [stage for stage in self.route if stage not in self._reached]
+        waiting = [stage for stage in self.route if not self._reached.get(stage)]
+        return silent or waiting[-1:] or [self.route[0]]
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -187,7 +206,9 @@ class RingSession:
 
     async def result(self, waiting: "asyncio.Future[Result]") -> Result:
         """Await a step's result. Raises ``StageFailed``, ``NoRoute`` or ``DeadlineExceeded``."""
-        limit = LIMITS.step + (LIMITS.recovery if self._recovery is not None else 0.0)
+        limit = LIMITS.step
+        if self._recovery is not None:
+            limit += self._recovery.spares.patience + LIMITS.recovery
         try:
             async with asyncio.timeout(limit):
                 return await waiting
@@ -304,7 +325,7 @@ class RingSession:
         try:
             self._link = await self._links.get(first.address, first.node)
         except HearthringError as error:
-            self.blamed = self.blamed or first.node
+            self.blamed.add(first.node)
             raise first.failed(error) from error
         self._unuse = self._link.use(self._lose_first)
 
@@ -318,14 +339,17 @@ class RingSession:
             stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
             attached = Attachment(stage, stream, self._hearing)
             self.attached.append(attached)
-            await attached.ask(self._wish(place), Opened, LIMITS.connect)
+            self._reached[stage] = False
+            await attached.ask(self._wish(place), Opened, 2 * LIMITS.connect)
+            self._reached[stage] = True
         except asyncio.CancelledError:
             if attached is not None and attached in self.attached:
                 self.attached.remove(attached)
                 await attached.close()
             raise
         except HearthringError as error:
-            self.blamed = stage.node
+            blocked = attached is not None and attached.blocked
+            (self.accusing if blocked else self.blamed).add(stage.node)
             raise (
                 error
                 if isinstance(error, StageFailed) and error.field == "stage"
@@ -374,7 +398,7 @@ class RingSession:
         if lost.down is None or lost.suspected:
             lost.down = error
         if self._recovery is None or self._watching is None or self._failed is not None:
-            self.blamed = self.blamed or lost.stage.node
+            self.blamed.add(lost.stage.node)
             self.end(lost.stage.failed(error))
             return
         self._recovery.spares.avoided.add(lost.stage.node)

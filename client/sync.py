@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.api import AnswerStream, AsyncClient
+from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import Messages, Options, Progress
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.loops import new_event_loop
@@ -34,12 +35,20 @@ class Client:
         threads: int | None = None,
         progress: Progress = quiet,
         sharing: str = "own",
+        patience: float = PATIENCE,
     ) -> None:
         self._loop = new_event_loop()
         self._closed = False
 
         async def make() -> AsyncClient:
-            return AsyncClient(join, model, threads=threads, progress=progress, sharing=sharing)
+            return AsyncClient(
+                join,
+                model,
+                threads=threads,
+                progress=progress,
+                sharing=sharing,
+                patience=patience,
+            )
 
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="hearthring", daemon=True

@@ -53,8 +53,8 @@ class Limits:
     """Time a caller has for its first, signed message."""
     step: float = 60.0
     """Time a step may take round the whole ring."""
-    recovery: float = 45.0
-    """Time a client tries to replace lost stages before it gives up."""
+    recovery: float = 15.0
+    """Time that rows may take to be sent again, beyond a client's patience with lost stages."""
     drain: float = 10.0
     """Time a leaving node gives its clients to go on elsewhere."""
     idle: float = 120.0

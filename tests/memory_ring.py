@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from hearthring.client.api import AsyncClient
+from hearthring.client.replacement import PATIENCE
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import NodeHooks
 from hearthring.node.desk import Desk
@@ -90,13 +91,14 @@ class MemorySwarm:
         await node.transport.close()
         await node.stage.close()
 
-    def client(self) -> AsyncClient:
+    def client(self, patience: float = PATIENCE) -> AsyncClient:
         """A client that knows the first node only."""
         client = AsyncClient(
             [self.nodes[0].invitation],
             str(self.entry.path),
             threads=1,
             transport=MemoryTransport(self.network),
+            patience=patience,
         )
         self.stack.push_async_callback(client.close)
         return client

@@ -25,6 +25,8 @@ from tests.chaos.swarm import PLACES, ChaosSwarm, Member, machine
 TOKENS = 64
 PATIENCE = 120.0
 """Seconds for one generation, after which its request counts as lost."""
+GONE_SECONDS = 30.0
+"""For a killed process to be gone."""
 
 
 class Phase(StrEnum):
@@ -225,6 +227,8 @@ async def kills(campaign: Campaign, number: int, seed: int) -> None:
     async def strike(fault: Fault, victims: list[Member]) -> None:
         for victim in victims:
             victim.signal(signal.SIGKILL)
+            # A killed process lives on for a moment, and only the dead are restarted.
+            await asyncio.to_thread(victim.process.process.wait, GONE_SECONDS)
 
     for n, fault in enumerate(draw_faults(number, seed, (0, 0))):
         await campaign.run(n, fault, strike)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from hearthring.client.auditing import audit_offline
+from hearthring.client.replacement import PATIENCE
 from hearthring.client.replay import EngineReplayer
 from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.identity import Identity
-from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
@@ -35,11 +35,17 @@ LOCATED = (
 )
 
 
-async def prove(tiny: ModelEntry, fault: str = "", place: int = 1, **options: object) -> Proof:
+async def prove(
+    tiny: ModelEntry,
+    fault: str = "",
+    place: int = 1,
+    patience: float = PATIENCE,
+    **options: object,
+) -> Proof:
     hooks = {place: hooks_for(fault, (1, 3))} if fault else None
     async with memory_swarm(tiny, CUTS, hooks=hooks) as swarm:
         options = {"prompt_ids": PROMPT_IDS, "max_tokens": 20} | options
-        return (await swarm.client().generate(**options)).proof  # type: ignore[arg-type]
+        return (await swarm.client(patience).generate(**options)).proof  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 4}])
@@ -74,13 +80,9 @@ async def test_a_liar_is_named_wherever_it_stands(tiny: ModelEntry, fault: str, 
 
 
 @pytest.mark.parametrize("place", [1, 2])
-async def test_a_nan_is_refused_by_who_gets_it(
-    tiny: ModelEntry, place: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hurried = replace(LIMITS, recovery=0.5)
-    monkeypatch.setattr("hearthring.client.recovery.LIMITS", hurried)
+async def test_a_nan_is_refused_by_who_gets_it(tiny: ModelEntry, place: int) -> None:
     with pytest.raises(HearthringError, match="NonFinite"):
-        await prove(tiny, "nan", place)
+        await prove(tiny, "nan", place, patience=0.5)
 
 
 async def test_a_withheld_receipt_is_said(

@@ -1,7 +1,6 @@
 """Whole generations round rings of tiny engines, without sockets."""
 
 import asyncio
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +16,6 @@ from hearthring.protocol.errors import (
     PromptTooLong,
     SeedUnreachable,
 )
-from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import GENERATED, PROMPT
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
@@ -190,7 +188,7 @@ async def test_missing_layers_are_listed(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, (0, 1)) as swarm:
         await swarm.node((2, 3))
         with pytest.raises(NoRoute) as caught:
-            await swarm.client().generate("x")
+            await swarm.client(patience=0.1).generate("x")
         assert caught.value.missing == ((1, 2), (3, 4))
         assert "[1, 2), [3, 4) of 4" in str(caught.value)
 
@@ -199,26 +197,24 @@ async def test_mixed_residual_types_are_no_route(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, (0, 2), Residual.FP32) as swarm:
         await swarm.node((2, 4), Residual.FP16)
         with pytest.raises(NoRoute, match="residual types"):
-            await swarm.client().generate("x")
+            await swarm.client(patience=0.1).generate("x")
 
 
 async def test_nodes_without_room_are_passed_over(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, (0, 2)) as swarm:
         await swarm.node((2, 4), kv_rows=10)
         with pytest.raises(NoRoute, match="with room for this session"):
-            await swarm.client().generate(prompt_ids=PROMPT_IDS)
+            await swarm.client(patience=0.1).generate(prompt_ids=PROMPT_IDS)
         roomy = await swarm.node((2, 4), kv_rows=200)
         answer = await swarm.client().generate(prompt_ids=PROMPT_IDS, max_tokens=3)
         assert answer.route[1].node == roomy.node_id
 
 
 async def test_a_lost_stage_that_nobody_replaces_ends_the_request_by_name(
-    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+    tiny: ModelEntry,
 ) -> None:
-    hurried = replace(LIMITS, recovery=0.5)
-    monkeypatch.setattr("hearthring.client.recovery.LIMITS", hurried)
     async with memory_swarm(tiny, (0, 2, 4)) as swarm:
-        pieces = aiter(swarm.client().stream(prompt_ids=PROMPT_IDS, max_tokens=400))
+        pieces = aiter(swarm.client(patience=0.5).stream(prompt_ids=PROMPT_IDS, max_tokens=400))
         await anext(pieces)
         await swarm.kill(swarm.nodes[1])
         with pytest.raises(HearthringError, match=swarm.nodes[1].node_id):

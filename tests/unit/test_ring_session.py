@@ -147,7 +147,7 @@ async def test_a_wrong_result_ends_the_session_at_once(network: MemoryNetwork, n
         for pending in (waiting, behind):
             with pytest.raises(StageFailed, match=rf"{stage.node}: {error}: "):
                 await asyncio.wait_for(ring.result(pending), 5)
-        assert ring.blamed == stage.node
+        assert ring.blamed == {stage.node}
         assert ring.ledger.received == {}
         with pytest.raises(StageFailed, match=error):
             ring.send(ROWS, STATES)
@@ -219,7 +219,7 @@ async def test_one_refusal_leaves_nothing_open_anywhere(network: MemoryNetwork) 
     with pytest.raises(StageFailed, match=f"{route[0].node}: QuotaExceeded: sessions: full"):
         await ring.open(8)
     assert reached.is_set()
-    assert ring.blamed == route[0].node
+    assert ring.blamed == {route[0].node}
     go.set()
     for _ in range(20):
         await asyncio.sleep(0)
