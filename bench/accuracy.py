@@ -20,7 +20,7 @@ from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.tokenizer import Tokenizer
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_ends import TorchEnds
 
 TEXTS = (
     "The sea was calm that morning, and the keeper of the lighthouse had nothing to do but watch "
@@ -38,7 +38,7 @@ SETTINGS = {
 }
 
 
-def logits(engine: Engine, ends: Ends, ids: list[int]) -> np.ndarray:
+def logits(engine: Engine, ends: TorchEnds, ids: list[int]) -> np.ndarray:
     """Logits of all rows, the first half of them prompt."""
     slots = np.arange(len(ids))
     half = len(ids) // 2
@@ -63,7 +63,7 @@ def main() -> None:
 
     def run(name: str, residual: Residual, settings: EngineOptions) -> list[np.ndarray]:
         engine = load_engine(name, file, window, residual, threads, options=settings)
-        ends = Ends.open(file, residual, threads)
+        ends = TorchEnds.open(file, residual, threads)
         return [logits(engine, ends, ids) for ids in tokens]
 
     exact = run("torch", Residual.FP32, EngineOptions())

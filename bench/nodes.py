@@ -18,10 +18,10 @@ import numpy as np
 
 from hearthring.processes import NodeProcess
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.ends import open_ends
 from hearthring.shards.engine import EngineRow, Kind, Segment
 from hearthring.shards.engines import load_engine
 from hearthring.shards.store import ModelStore
-from hearthring.shards.torch_ends import Ends
 
 LAYERS = 30
 MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"
@@ -101,7 +101,7 @@ class Single:
         gguf = ModelStore().find("smollm2").open()
         residual = Residual.FP32 if engine == "torch" else Residual.BF16
         self.engine = load_engine(engine, gguf, (0, LAYERS), residual, 1)
-        self.ends = Ends.open(gguf, residual, 1)
+        self.ends = open_ends("auto", gguf, residual, 1)
 
     def decode(self, prompt: list[int], tokens: int) -> tuple[float, float, float]:
         """Prefill seconds, seconds per decoded token, and of those the engine's."""

@@ -14,11 +14,13 @@ from hearthring.client.auditing import audit_offline
 from hearthring.client.config import (
     SHARING,
     ClientConfig,
+    engine_of,
     patience_of,
     sharing_of,
     threads_of,
 )
 from hearthring.client.generation import Generation
+from hearthring.client.heads import Heads
 from hearthring.client.measuring import MeasuringTransport, learn
 from hearthring.client.opening import Opening
 from hearthring.client.peers import PeerTable
@@ -42,12 +44,12 @@ from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32, Residual, unpack
 from hearthring.protocol.transport import Transport
+from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.manifest import quiet
 from hearthring.shards.parts import ENDS, replay_parts
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.tokenizer import StreamDecoder
-from hearthring.shards.torch_ends import Ends
 from hearthring.verify.candidates import snapshot
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
@@ -64,7 +66,8 @@ class AsyncClient:
     ``join`` takes invitations; ``model`` an alias, a path, or the id of a model, by default the one
     that the first seed serves. Tokenizer, embedding and head of a model that isn't in the cache
     are fetched from the swarm, once.
-    ``threads`` is torch's number in this process; ``reputation`` tells what a node counts for in
+    ``threads`` is the number for embedding and head, ``engine`` what computes them: ``auto`` is
+    ggml for quantised weights, else torch. ``reputation`` tells what a node counts for in
     routes (1 is neutral, 0.5 as if twice as slow, 0 never); ``sharing`` whose earlier prompts may
     speed up this client's, ``patience`` how many seconds a request waits for a whole route
     (``ClientConfig``). Nothing is loaded or dialled before it is needed.
@@ -86,6 +89,7 @@ class AsyncClient:
         reputation: Callable[[str], float] | None = None,
         sharing: str = "own",
         patience: float = PATIENCE,
+        engine: str = "auto",
     ) -> None:
         self.peers, self.reputation = PeerTable(), reputation
         self._book, self._favourites = RecordBook(), secrets.randbits(64)
@@ -96,10 +100,12 @@ class AsyncClient:
             threads_of(threads),
             sharing=sharing_of(sharing),
             patience=patience_of(patience),
+            engine=engine_of(engine),
         )
         self._progress = progress
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
+        self._heads = Heads(self._thread)
         self._loading = asyncio.Lock()
         self._finding = asyncio.Lock()
         self._entry: ModelEntry | None = None
@@ -162,9 +168,9 @@ class AsyncClient:
         inner = tuple(sorted({layer for layer in layers if layer}))
         ring, ends = await self._open_ring(len(ids), inner)
         async with ring:
-            generation = Generation(ring, ends, self._thread, Sampling(), list(ids))
+            generation = Generation(ring, ends, self._heads, Sampling(), list(ids))
             await generation.prefill_only()
-        states = {0: ends.embed(ids)} if 0 in layers else {}
+        states = {0: await self._heads.run(ends.embed, ids)} if 0 in layers else {}
         for layer in inner:
             taps = b"".join(ring.taps[layer, row.id] for row in generation.rows)
             states[layer] = unpack(taps, len(ids), model.shape.width, ends.residual)
@@ -246,7 +252,7 @@ class AsyncClient:
         text, reason, proof = "", "length", None
         async with ring:
             generation = Generation(
-                ring, ends, self._thread, request.sampling, list(ids), begun=stream.begun
+                ring, ends, self._heads, request.sampling, list(ids), begun=stream.begun
             )
             decoder, watcher = StreamDecoder(model.tokenizer), StopWatcher(request.stop)
             async for token in generation.tokens(limit, model.tokenizer.eos_ids):
@@ -344,7 +350,7 @@ class AsyncClient:
             return self._ends[residual]
 
     def _open_ends(self, model: PromptModel, residual: Residual) -> Ends:
-        ends = Ends.open(model.gguf, residual, self.config.threads)
+        ends = open_ends(self.config.engine, model.gguf, residual, self.config.threads)
         _ = ends.numerics  # measured here, off the event loop
         return ends
 

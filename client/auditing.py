@@ -63,7 +63,11 @@ def _replayer(proof: Proof, gguf: GgufFile, threads: int) -> EngineReplayer:
     """With the route's own engine where this machine has it: then bits can be compared."""
     residual = Residual(proof.residual)
     used = {body.numerics for body in bodies_of(proof) if body is not None}
+    ends = "ggml" if proof.numerics.startswith("ggml-") else "torch"
     if used and all(name.startswith("ggml-") for name in used):
         with contextlib.suppress(EngineUnavailable):
-            return EngineReplayer(gguf, residual, threads, "ggml", options_of(min(used)))
+            return EngineReplayer(gguf, residual, threads, "ggml", options_of(min(used)), ends)
+    if ends == "ggml":
+        with contextlib.suppress(EngineUnavailable):
+            return EngineReplayer(gguf, residual, threads, ends=ends)
     return EngineReplayer(gguf, residual, threads)

@@ -11,13 +11,14 @@ from hearthring.protocol.errors import BadOption
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.messages import SHARE_ALL, SHARE_NONE, SHARE_OWN
+from hearthring.shards.engines import ENGINES
 
 SHARING = {"own": SHARE_OWN, "all": SHARE_ALL, "none": SHARE_NONE}
 
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """``threads``: of torch in this process. ``data``: where the client's identity is kept.
+    """``threads``: of embedding and head. ``data``: where the client's identity is kept.
 
     ``model`` None: the one that the seeds serve.
 
@@ -25,6 +26,7 @@ class ClientConfig:
     from this client's: its ``own`` sessions, those of ``all`` who say the same, or ``none``.
 
     ``patience``: seconds that a request waits for a whole route, at its begin or after a loss.
+    ``engine``: what computes embedding and head, as in ``open_ends``.
     """
 
     join: tuple[Invitation, ...]
@@ -33,6 +35,7 @@ class ClientConfig:
     data: Path | None = None
     sharing: str = "own"
     patience: float = PATIENCE
+    engine: str = "auto"
 
     def identity(self) -> Identity:
         """The client's identity; one for this process alone if the folder can't be written."""
@@ -54,6 +57,13 @@ def patience_of(wish: float) -> float:
     """Seconds. Raises ``BadOption``."""
     if not 0 <= wish <= 3600:
         raise BadOption(f"{wish} isn't allowed", field="patience", mend="allowed: 0 to 3600")
+    return wish
+
+
+def engine_of(wish: str) -> str:
+    """One of ``ENGINES``. Raises ``BadOption``."""
+    if wish not in ENGINES:
+        raise BadOption(f"there is no {wish!r}", field="engine", mend=", ".join(ENGINES))
     return wish
 
 

@@ -4,29 +4,29 @@
 then a row at a time, each committed by the step after it.
 """
 
-import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hearthring.client.answer import Rerouting, Timings
 from hearthring.client.chunks import chunk_rows
 from hearthring.client.flight import Result
+from hearthring.client.heads import Heads
 from hearthring.client.ring import RingSession
 from hearthring.client.sampler import Sampling, choose
 from hearthring.protocol.messages import GENERATED, PROMPT, Row
 from hearthring.protocol.tensors import F32
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.ends import Ends
+
+if TYPE_CHECKING:
+    import asyncio
 
 IN_FLIGHT = 16
 """Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Generation:
 
     ring: RingSession
     ends: Ends
-    thread: Executor
+    heads: Heads
     sampling: Sampling
     token_ids: list[int]
     prompt_tokens: int = 0
@@ -59,7 +59,7 @@ class Generation:
         self.prefill_begun = time.monotonic()
         state = await self._prefill()
         for made in range(1, limit + 1):
-            token, embedded = await self._on_thread(self._choose, state)
+            token, embedded = await self.heads.logits(self.ends, state[None], self._choose)
             self.token_ids.append(token)
             self.last_token = time.monotonic()
             self.first_token = self.first_token or self.last_token
@@ -114,7 +114,7 @@ class Generation:
         chunk = chunk_rows(len(prompt), self.ring.route)
         for start in range(0, len(prompt), chunk):
             rows = [Row(p + 1, p, p, PROMPT) for p in range(start, min(start + chunk, len(prompt)))]
-            states = await self._on_thread(self.ends.embed, [prompt[r.position] for r in rows])
+            states = await self.heads.run(self.ends.embed, [prompt[r.position] for r in rows])
             if len(waiting) == IN_FLIGHT:
                 await self._receive(waiting.popleft())
             waiting.append(self._send(rows, states))
@@ -141,11 +141,7 @@ class Generation:
         self.results.append(result)
         self.final.extend(result.states)
 
-    def _choose(self, state: F32) -> tuple[int, F32]:
+    def _choose(self, logits: F32) -> tuple[int, F32]:
         """The next token and its embedding: at once, or other sessions' heads come between."""
-        logits = self.ends.logits(self.ends.norm(state[None])[0])
-        token = choose(logits, self.token_ids, len(self.token_ids), self.sampling)
+        token = choose(logits[0], self.token_ids, len(self.token_ids), self.sampling)
         return token, self.ends.embed([token])
-
-    async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, work, *arguments)

@@ -8,7 +8,7 @@ from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.messages import Evidence, Receipt
 from hearthring.protocol.tensors import F32, bf16_bits
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.ends import Ends
 from hearthring.verify import receipts
 from hearthring.verify.digest import digests
 from hearthring.verify.proof import Proof, ProofSampling, StageProof, sign
@@ -55,7 +55,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
             stages=tuple(stages),
             in_roots=in_roots,
             out_roots=out_roots,
-            digests=tuple(_digests(ends, generation.final)),
+            digests=tuple(await generation.heads.run(_digests, ends, generation.final)),
             row_ids=tuple(ids),
             candidates=ring.candidates,
             received=Evidence(tuple(ring.ledger.signed)) if disputed else None,

@@ -7,10 +7,10 @@ import numpy as np
 from hearthring.client.sampler import Sampling, lead
 from hearthring.protocol.messages import PROMPT
 from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.ends import open_ends
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.torch_ends import Ends
 from hearthring.verify.proof import Proof
 
 BATCH = 256
@@ -20,7 +20,8 @@ DEFAULT = EngineOptions()
 class EngineReplayer:
     """``verify.audit.Replayer`` over a model file. Only the window at work is in memory.
 
-    ``engine`` is the name of the engine to replay with, ``options`` how. Raises
+    ``engine`` is the name of the engine to replay with, ``options`` how, ``ends`` the name of what
+    computes embedding, norm and head. Raises
     ``EngineUnavailable``.
     """
 
@@ -31,10 +32,11 @@ class EngineReplayer:
         threads: int,
         engine: str = "torch",
         options: EngineOptions = DEFAULT,
+        ends: str = "torch",
     ) -> None:
         self._gguf, self._residual, self._threads = gguf, residual, threads
         self._name, self._options = engine, options
-        self._ends = Ends.open(gguf, residual, threads)
+        self._ends = open_ends(ends, gguf, residual, threads)
         self.ends_fingerprint = self._ends.numerics.fingerprint
         self.fingerprint = self._engine(0, 1).numerics.fingerprint
 

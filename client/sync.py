@@ -36,6 +36,7 @@ class Client:
         progress: Progress = quiet,
         sharing: str = "own",
         patience: float = PATIENCE,
+        engine: str = "auto",
     ) -> None:
         self._loop = new_event_loop()
         self._closed = False
@@ -48,6 +49,7 @@ class Client:
                 progress=progress,
                 sharing=sharing,
                 patience=patience,
+                engine=engine,
             )
 
         self._thread = threading.Thread(

@@ -22,6 +22,7 @@ def ask_once(
     join: list[str],
     model: str | None,
     threads: int | None,
+    engine: str,
     raw: str | None,
     messages: list[dict[str, str]],
     options: dict[str, Any],
@@ -31,7 +32,10 @@ def ask_once(
     """Ask, stream, save the proof, and say how it went."""
     if proof is not None and not proof.absolute().parent.is_dir():
         raise BadOption(f"there is no folder {proof.absolute().parent}", field="proof")
-    with Bars() as bars, Client(join, model, threads=threads, progress=bars) as client:
+    with (
+        Bars() as bars,
+        Client(join, model, threads=threads, engine=engine, progress=bars) as client,
+    ):
         question = {} if raw is not None else {"messages": messages}
         stream = client.stream(raw, **question, **options)  # type: ignore[arg-type]
         for piece in stream:
@@ -53,12 +57,16 @@ def chat(
     join: list[str],
     model: str | None,
     threads: int | None,
+    engine: str,
     system: str | None,
     options: dict[str, Any],
 ) -> None:
     """Turn by turn until an empty line or the end of input. Ctrl-C ends the answer under way."""
     messages = [{"role": "system", "content": system}] if system is not None else []
-    with Bars() as bars, Client(join, model, threads=threads, progress=bars) as client:
+    with (
+        Bars() as bars,
+        Client(join, model, threads=threads, engine=engine, progress=bars) as client,
+    ):
         print("an empty line ends the chat", file=sys.stderr)
         while text := _line("you> "):
             messages.append({"role": "user", "content": text})

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from hearthring.model_commands import model_app
-from hearthring.options import DiskBudget, Join, Json, Model, NodeThreads, Threads
+from hearthring.options import DiskBudget, EndsEngine, Join, Json, Model, NodeThreads, Threads
 from hearthring.protocol.errors import BadOption, HearthringError
 from hearthring.terminal import Bars, process_age, say
 
@@ -251,6 +251,7 @@ def ask(
         typer.Option(help="Save the output proof here.", metavar="FILE"),
     ] = None,
     threads: Threads = None,
+    engine: EndsEngine = "auto",
     as_json: Json = False,
 ) -> None:
     """Ask the swarm; the answer is streamed to standard output."""
@@ -272,7 +273,9 @@ def ask(
         "seed": seed,
         "stop": tuple(stop or ()),
     }
-    ask_once(join or [], model, threads, text if raw else None, messages, options, proof, as_json)
+    ask_once(
+        join or [], model, threads, engine, text if raw else None, messages, options, proof, as_json
+    )
 
 
 @app.command()
@@ -287,12 +290,13 @@ def chat(
         typer.Option(help="A system message."),
     ] = None,
     threads: Threads = None,
+    engine: EndsEngine = "auto",
 ) -> None:
     """Talk with the swarm, turn by turn, until an empty line."""
     from hearthring.asking import chat as talk
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    talk(join or [], model, threads, system, options)
+    talk(join or [], model, threads, engine, system, options)
 
 
 @app.command()

@@ -18,6 +18,14 @@ Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(help="Processor threads.", envvar="HEARTHRING_THREADS", show_default="half"),
 ]
+EndsEngine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What computes embedding and head here: auto (ggml for quantised weights, else "
+        "torch), ggml or torch.",
+    ),
+]
 NodeThreads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(

@@ -25,7 +25,8 @@ KVS = (F16, Q8_0)
 TIMED_LAYERS = 4
 FREE_SHARE = 8
 """Layers that the number of threads is tried with where loading them costs nothing."""
-_WIDE = {0, 1, 30}  # ggml's F32, F16, BF16
+WIDE = frozenset((0, 1, 30))
+"""ggml's types of 16 bits and more: F32, F16, BF16."""
 _PACKABLE = {2, 12}  # Q4_0, Q4_K
 
 Progress = Callable[[int, int], None]
@@ -133,7 +134,7 @@ def options_of(numerics: str) -> EngineOptions:
 
 def is_quantised(gguf: GgufFile, window: Window) -> bool:
     """Whether the window's first layer has weights of less than 16 bits."""
-    return any(gguf.kind(name) not in _WIDE for name in layer_tensors(gguf.shape, window[0]))
+    return any(gguf.kind(name) not in WIDE for name in layer_tensors(gguf.shape, window[0]))
 
 
 def _load_ggml(

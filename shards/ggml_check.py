@@ -22,20 +22,25 @@ class FixedWeights:
 
     def raw(self, name: str) -> tuple[int, tuple[int, ...], NDArray[np.uint8]]:
         """Quantised by ggml itself, as for K types there is no other quantiser."""
-        values = np.ascontiguousarray(self._load(name), np.float32)
-        kind = self._kinds[name.split(".", 2)[2]]
-        if kind == GGMLQuantizationType.F32:
-            return kind, values.shape, values.reshape(-1).view(np.uint8)
-        out = np.empty(values.nbytes, np.uint8)
-        used = self._ggml.calls.ggml_quantize_chunk(
-            *(kind, values.ctypes.data, out.ctypes.data, 0),
-            *(values.size // values.shape[-1], values.shape[-1], None),
-        )
-        return kind, values.shape, out[:used].copy()
+        values, kind = self._load(name), self._kinds[name.split(".", 2)[2]]
+        return kind, values.shape, quantised(self._ggml, kind, values)
 
     def kind(self, name: str) -> int:
         """The type that was asked for."""
         return self._kinds[name.split(".", 2)[2]]
+
+
+def quantised(ggml: Ggml, kind: int, values: F32) -> NDArray[np.uint8]:
+    """A tensor's bytes in a type of ggml's. Rows must be whole blocks of it."""
+    values = np.ascontiguousarray(values, np.float32)
+    if kind == GGMLQuantizationType.F32:
+        return values.reshape(-1).view(np.uint8)
+    out = np.empty(values.nbytes, np.uint8)
+    used = ggml.calls.ggml_quantize_chunk(
+        *(kind, values.ctypes.data, out.ctypes.data, 0),
+        *(values.size // values.shape[-1], values.shape[-1], None),
+    )
+    return out[:used].copy()
 
 
 class WideWeights:

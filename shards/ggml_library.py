@@ -8,7 +8,7 @@ one place in a struct that is written to directly.
 import ctypes as c
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +30,12 @@ F32, F16, Q8_0, I32, I64, BF16 = 0, 1, 8, 26, 27, 30  # ggml's numbers for types
 DATA_OFFSET: Final = 248
 """Where ``struct ggml_tensor`` keeps its data pointer."""
 
+_TO_FLOAT: Final = 40  # where ``struct ggml_type_traits`` keeps ``to_float``
+
 _SPINS: Final = "GOMP_SPINCOUNT"
+
+
+_Widen = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, c.c_int64)
 
 
 class InitParams(c.Structure):
@@ -75,6 +80,8 @@ _CALLS: Final[dict[str, tuple[object, ...]]] = {  # result, then arguments
     "ggml_swiglu": (_P, _P, _P),
     "ggml_swiglu_split": (_P, _P, _P, _P),
     "ggml_geglu": (_P, _P, _P),
+    "ggml_scale": (_P, _P, _P, _F32),
+    "ggml_tanh": (_P, _P, _P),
     "ggml_geglu_split": (_P, _P, _P, _P),
     "ggml_pad": (_P, _P, _P, *[_I32] * 4),
     "ggml_cast": (_P, _P, _P, _I32),
@@ -119,6 +126,14 @@ class Ggml:
     path: Path
     build: str
     """Version and instruction set, such as ``0.26.0-avx2``."""
+
+    def to_float(self, kind: int) -> Callable[[int, int, int], None]:
+        """ggml's function that widens values of a type, other than F32, to float32.
+
+        It takes the address of whole blocks, that of the floats, and how many values these are.
+        """
+        traits = self.calls.ggml_get_type_traits(kind)
+        return _Widen(c.c_void_p.from_address(traits + _TO_FLOAT).value or 0)
 
 
 @cache

@@ -33,10 +33,8 @@ PIECE = 256
 
 _GROUPS = (4, 8, 12, 16, 24, 48)  # divisors of BLOCK
 _ALL_THREADS = -1  # GGML_N_TASKS_MAX
-_TO_FLOAT = 40  # offset of ``to_float`` in ``struct ggml_type_traits``
 
 _Custom = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_int, c.c_void_p)
-_Widen = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, c.c_int64)
 
 
 def cut(outer: int) -> list[tuple[int, int]]:
@@ -107,8 +105,7 @@ class Widener:
 
     def _function(self, kind: int) -> Any:
         if kind not in self._functions:
-            traits = self._ggml.calls.ggml_get_type_traits(kind)
-            self._functions[kind] = _Widen(c.c_void_p.from_address(traits + _TO_FLOAT).value or 0)
+            self._functions[kind] = self._ggml.to_float(kind)
         return self._functions[kind]
 
 

@@ -29,8 +29,8 @@ Rows = Callable[[NDArray[np.int64]], F32]
 PROBED = 8192  # head rows of the fixed model: enough for the kernel, little enough for memory
 
 
-class Ends:
-    """Embedding, final norm and head of one model.
+class TorchEnds:
+    """Embedding, final norm and head of one model; see ``Ends`` for the contract.
 
     ``load`` gives tensors by GGUF name; only the norm and the head are kept in float32, as the
     embedding is read row by row. Not thread-safe. ``threads`` is set for the whole process.
@@ -52,7 +52,9 @@ class Ends:
         self._head = Linear([torch.from_numpy(load(head))], threads)
 
     @classmethod
-    def open(cls, file: GgufFile, residual: Residual = Residual.FP32, threads: int = 1) -> "Ends":
+    def open(
+        cls, file: GgufFile, residual: Residual = Residual.FP32, threads: int = 1
+    ) -> "TorchEnds":
         """The ends of a model file. Raises ``BadModelFile``."""
         kind, shape, data = file.raw(EMBEDDING)
         packed = data.reshape(shape[0], -1)
@@ -74,7 +76,7 @@ class Ends:
             rows = sizes[name][0]
             return uniform(rows, (rows, shape.width) if len(sizes[name]) == 2 else (rows,))
 
-        ends = Ends(
+        ends = TorchEnds(
             load,
             lambda ids: uniform(1, (len(ids), shape.width)),
             shape,

@@ -14,7 +14,7 @@ from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import Manifest, build
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_ends import TorchEnds
 from hearthring.shards.torch_engine import TorchEngine
 from hearthring.shards.torch_fast import FastTorchEngine, choose_place
 from tests.families import CASES, LAYERS, transformers_model, write_family_gguf
@@ -35,7 +35,7 @@ class Family:
     @property
     def embedded(self) -> F32:
         """Row i is the embedding of token i - 1."""
-        states = Ends.open(self.file).embed(IDS.tolist())
+        states = TorchEnds.open(self.file).embed(IDS.tolist())
         return np.concatenate([np.zeros_like(states[:1]), states])
 
     def engine(
@@ -85,7 +85,7 @@ def test_logits_are_those_of_transformers(families: Any, name: str) -> None:
     family = families(name)
     with torch.inference_mode():
         wanted = family.model(torch.from_numpy(IDS)[None]).logits[0].numpy()
-    ends, engine = Ends.open(family.file), family.engine()
+    ends, engine = TorchEnds.open(family.file), family.engine()
     for prompt in (0, 100, ROWS):
         session = Session(engine, family.embedded)
         session.chain(1, prompt + 1)

@@ -7,10 +7,11 @@ import pytest
 
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Kind, Segment
+from hearthring.shards.ggml_ends import GgmlEnds
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.tokenizer import Tokenizer
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_ends import TorchEnds
 from hearthring.shards.torch_engine import TorchEngine
 
 pytestmark = pytest.mark.model
@@ -26,7 +27,7 @@ def parts(smollm2):
     file = smollm2.open()
     layers = file.shape.layers
     engines = [GgmlEngine(file, 0, layers, Residual.BF16, threads) for threads in (1, 2)]
-    return file, engines, Ends.open(file, Residual.BF16)
+    return file, engines, TorchEnds.open(file, Residual.BF16)
 
 
 def run(engines, states, prompt, steps, done=0, cache=None):
@@ -102,3 +103,19 @@ def test_logits_are_as_near_to_fp32_as_llama_cpps(parts):
     assert error < 0.05
     agree = (logits[0].argmax(1) == logits[1].argmax(1)).mean()
     assert agree > 0.85
+
+
+def test_a_head_of_many_rows_keeps_each_rows_bits(parts):
+    file, _, reference = parts
+    draw = np.random.default_rng(3)
+    states = draw.standard_normal((16, file.shape.width)).astype(np.float32) * 5
+    whole = None
+    for threads in (1, 2):
+        ends = GgmlEnds(file, Residual.BF16, threads)
+        assert np.array_equal(ends.embed([5, 49_151]), reference.embed([5, 49_151]))
+        normed = ends.norm(states)
+        whole = ends.logits(normed) if whole is None else whole
+        for size in (1, 3, 8, 16):
+            assert np.array_equal(ends.logits(normed[-size:]), whole[-size:])
+    exact = reference.logits(reference.norm(states))
+    assert np.linalg.norm(whole - exact) < 0.01 * np.linalg.norm(exact)

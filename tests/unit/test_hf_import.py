@@ -20,7 +20,7 @@ from hearthring.shards.hf_tensors import interleaved
 from hearthring.shards.manifest import quiet
 from hearthring.shards.quantise import TYPES
 from hearthring.shards.tokenizer import Tokenizer
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_ends import TorchEnds
 from tests.hf import FAMILIES, PRE, TEMPLATE, write_hf_folder, write_settings
 from tests.llama_cpp import LlamaVocabulary
 from tests.sentences import CORPUS
@@ -37,7 +37,7 @@ def convert(folder: Path, target: Path, quantise: str | None = None, **changes: 
 
 def logits(file: GgufFile, engine: str = "torch") -> np.ndarray[Any, np.dtype[np.float32]]:
     """Of every position of ``IDS``, with fp32 residuals."""
-    ends = Ends.open(file)
+    ends = TorchEnds.open(file)
     loaded = load_engine(engine, file, (0, file.shape.layers), Residual.FP32, 1)
     cache, path = loaded.new_cache(len(IDS)), np.arange(len(IDS))
     rows = [EngineRow(Kind.PROMPT, i, i, path[: i + 1]) for i in range(len(IDS))]

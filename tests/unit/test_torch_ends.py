@@ -7,7 +7,7 @@ from gguf.quants import dequantize, quantize
 from hearthring.protocol.errors import BadOption, BadShape, ResidualOverflow
 from hearthring.protocol.tensors import Residual, pack, unpack
 from hearthring.shards.shape import Shape
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_ends import TorchEnds
 
 SHAPE = Shape("llama", 1, 64, 4, 2, 16, 128, 160, 512, 1e-5, 10_000.0)
 Q8 = GGMLQuantizationType.Q8_0
@@ -21,7 +21,7 @@ def _threads():
 
 
 class File:
-    """What ``Ends.open`` needs of a model file."""
+    """What ``TorchEnds.open`` needs of a model file."""
 
     def __init__(self, shape=SHAPE):
         self.shape, draw = shape, np.random.default_rng(0)
@@ -44,18 +44,18 @@ class File:
 @pytest.mark.parametrize("residual", list(Residual))
 def test_embeddings_are_rows_rounded_to_the_residual_type(residual):
     file = File()
-    states = Ends.open(file, residual).embed([3, 159, 3, 0])
+    states = TorchEnds.open(file, residual).embed([3, 159, 3, 0])
     exact = file.tensors["token_embd.weight"][[3, 159, 3, 0]]
     assert np.array_equal(states, unpack(pack(exact, residual), 4, 64, residual))
     assert states.dtype == np.float32
-    assert Ends.open(file, residual).embed([]).shape == (0, 64)
+    assert TorchEnds.open(file, residual).embed([]).shape == (0, 64)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_are_close_to_float64(tied):
     shape = Shape("llama", 1, 64, 4, 2, 16, 128, 160, 512, 1e-5, 10_000.0, tied_head=tied)
     file = File(shape)
-    ends = Ends.open(file)
+    ends = TorchEnds.open(file)
     states = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
     wide = states.astype(np.float64)
     wanted = wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5)
@@ -70,7 +70,7 @@ def test_a_row_has_the_same_bits_in_any_company_and_on_any_threads():
     file, found = File(), []
     states = np.random.default_rng(1).standard_normal((9, 64)).astype(np.float32)
     for threads in (1, 2):
-        ends = Ends.open(file, threads=threads)
+        ends = TorchEnds.open(file, threads=threads)
         normed = ends.norm(states)
         found += [normed, np.concatenate([ends.norm(row[None]) for row in states])]
         together, alone = ends.logits(normed), np.stack([ends.logits(row) for row in normed])
@@ -83,14 +83,14 @@ def test_a_row_has_the_same_bits_in_any_company_and_on_any_threads():
 
 
 def test_classes():
-    first, second = (Ends.open(File(), Residual.BF16, threads).numerics for threads in (1, 2))
+    first, second = (TorchEnds.open(File(), Residual.BF16, threads).numerics for threads in (1, 2))
     assert first == second
-    assert first.fingerprint != Ends.open(File(), Residual.FP32).numerics.fingerprint
+    assert first.fingerprint != TorchEnds.open(File(), Residual.FP32).numerics.fingerprint
 
 
 def test_refusals():
     file = File()
-    ends = Ends.open(file, Residual.FP16)
+    ends = TorchEnds.open(file, Residual.FP16)
     for ids in ([160], [0, -1]):
         with pytest.raises(BadOption):
             ends.embed(ids)
@@ -101,4 +101,4 @@ def test_refusals():
         ends.logits(np.zeros((2, 3), np.float32))
     wide = np.full((1, 64), 1e5, np.float32)
     with pytest.raises(ResidualOverflow, match="bf16"):
-        Ends(file.dequantised, lambda ids: wide, SHAPE, Residual.FP16).embed([0])
+        TorchEnds(file.dequantised, lambda ids: wide, SHAPE, Residual.FP16).embed([0])

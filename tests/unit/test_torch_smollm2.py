@@ -8,7 +8,7 @@ import pytest
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Kind, Segment
 from hearthring.shards.slots import SlotMap
-from hearthring.shards.torch_ends import Ends
+from hearthring.shards.torch_ends import TorchEnds
 from hearthring.shards.torch_engine import TorchEngine
 
 pytestmark = pytest.mark.model
@@ -21,7 +21,7 @@ GENERATED = 4
 def parts(smollm2):
     file = smollm2.open()
     engine = TorchEngine(file.dequantised, file.shape, 0, file.shape.layers, Residual.BF16)
-    return engine, Ends.open(file, Residual.BF16)
+    return engine, TorchEnds.open(file, Residual.BF16)
 
 
 def run(engine, states, prompt, steps):
