@@ -1,0 +1,159 @@
+"""What ways to speculate should bring, and what a draft's own chances are worth."""
+
+import numpy as np
+import pytest
+
+from hearthring.client.calibration import PRIOR, Calibration, isotonic
+from hearthring.client.cost import (
+    Hop,
+    Plan,
+    Ring,
+    best,
+    chain,
+    pipeline,
+    plain,
+    plans,
+    rows_worth,
+    survivals,
+    tree,
+)
+from hearthring.shards.timings import Fit
+
+
+def home(hop: float = 0.01, stages: int = 4, growth: float = 0.1, draft: float = 0.0) -> Ring:
+    return Ring(
+        (Fit(0.02 * (1 - growth), 0.02 * growth),) * stages, (Hop(hop),) * (stages + 1), draft=draft
+    )
+
+
+def test_a_trip_and_a_turn() -> None:
+    ring = Ring(
+        (Fit(0.01, 0.001), Fit(0.02, 0.003)),
+        (Hop(0.005), Hop(0.001, 0.01), Hop(0.002)),
+        ends=Fit(0.004, 0.002),
+    )
+    assert ring.trip(3) == pytest.approx(0.013 + 0.029 + 0.008 + 0.03 + 0.01)
+    assert ring.turn(1) == pytest.approx(0.023)
+    assert ring.turn(3) == pytest.approx(0.03)  # the link's bytes take longer than either stage
+    assert ring.marginal(3) == pytest.approx(0.001 + 0.003 + 0.01 + 0.002)
+    shared = Ring(ring.stages, ring.hops, processors=1)
+    assert shared.turn(1) == pytest.approx(0.011 + 0.023)
+    dear = Ring(ring.stages, ring.hops, price=0.1)
+    assert dear.trip(3) == pytest.approx(ring.trip(3) - ring.ends.seconds(3) + 0.2)
+    assert dear.trip(1) == pytest.approx(ring.trip(1) - ring.ends.seconds(1))
+
+
+def test_survivals_of_a_chain() -> None:
+    some = survivals([0.5, 0.8])
+    assert [next(some) for _ in range(4)] == pytest.approx([0.5, 0.4, 0.32, 0.256])
+    nothing = survivals([])
+    assert [next(nothing) for _ in range(2)] == [0, 0]
+
+
+def test_chains_have_their_closed_form() -> None:
+    ring = home(draft=0.005)
+    for drafted in (1, 4, 8):
+        plan = chain(ring, [0.7], drafted)
+        assert plan.tokens == pytest.approx((1 - 0.7 ** (drafted + 1)) / 0.3)
+        seconds = 4 * (0.018 + 0.002 * (drafted + 1)) + 5 * 0.01 + drafted * 0.005
+        assert plan.seconds == pytest.approx(seconds)
+    assert plain(ring).rate == pytest.approx(1 / 0.13)
+
+
+def test_one_flight_in_a_pipeline_is_a_chain() -> None:
+    """N accepted drafts take 1 + ⌊N / c⌋ trips; a chain of c − 1 drafts is the same machine."""
+    ring = home()
+    for rows in (1, 3, 6):
+        one, waiting = pipeline(ring, [0.7], rows, 1), chain(ring, [0.7], rows - 1)
+        assert one.rate == pytest.approx(waiting.rate, rel=1e-6)
+
+
+def test_more_flights_never_cost() -> None:
+    ring = home(0.05)
+    for acceptance in ([0.3], [0.85], [0.9, 0.5, 0.2]):
+        rates = [pipeline(ring, acceptance, 2, flights).rate for flights in range(1, 20)]
+        assert rates == sorted(rates)
+    # Enough of them leave the slowest part as the limit: 1 + L tokens in R + L / c turns.
+    full = pipeline(ring, [0.85], 1, 64)
+    runs = 0.85 / 0.15
+    assert full.rate == pytest.approx((1 + runs) / (ring.trip(1) + runs * ring.turn(1)), rel=1e-6)
+
+
+def test_what_is_best_where() -> None:
+    assert best(plans(home(), [0.01])).name == "plain"
+    assert best(plans(home(), [])).name == "plain"
+    assert best(plans(home(0.0, growth=0.9), [0.4], flights=(1,))).name == "plain"
+    far = best(plans(home(0.05, growth=0.01), [0.85]))
+    assert far.flights > 1
+    assert far.rate > 4 * plain(home(0.05)).rate
+    waiting = best(plans(home(0.05), [0.85], flights=(1,)))
+    assert waiting.rows > best(plans(home(0.0), [0.85], flights=(1,))).rows > 1
+    dear = Ring(home().stages, home().hops, price=0.1)
+    assert best(plans(dear, [0.85])).name == "plain"
+
+
+def test_a_plan_that_asks_for_more_must_gain() -> None:
+    few, many = Plan(2, 1, 1.0, 1.0), Plan(8, 1, 1.01, 1.0)
+    assert best(iter((many, few))) == few
+    assert best(iter((many, few)), gain=0.0) == many
+    assert [few.name, Plan(3, 4, 1, 1).name] == ["chain of 1", "4 steps of 3"]
+    assert tree(home(), 1.5, 9, 0.01).name == "tree of 8"
+    assert tree(home(), 1.5, 9, 0.01).tokens == 2.5
+
+
+def test_how_many_rows_are_worth_it() -> None:
+    def seconds(rows: int) -> float:
+        return 1 + 0.1 * rows
+
+    assert rows_worth([], seconds) == 0
+    assert rows_worth([0.05], seconds) == 0
+    assert rows_worth([0.9, 0.8, 0.05, 0.04], seconds) == 2
+    # One that doesn't pay alone may pay with the next: a step in the cost.
+    assert rows_worth([0.3] * 8, lambda rows: 1.0 if rows < 2 else 2.0) == 8
+    for chances in ([0.5, 0.4, 0.3, 0.2, 0.1, 0.05], [0.2] * 6):
+        rates = [(1 + sum(chances[:n])) / seconds(n + 1) for n in range(7)]
+        assert rows_worth(chances, seconds) == int(np.argmax(rates))
+
+
+def test_isotonic_is_the_closest_rising_sequence() -> None:
+    assert isotonic([1, 2, 3], [1, 1, 1]).tolist() == [1, 2, 3]
+    assert isotonic([3, 1], [1, 3]).tolist() == [1.5, 1.5]
+    assert isotonic([], []).tolist() == []
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        values, weights = draw.random(6), draw.random(6) + 0.1
+        fitted = isotonic(values, weights)
+        assert (np.diff(fitted) >= 0).all()
+        error = weights @ (fitted - values) ** 2
+        for _ in range(200):
+            other = np.sort(fitted + draw.normal(scale=0.05, size=6))
+            assert weights @ (other - values) ** 2 >= error - 1e-12
+
+
+def test_a_draft_is_taken_at_its_word_before_anything_was_seen() -> None:
+    fresh = Calibration()
+    for chance in (0.0, 0.02, 0.3, 0.77, 0.97, 1.0):
+        assert fresh.rate(chance) == pytest.approx(chance, abs=0.02)
+
+
+def test_an_overconfident_draft_is_corrected() -> None:
+    draw, calibration = np.random.default_rng(1), Calibration()
+    for _ in range(4000):
+        stated = draw.random()
+        calibration.saw(stated, bool(draw.random() < stated**2))
+    for chance in (0.1, 0.3, 0.5, 0.7, 0.9):
+        assert calibration.rate(chance) == pytest.approx(chance**2, abs=0.07)
+    rates = [calibration.rate(chance) for chance in np.linspace(0, 1, 101)]
+    assert rates == sorted(rates)
+    assert 0 <= rates[0] <= rates[-1] <= 1
+
+
+def test_old_experience_fades() -> None:
+    calibration = Calibration()
+    for _ in range(2000):
+        calibration.saw(0.5, True)
+    assert calibration.rate(0.5) > 0.95
+    for _ in range(2000):
+        calibration.saw(0.5, False)
+    assert calibration.rate(0.5) < 0.1
+    assert PRIOR < 10
