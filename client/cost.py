@@ -4,7 +4,7 @@ Pure, and shared by the controller, which chooses by it, and the simulator (``be
 which is held to it. Seconds and tokens throughout.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hearthring.shards.timings import Fit
@@ -31,8 +31,7 @@ class Ring:
     ``stages`` are seconds of a step at each stage, ``hops`` the ways to them and back, one more
     than stages. ``ends`` is what the client takes for a step's embedding, norm, head and choices,
     ``draft`` for guessing one token. ``processors`` is 0 when every stage has its own, else how
-    many all stages share. ``price`` is what a row beyond the first of a step counts on top, for
-    what it takes from other sessions.
+    many all stages share.
     """
 
     stages: tuple[Fit, ...]
@@ -40,7 +39,6 @@ class Ring:
     ends: Fit = field(default_factory=lambda: Fit(0.0, 0.0))
     draft: float = 0.0
     processors: int = 0
-    price: float = 0.0
 
     def __post_init__(self) -> None:
         """One hop more than stages: out, between them, and back."""
@@ -50,7 +48,7 @@ class Ring:
         """From the moment a step's tokens are known until its outcome is, nothing in the way."""
         stages = sum(stage.seconds(rows) for stage in self.stages)
         hops = sum(hop.latency + rows * hop.row for hop in self.hops)
-        return stages + hops + self.ends.seconds(rows) + (rows - 1) * self.price
+        return stages + hops + self.ends.seconds(rows)
 
     def turn(self, rows: int) -> float:
         """Seconds after which the next step of as many rows can follow: the slowest part's."""
@@ -58,7 +56,7 @@ class Ring:
         parts = [*stages, *(rows * hop.row for hop in self.hops), self.ends.seconds(rows)]
         if self.processors:
             parts.append(sum(stages) / self.processors)
-        return max(parts) + (rows - 1) * self.price
+        return max(parts)
 
     def marginal(self, rows: int) -> float:
         """What one row more than ``rows`` adds to a trip."""
@@ -70,13 +68,15 @@ class Plan:
     """A way to speculate, and what it should bring.
 
     ``rows`` of a step, the one of the text's last token included; ``flights`` steps under way;
-    ``tokens`` in ``seconds``. One row in one flight is decoding without a draft.
+    ``tokens`` in ``seconds``, and rows that were ``wasted`` for it. One row in one flight is
+    decoding without a draft.
     """
 
     rows: int
     flights: int
     tokens: float
     seconds: float
+    wasted: float = 0.0
     tree: bool = False
 
     @property
@@ -116,7 +116,8 @@ def chain(ring: Ring, acceptance: Sequence[float], drafted: int) -> Plan:
     """Draft, send, wait: E = 1 + Σ survivals a trip (Leviathan et al., 2023, equation 1)."""
     some = survivals(acceptance)
     tokens = 1.0 + sum(next(some) for _ in range(drafted))
-    return Plan(drafted + 1, 1, tokens, ring.trip(drafted + 1) + drafted * ring.draft)
+    seconds = ring.trip(drafted + 1) + drafted * ring.draft
+    return Plan(drafted + 1, 1, tokens, seconds, drafted + 1 - tokens)
 
 
 def tree(ring: Ring, accepted: float, rows: int, drafting: float) -> Plan:
@@ -124,7 +125,8 @@ def tree(ring: Ring, accepted: float, rows: int, drafting: float) -> Plan:
 
     ``drafting`` is the seconds that it takes to draft them.
     """
-    return Plan(rows, 1, 1.0 + accepted, ring.trip(rows) + drafting, tree=True)
+    seconds = ring.trip(rows) + drafting
+    return Plan(rows, 1, 1.0 + accepted, seconds, rows - 1 - accepted, tree=True)
 
 
 def pipeline(ring: Ring, acceptance: Sequence[float], rows: int, flights: int) -> Plan:
@@ -143,7 +145,8 @@ def pipeline(ring: Ring, acceptance: Sequence[float], rows: int, flights: int) -
         if depth % rows == 0:
             turns += chance
     first = ring.trip(rows) + (rows - 1) * ring.draft
-    return Plan(rows, flights, tokens, first + turns * turn)
+    refuted = min(flights - 1, ring.trip(rows) / turn) * rows
+    return Plan(rows, flights, tokens, first + turns * turn, rows * (1 + turns) + refuted - tokens)
 
 
 def plans(
@@ -162,11 +165,19 @@ def plans(
                 yield chain(ring, acceptance, rows - 1)
 
 
-def best(candidates: Iterator[Plan], gain: float = 0.02) -> Plan:
-    """The plan with the highest rate; one that asks for more rows under way must gain ``gain``."""
+def best(candidates: Iterable[Plan], price: float = 0.0, gain: float = 0.02) -> Plan:
+    """The plan with the highest rate; one that asks for more rows under way must gain ``gain``.
+
+    ``price`` is the seconds that a wasted row counts on top, for what it takes from other sessions:
+    0 in an idle ring, a row's time at the slowest stage where others wait for it.
+    """
+
+    def rate(plan: Plan) -> float:
+        return plan.tokens / (plan.seconds + price * plan.wasted)
+
     first, *others = sorted(candidates, key=lambda plan: plan.rows * plan.flights)
     for plan in others:
-        if plan.rate > first.rate * (1 + gain):
+        if rate(plan) > rate(first) * (1 + gain):
             first = plan
     return first
 

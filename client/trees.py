@@ -37,14 +37,6 @@ class Shapes:
     _share: I64
     """Candidates at and below the b-th of them: ``[levels, b, candidates]``."""
 
-    @property
-    def rows(self) -> int:
-        return self.values.shape[1] - 1
-
-    @property
-    def depth(self) -> int:
-        return self.values.shape[0] - 1
-
     def tree(self, rows: int, depth: int) -> tuple[tuple[int, int], ...]:
         """``(parent, rank)`` of every candidate, parents first, -1 for the root, ranks from 0."""
         made: list[tuple[int, int]] = []

@@ -38,9 +38,6 @@ def test_a_trip_and_a_turn() -> None:
     assert ring.marginal(3) == pytest.approx(0.001 + 0.003 + 0.01 + 0.002)
     shared = Ring(ring.stages, ring.hops, processors=1)
     assert shared.turn(1) == pytest.approx(0.011 + 0.023)
-    dear = Ring(ring.stages, ring.hops, price=0.1)
-    assert dear.trip(3) == pytest.approx(ring.trip(3) - ring.ends.seconds(3) + 0.2)
-    assert dear.trip(1) == pytest.approx(ring.trip(1) - ring.ends.seconds(1))
 
 
 def test_survivals_of_a_chain() -> None:
@@ -88,8 +85,17 @@ def test_what_is_best_where() -> None:
     assert far.rate > 4 * plain(home(0.05)).rate
     waiting = best(plans(home(0.05), [0.85], flights=(1,)))
     assert waiting.rows > best(plans(home(0.0), [0.85], flights=(1,))).rows > 1
-    dear = Ring(home().stages, home().hops, price=0.1)
-    assert best(plans(dear, [0.85])).name == "plain"
+
+
+def test_under_load_wasted_rows_have_a_price() -> None:
+    """What is wasted falls as a wasted row gets dearer, until nothing is drafted."""
+    found = [best(plans(home(), [0.7]), price) for price in (0.0, 0.005, 0.02, 0.05, 1.0)]
+    wasted = [plan.wasted for plan in found]
+    assert wasted == sorted(wasted, reverse=True)
+    assert wasted[0] > 4
+    assert found[-1].name == "plain"
+    assert plain(home()).wasted == 0
+    assert chain(home(), [0.7], 2).wasted == pytest.approx(2 - 0.7 - 0.49)
 
 
 def test_a_plan_that_asks_for_more_must_gain() -> None:
