@@ -9,6 +9,7 @@ import typer
 
 from hearthring.model_commands import model_app
 from hearthring.options import DiskBudget, EndsEngine, Join, Json, Model, NodeThreads, Threads
+from hearthring.proof_commands import proof_app
 from hearthring.protocol.errors import BadOption, HearthringError
 from hearthring.terminal import Bars, process_age, say
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(model_app, name="model")
+app.add_typer(proof_app, name="proof")
 
 
 @app.command()

@@ -80,7 +80,7 @@ class StageProof(_message.Message):
     def __init__(self, node: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., receipt: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., received: _Optional[bytes] = ...) -> None: ...
 
 class ProofBody(_message.Message):
-    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "token_ids", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "received", "created_ms", "row_ids", "candidates")
+    __slots__ = ("version", "client", "session", "nonce", "model_id", "model_name", "residual", "numerics", "fingerprint", "tokens", "prompt_tokens", "prompt_hash", "sampling", "sampling_rule", "stages", "in_roots", "out_roots", "digests", "received", "created_ms", "row_ids", "answer_hash", "candidates")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -90,7 +90,7 @@ class ProofBody(_message.Message):
     RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_HASH_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class ProofBody(_message.Message):
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     ROW_IDS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_HASH_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     version: int
     client: str
@@ -112,7 +113,7 @@ class ProofBody(_message.Message):
     residual: str
     numerics: str
     fingerprint: str
-    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    tokens: int
     prompt_tokens: int
     prompt_hash: bytes
     sampling: ProofSampling
@@ -124,8 +125,9 @@ class ProofBody(_message.Message):
     received: bytes
     created_ms: int
     row_ids: _containers.RepeatedScalarFieldContainer[int]
+    answer_hash: bytes
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
-    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., received: _Optional[bytes] = ..., created_ms: _Optional[int] = ..., row_ids: _Optional[_Iterable[int]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., prompt_hash: _Optional[bytes] = ..., sampling: _Optional[_Union[ProofSampling, _Mapping]] = ..., sampling_rule: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageProof, _Mapping]]] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., received: _Optional[bytes] = ..., created_ms: _Optional[int] = ..., row_ids: _Optional[_Iterable[int]] = ..., answer_hash: _Optional[bytes] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("node", "owner", "fingerprint", "networks")

@@ -22,7 +22,14 @@ from hearthring.verify.digest import Comparison, compare_all
 from hearthring.verify.proof import Proof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
-from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, rejected
+from hearthring.verify.verdict import (
+    Guilty,
+    Outcome,
+    Strength,
+    Verdict,
+    inconclusive,
+    rejected,
+)
 
 MIXED_EXP, MIXED_MEAN, MIXED_CHUNK_EXP = 10.0, 4.0, 64
 """Tolerance between classes, SmolLM2-135M: request means, and the single chunk beyond doubt."""
@@ -67,6 +74,8 @@ def audit(
     """Replay a proof with own weights. The verdict always comes with its figures."""
     if verdict := consistency.contradiction(proof, layers):
         return verdict
+    if proof.is_hidden:
+        return inconclusive("its text is hidden: only who knows it can reveal it and replay it")
     try:
         return _replay(proof, replayer, progress)
     except HearthringError as error:

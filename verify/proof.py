@@ -1,17 +1,19 @@
 """Output proofs: one file that says what was answered, by whom, and how to check it.
 
 Layout: ``hearthring proof\\n`` (17 bytes), format version (1 byte), length of the body (4 bytes,
-big-endian), the body (protobuf ``ProofBody``), and the client's ed25519 signature over everything
-before it. Not a byte may differ: the signature covers all of them, and nothing may follow it.
+big-endian), the body (protobuf ``ProofBody``), the client's ed25519 signature over everything
+before it, and the token ids (4 bytes each, big-endian), or nothing where the text is hidden. Not a
+byte may differ: the signature covers the body, and the body has the hashes of the ids.
+
+Reading and checking a proof takes neither torch nor the model.
 """
 
-import json
 import os
 import struct
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,16 @@ from google.protobuf.message import DecodeError
 
 from hearthring.proto import proof_pb2
 from hearthring.protocol import identity
-from hearthring.protocol.checks import count
+from hearthring.protocol.checks import count, exactly
 from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import GENERATED, PROMPT, Evidence, Receipt
 from hearthring.protocol.wire import decode_evidence, encode_evidence
 from hearthring.verify import receipts
 from hearthring.verify.candidates import MOST, Candidate
+from hearthring.verify.hiding import TextHash, pack_ids, text_hash, unpack_ids
+from hearthring.verify.merkle import HASH_BYTES
+from hearthring.verify.proof_view import as_json, slots
 
 FORMAT = 1
 SAMPLING_RULE = "penalty,temperature,top-k,top-p,min-p,gumbel-philox4x32-10"
@@ -65,7 +70,11 @@ class StageProof:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Everything that was promised about one answer. ``token_ids``: prompt, then answer."""
+    """Everything that was promised about one answer.
+
+    ``token_ids``: prompt, then answer; empty where the text is hidden, and then ``text`` says how
+    many there are.
+    """
 
     client: str
     session: bytes
@@ -87,12 +96,24 @@ class Proof:
     received: Evidence | None = None
     created_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     sampling_rule: str = SAMPLING_RULE
+    text: TextHash | None = None
     _file: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether only hashes of the ids are here."""
+        return self.text is not None
+
+    @property
+    def text_hash(self) -> TextHash:
+        """How many ids there are, and their hashes."""
+        return self.text or text_hash(self.token_ids, self.prompt_tokens)
 
     @property
     def rows(self) -> int:
         """Rows that went through the ring: every token but the last of an answer."""
-        return len(self.token_ids) - (len(self.token_ids) > self.prompt_tokens)
+        tokens = self.text.tokens if self.text is not None else len(self.token_ids)
+        return tokens - (tokens > self.prompt_tokens)
 
     @property
     def kinds(self) -> tuple[int, ...]:
@@ -102,8 +123,19 @@ class Proof:
 
     @property
     def file_hash(self) -> bytes:
-        """SHA-256 of the proof file, by which verdicts name it."""
-        return sha256(self._file).digest()
+        """SHA-256 of the file up to its signature, by which verdicts name it, hidden or not."""
+        return sha256(_signed(self._file)).digest()
+
+    def hidden(self) -> "Proof":
+        """The proof without its text, under the same signature."""
+        return read(_signed(self._file))
+
+    def reveal(self, token_ids: Sequence[int]) -> "Proof":
+        """The proof with its text. Raises ``BadProof`` for other ids than those signed."""
+        try:
+            return read(_signed(self._file) + pack_ids(tuple(token_ids)))
+        except struct.error:
+            raise BadProof("these are no token ids", field="proof.token_ids") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the proof file, whole or not at all."""
@@ -121,45 +153,24 @@ class Proof:
 
     def as_json(self) -> dict[str, Any]:
         """A view for people and other programs; the file itself stays the truth."""
-        view: dict[str, Any] = {"format": FORMAT}
-        for item in fields(self):
-            if item.name not in ("stages", "sampling", "received", "candidates", "_file"):
-                view[item.name] = _plain(getattr(self, item.name))
-        view["sampling"] = {n: getattr(self.sampling, n) for n in ProofSampling.__slots__}
-        view["candidates"] = [_fields(one) for one in self.candidates]
-        view["stages"] = []
-        for stage in self.stages:
-            one: dict[str, Any] = {"node": stage.node, "start": stage.start, "end": stage.end}
-            if stage.receipt is not None:
-                body = receipts.read(stage.receipt)
-                one["receipt"] = {
-                    n: _plain(getattr(body, n)) for n in receipts.ReceiptBody.__slots__
-                }
-            view["stages"].append(one)
-        return json.loads(json.dumps(view))  # type: ignore[no-any-return]
-
-
-def prompt_hash(token_ids: tuple[int, ...]) -> bytes:
-    """SHA-256 of a prompt's ids."""
-    return sha256(struct.pack(f">{len(token_ids)}I", *token_ids)).digest()
+        return as_json(self, FORMAT)
 
 
 def sign(proof: Proof, who: identity.Identity) -> Proof:
     """The proof with its file bytes, signed by the client it names."""
     assert proof.client == who.node_id
+    text = proof.text_hash
     body = proof_pb2.ProofBody(
         version=FORMAT,
-        prompt_hash=prompt_hash(proof.token_ids[: proof.prompt_tokens]),
-        sampling=proof_pb2.ProofSampling(
-            **{n: getattr(proof.sampling, n) for n in ProofSampling.__slots__}
-        ),
+        sampling=proof_pb2.ProofSampling(**slots(proof.sampling)),
         stages=[_stage(stage) for stage in proof.stages],
-        candidates=[proof_pb2.Candidate(**_fields(one)) for one in proof.candidates],
+        candidates=[proof_pb2.Candidate(**slots(one)) for one in proof.candidates],
         received=encode_evidence(proof.received) if proof.received else b"",
+        **{name: getattr(text, name) for name in TextHash.__slots__},
         **{name: getattr(proof, name) for name in _SAME},
     ).SerializeToString(deterministic=True)
     data = _MAGIC + bytes([FORMAT]) + struct.pack(">I", len(body)) + body
-    data += who.sign(_CONTEXT + data)
+    data += who.sign(_CONTEXT + data) + pack_ids(proof.token_ids)
     if len(data) > LIMITS.proof_bytes:
         raise BadProof(f"{len(data)} bytes are too many", field="proof")
     return read(data)
@@ -168,10 +179,47 @@ def sign(proof: Proof, who: identity.Identity) -> Proof:
 def read(data: bytes) -> Proof:
     """A proof from a file's bytes, with every signature in it checked.
 
-    Raises ``BadProof`` for anything that isn't exactly what a client signed.
+    Raises ``BadProof`` for anything that isn't exactly what a client signed, with its whole text or
+    with none.
     """
     if len(data) > LIMITS.proof_bytes:
         raise BadProof("larger than any proof", field="proof")
+    signed = _signed(data)
+    try:
+        body = proof_pb2.ProofBody.FromString(signed[_HEAD:-_SIGNATURE])
+        identity.verify(body.client, _CONTEXT + signed[:-_SIGNATURE], signed[-_SIGNATURE:])
+        stages = tuple(_read_stage(stage) for stage in body.stages)
+        received = decode_evidence(body.received) if body.received else None
+        candidates = _read_candidates(body.candidates)
+        for name in ("prompt_hash", "answer_hash"):
+            exactly(f"proof.{name}", getattr(body, name), HASH_BYTES)
+    except DecodeError:
+        raise BadProof("altered: the body doesn't decode", field="proof") from None
+    except HearthringError as error:
+        raise BadProof(f"altered, or forged: {error}", field="proof") from None
+    if body.version != FORMAT:
+        raise BadProof(f"a body of format {body.version}", field="proof.version")
+    if not 0 < body.prompt_tokens <= body.tokens:
+        raise BadProof("no prompt, or a longer one than all tokens", field="proof.prompt_tokens")
+    text = TextHash(body.tokens, body.prompt_hash, body.answer_hash)
+    ids = data[len(signed) :]
+    values = {name: getattr(body, name) for name in _SAME}
+    for name in ("in_roots", "out_roots", "digests", "row_ids"):
+        values[name] = tuple(values[name])
+    return Proof(
+        **values,
+        token_ids=unpack_ids(ids, text, body.prompt_tokens) if ids else (),
+        text=None if ids else text,
+        sampling=ProofSampling(**{n: getattr(body.sampling, n) for n in ProofSampling.__slots__}),
+        stages=stages,
+        candidates=candidates,
+        received=received,
+        _file=data,
+    )
+
+
+def _signed(data: bytes) -> bytes:
+    """The file up to the end of its signature. Raises ``BadProof``."""
     if not data.startswith(_MAGIC) or len(data) < _HEAD + _SIGNATURE:
         raise BadProof("not a hearthring proof, or cut off", field="proof")
     if data[len(_MAGIC)] != FORMAT:
@@ -179,34 +227,9 @@ def read(data: bytes) -> Proof:
             f"format {data[len(_MAGIC)]} isn't known to this release", field="proof.version"
         )
     (length,) = struct.unpack(">I", data[_HEAD - 4 : _HEAD])
-    if len(data) != _HEAD + length + _SIGNATURE:
-        raise BadProof("cut off, or something was added", field="proof")
-    try:
-        body = proof_pb2.ProofBody.FromString(data[_HEAD:-_SIGNATURE])
-        identity.verify(body.client, _CONTEXT + data[:-_SIGNATURE], data[-_SIGNATURE:])
-        stages = tuple(_read_stage(stage) for stage in body.stages)
-        received = decode_evidence(body.received) if body.received else None
-        candidates = _read_candidates(body.candidates)
-    except DecodeError:
-        raise BadProof("altered: the body doesn't decode", field="proof") from None
-    except HearthringError as error:
-        raise BadProof(f"altered, or forged: {error}", field="proof") from None
-    values = {name: getattr(body, name) for name in _SAME}
-    for name in ("token_ids", "in_roots", "out_roots", "digests", "row_ids"):
-        values[name] = tuple(values[name])
-    proof = Proof(
-        **values,
-        sampling=ProofSampling(**{n: getattr(body.sampling, n) for n in ProofSampling.__slots__}),
-        stages=stages,
-        candidates=candidates,
-        received=received,
-        _file=data,
-    )
-    if not 0 < proof.prompt_tokens <= len(proof.token_ids):
-        raise BadProof("no prompt, or a longer one than all tokens", field="proof.prompt_tokens")
-    if body.prompt_hash != prompt_hash(proof.token_ids[: proof.prompt_tokens]):
-        raise BadProof("isn't the hash of the prompt's ids", field="proof.prompt_hash")
-    return proof
+    if len(data) < _HEAD + length + _SIGNATURE:
+        raise BadProof("cut off", field="proof")
+    return data[: _HEAD + length + _SIGNATURE]
 
 
 def _stage(stage: StageProof) -> proof_pb2.StageProof:
@@ -228,10 +251,6 @@ def _read_stage(stage: proof_pb2.StageProof) -> StageProof:
     return StageProof(stage.node, stage.start, stage.end, receipt, received)
 
 
-def _fields(one: Candidate) -> dict[str, Any]:
-    return {name: _plain(getattr(one, name)) for name in Candidate.__slots__}
-
-
 def _read_candidates(listed: Sequence[proof_pb2.Candidate]) -> tuple[Candidate, ...]:
     """The candidates as they were hashed: in order of their ids, none twice."""
     count("proof.candidates", listed, MOST)
@@ -240,12 +259,6 @@ def _read_candidates(listed: Sequence[proof_pb2.Candidate]) -> tuple[Candidate, 
     if nodes != sorted(set(nodes)):
         raise BadProof("not in the order of their ids", field="proof.candidates")
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 _SAME = (
@@ -257,7 +270,6 @@ _SAME = (
     "residual",
     "numerics",
     "fingerprint",
-    "token_ids",
     "prompt_tokens",
     "sampling_rule",
     "in_roots",

@@ -1,11 +1,16 @@
 """Proofs of tiny rings: honest ones are accepted, liars are named, altered ones are refused."""
 
+import asyncio
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from hearthring.cli import main
 from hearthring.client.auditing import audit_offline
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.replay import EngineReplayer
@@ -15,6 +20,7 @@ from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
 from hearthring.verify.audit import audit
+from hearthring.verify.hiding import pack_ids
 from hearthring.verify.proof import Proof, StageProof, read, sign
 from hearthring.verify.verdict import Guilty, Outcome, Strength
 from tests.liar import hooks_for
@@ -106,11 +112,78 @@ async def test_every_flipped_byte_is_refused(tiny: ModelEntry) -> None:
         with pytest.raises(BadProof):
             read(bytes(data))
         data[at] ^= 1 << at % 8
-    for cut in range(0, len(data), 7):
-        with pytest.raises(BadProof):
-            read(bytes(data[:cut]))
+    text = 4 * len(proof.token_ids)
+    for cut in range(len(data)):
+        if cut != len(data) - text:  # exactly without its text it is the hidden proof
+            with pytest.raises(BadProof):
+                read(bytes(data[:cut]))
     with pytest.raises(BadProof):
         read(bytes(data) + b"\0")
+
+
+async def test_a_text_is_hidden_and_revealed_under_one_signature(
+    tiny: ModelEntry, tmp_path: Path
+) -> None:
+    proof = await prove(tiny)
+    hidden = Proof.load(proof.hidden().save(tmp_path / "hidden.proof"))
+    assert (hidden.is_hidden, hidden.token_ids, hidden.rows) == (True, (), proof.rows)
+    assert (hidden.kinds, hidden.file_hash) == (proof.kinds, proof.file_hash)
+    assert hidden.text_hash == proof.text_hash
+    assert pack_ids(proof.token_ids[:8]) not in hidden._file
+    assert hidden.hidden() == hidden
+    view = hidden.as_json()
+    assert (view["hidden"], view["token_ids"], view["tokens"]) == (True, [], 70)
+    verdict = audit_offline(hidden, 1)
+    assert (verdict.outcome, "hidden" in verdict.reason) == (Outcome.INCONCLUSIVE, True)
+    revealed = hidden.reveal(proof.token_ids)
+    assert (revealed, revealed._file, revealed.is_hidden) == (proof, proof._file, False)
+    ids = proof.token_ids
+    others = ((ids[0] + 1, *ids[1:]), (*ids[:-1], ids[-1] + 1), ids[:-1], (*ids, 0), (-1, *ids[1:]))
+    for other in others:
+        with pytest.raises(BadProof):
+            hidden.reveal(other)
+
+
+async def test_the_reader_needs_no_torch(tiny: ModelEntry, tmp_path: Path) -> None:
+    """Reading, checking and showing a proof, and hiding its text, in a process of its own."""
+    path = (await prove(tiny, max_tokens=2)).save(tmp_path / "x.proof")
+    script = (
+        "import sys\n"
+        "from hearthring.cli import main\n"
+        f"assert main(['proof', 'show', {str(path)!r}]) == 0\n"
+        f"assert main(['proof', 'hide', {str(path)!r}, {str(path) + '.h'!r}]) == 0\n"
+        "print('loaded', *sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, check=True
+    )
+    shown, _, modules = done.stdout.partition("loaded ")
+    assert "nothing that contradicts itself" in shown
+    assert {"torch", "hivemind", "grpc", "tokenizers"} & set(modules.split()) == set()
+
+
+async def test_proof_commands(
+    tiny: ModelEntry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = await prove(tiny, max_tokens=2)
+    full, hidden, back, ids = (str(tmp_path / name) for name in ("full", "hidden", "back", "ids"))
+    proof.save(full)
+    assert main(["proof", "show", full, "--json"]) == 0
+    view = json.loads(capsys.readouterr().out)
+    assert (view["token_ids"], view["contradiction"]) == (list(proof.token_ids), None)
+    Path(ids).write_text(json.dumps(view))
+    assert main(["proof", "hide", full, hidden]) == 0
+    assert main(["proof", "reveal", hidden, ids, back]) == 0
+    assert Path(back).read_bytes() == Path(full).read_bytes() != Path(hidden).read_bytes()
+    Path(ids).write_text(json.dumps([1, 2, 3]))
+    assert main(["proof", "reveal", hidden, ids, back]) != 0
+    for wrong in ("[1.5]", "{}", "nothing", "[true]"):
+        Path(ids).write_text(wrong)
+        assert main(["proof", "reveal", hidden, ids, back]) == 64
+    assert main(["proof", "show", str(tmp_path / "none")]) == 64
+    assert main(["proof", "show", hidden]) == 0
+    assert "hidden" in capsys.readouterr().out
 
 
 async def test_a_proof_resigned_by_somebody_else_is_rejected(tiny: ModelEntry) -> None:
