@@ -43,6 +43,29 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Guessing:
+    """What a draft did for an answer of so many ``tokens``.
+
+    ``trips`` are the steps that the client waited for, ``steps`` all that it sent; ``guesses`` is
+    how many rows were guessed, ``hits`` how many of these became text. ``draft_s`` is the time that
+    the draft took.
+    """
+
+    draft: str
+    tokens: int
+    trips: int
+    steps: int
+    guesses: int
+    hits: int
+    draft_s: float
+
+    @property
+    def tokens_per_trip(self) -> float:
+        """1 without a draft."""
+        return self.tokens / self.trips if self.trips else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of a streamed answer: new text, and the token that brought it."""
 
@@ -66,6 +89,7 @@ class Answer:
     timings: Timings
     route: tuple[Stage, ...]
     seed: int | None
+    guessing: Guessing
     _proof: Proof | None = None
 
     @property
@@ -106,5 +130,14 @@ class Answer:
                 {"node": s.node, "start": s.start, "end": s.end, "numerics": s.numerics}
                 for s in self.route
             ],
+            "speculation": {
+                "draft": self.guessing.draft,
+                "tokens_per_trip": round(self.guessing.tokens_per_trip, 3),
+                "trips": self.guessing.trips,
+                "steps": self.guessing.steps,
+                "guesses": self.guessing.guesses,
+                "hits": self.guessing.hits,
+                "draft_s": round(self.guessing.draft_s, 4),
+            },
             "proof": proof,
         }

@@ -19,6 +19,8 @@ from hearthring.client.config import (
     sharing_of,
     threads_of,
 )
+from hearthring.client.draft import Setting
+from hearthring.client.drafts import NONE, Make, MakePace, check_draft, open_speculation
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.measuring import MeasuringTransport, learn
@@ -31,6 +33,7 @@ from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage, View
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
+from hearthring.client.speculation import Speculation
 from hearthring.client.stops import StopWatcher
 from hearthring.protocol.errors import (
     LayersOutOfRange,
@@ -70,7 +73,8 @@ class AsyncClient:
     ggml for quantised weights, else torch. ``reputation`` tells what a node counts for in
     routes (1 is neutral, 0.5 as if twice as slow, 0 never); ``sharing`` whose earlier prompts may
     speed up this client's, ``patience`` how many seconds a request waits for a whole route
-    (``ClientConfig``). Nothing is loaded or dialled before it is needed.
+    (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` who
+    decides how far, for experiments. Nothing is loaded or dialled before it is needed.
     Several requests may run at once. After an error or a cancellation nothing of a
     request stays open, here or at the nodes.
 
@@ -90,6 +94,8 @@ class AsyncClient:
         sharing: str = "own",
         patience: float = PATIENCE,
         engine: str = "auto",
+        draft: str | Make = NONE,
+        pace: MakePace | None = None,
     ) -> None:
         self.peers, self.reputation = PeerTable(), reputation
         self._book, self._favourites = RecordBook(), secrets.randbits(64)
@@ -113,6 +119,8 @@ class AsyncClient:
         self._ends: dict[Residual, Ends] = {}
         self._records: list[NodeRecord] = []
         self._avoided = Avoided()
+        self._draft, self._pace = check_draft(draft), pace
+        self._shared: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
         """The client itself."""
@@ -248,23 +256,32 @@ class AsyncClient:
         model = await self._load()
         ids = model.ids(request)
         limit = min(request.max_tokens, model.room(ids))
-        ring, ends = await self._open_ring(len(ids) + limit)
+        speculation = await self._speculation(request, model)
+        ring, ends = await self._open_ring(len(ids) + limit + speculation.room)
         text, reason, proof = "", "length", None
         async with ring:
             generation = Generation(
-                ring, ends, self._heads, request.sampling, list(ids), begun=stream.begun
+                ring,
+                ends,
+                self._heads,
+                request.sampling,
+                list(ids),
+                speculation,
+                begun=stream.begun,
             )
             decoder, watcher = StreamDecoder(model.tokenizer), StopWatcher(request.stop)
-            async for token in generation.tokens(limit, model.tokenizer.eos_ids):
-                if token in model.tokenizer.eos_ids:
-                    reason = "eos"
-                    break
-                emit, stopped = watcher.feed(decoder.feed(token))
-                text += emit
-                yield Piece(emit, token)
-                if stopped:
-                    reason = "stop"
-                    break
+            tokens = generation.tokens(limit, model.tokenizer.eos_ids)
+            async with contextlib.aclosing(tokens):
+                async for token in tokens:
+                    if token in model.tokenizer.eos_ids:
+                        reason = "eos"
+                        break
+                    emit, stopped = watcher.feed(decoder.feed(token))
+                    text += emit
+                    yield Piece(emit, token)
+                    if stopped:
+                        reason = "stop"
+                        break
             if reason != "stop":
                 emit, stopped = watcher.feed(decoder.flush())
                 emit += watcher.flush()
@@ -278,7 +295,16 @@ class AsyncClient:
                 proof = await prove(generation, model.entry.model_id, model.entry.name, who)
         made = generation.token_ids[len(ids) :]
         seed = request.sampling.seed
-        stream.finish(Answer(text, ids, made, reason, timings, ring.route, seed, proof))
+        guessing = speculation.account()
+        stream.finish(Answer(text, ids, made, reason, timings, ring.route, seed, guessing, proof))
+
+    async def _speculation(self, request: Request, model: PromptModel) -> Speculation:
+        """The request's draft, made on the thread that it will run on."""
+        wish = self._draft if request.draft is None else request.draft
+        setting = Setting(model, request.sampling, self.config.threads, shared=self._shared)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, open_speculation, wish, setting, self._pace
+        )
 
     async def _load(self) -> PromptModel:
         async with self._loading:

@@ -62,10 +62,14 @@ class Attachment:
         Cancelling the caller doesn't cancel the write: gRPC would end the whole stream with it, and
         an attempt to mend the ring that is cut short must not cost a stage that is well.
         """
+        await asyncio.shield(self.post(frame))
+
+    def post(self, frame: AttachUp) -> "asyncio.Task[None]":
+        """Send a frame that nobody need wait for; it is given up when the attachment is closed."""
         sending = asyncio.create_task(self._stream.send(encode_up(frame)))
         self._sending.add(sending)
         sending.add_done_callback(self._sent)
-        await asyncio.shield(sending)
+        return sending
 
     def _sent(self, sending: "asyncio.Task[None]") -> None:
         self._sending.discard(sending)

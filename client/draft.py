@@ -6,10 +6,12 @@ token the model itself has chosen (``client/speculation.py``); a bad draft costs
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hearthring.client.request import PromptModel
 from hearthring.client.sampler import Sampling
+
+if TYPE_CHECKING:
+    from hearthring.client.request import PromptModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Setting:
     belongs to the client and outlives a generation: what is dear to load is kept there by name.
     """
 
-    model: PromptModel
+    model: "PromptModel"
     sampling: Sampling
     threads: int = 1
     argument: str = ""

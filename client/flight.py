@@ -76,28 +76,42 @@ class Flight:
     """Rows of the steps under way, by step."""
     moved: float = 0.0
     """When a step last came back, or set out while none was under way."""
+    doomed: set[int] = field(default_factory=set)
+    """Rows under way that were cancelled."""
     _decided: set[int] = field(default_factory=set)
     _pending: dict[int, Asked] = field(default_factory=dict)
     _empty: dict[int, Asked] = field(default_factory=dict)
     _arrival: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def apply(self, commit: Iterable[int], drop: Iterable[int]) -> None:
-        """What the client has decided about earlier rows."""
-        for row in commit:
+    def commit(self, rows: Iterable[int]) -> None:
+        """Earlier rows belong to the text."""
+        for row in rows:
             if row not in self._decided:
                 self._decided.add(row)
                 self.committed.append(row)
-        gone = set(drop)
+
+    def discard(self, rows: Iterable[int]) -> set[int]:
+        """Living rows that aren't committed are given up; returns them with their descendants."""
+        gone = (self.live.keys() & set(rows)) - self._decided
         if not gone:
-            return
-        for row_id, sent in self.live.items():
+            return gone
+        first, later = min(gone), list[Sent]()
+        for sent in reversed(self.live.values()):
+            if sent.row.id < first:
+                break
+            later.append(sent)
+        for sent in reversed(later):
             if sent.row.parent in gone:
-                gone.add(row_id)
+                gone.add(sent.row.id)
         for row_id in gone:
-            self.live.pop(row_id, None)
-        if not gone.isdisjoint(self._decided):
-            self._decided -= gone
-            self.committed = [row for row in self.committed if row not in gone]
+            del self.live[row_id]
+        return gone
+
+    def doom(self, rows: Iterable[int]) -> tuple[int, ...]:
+        """Of rows given up, those still under way: they may come back empty."""
+        under_way = sorted(row for row in rows if row in self._pending)
+        self.doomed.update(under_way)
+        return tuple(under_way)
 
     def undecided(self) -> tuple[int, ...]:
         """Living rows that aren't committed."""
@@ -122,25 +136,29 @@ class Flight:
     def land(
         self, step_id: int, rows: Sequence[Row], states: F32, times: tuple[HopTime, ...]
     ) -> None:
-        """A step is back: ``states`` is ``[rows, width]``."""
-        del self.steps[step_id]
+        """A step is back: ``states`` is ``[rows, width]`` for the rows that weren't dead."""
+        carried = self.steps.pop(step_id)
         self.moved = time.monotonic()
         self._arrival.set()
         if (asked := self._empty.pop(step_id, None)) is not None:
             asked.times = times
             asked.settle()
-        for i, row in enumerate(rows):
+        alive = {row.id: state for row, state in zip(rows, states, strict=True)}
+        for row in carried:
+            self.doomed.discard(row.id)
             asked = self._pending.pop(row.id, None)
             if asked is None:
                 continue
             asked.times = times
-            if asked.left == len(asked.rows) and asked.rows == rows:
+            if asked.left == len(asked.rows) and asked.rows == carried == rows:
                 asked.states = states
-                for other in rows[1:]:
+                for other in carried[1:]:
                     self._pending.pop(other.id, None)
+                    self.doomed.discard(other.id)
                 asked.settle()
                 return
-            asked.fill(row.id, states[i])
+            if (state := alive.get(row.id)) is not None:
+                asked.fill(row.id, state)
             asked.left -= 1
             if not asked.left:
                 asked.settle()
@@ -148,6 +166,7 @@ class Flight:
     def abandon(self) -> None:
         """No step under way will come back. Rows that live are still awaited, others aren't."""
         self.steps.clear()
+        self.doomed.clear()
         for asked in self._empty.values():
             asked.settle()
         self._empty.clear()

@@ -1,24 +1,31 @@
 """One generation: prompt in, tokens out, everything kept that a proof needs.
 
 ``tokens`` is the life of a request: prefill in chunks that follow each other through the ring,
-then a row at a time, each committed by the step after it.
+then steps of generated rows. The first row of a step holds a token that is chosen; a draft's
+guesses may hang beneath it, and further steps may follow before it is back. What comes back is
+walked from the last chosen token on: each state chooses a token, as it would have without guesses,
+and as long as that was guessed its state is there too. Guesses that fell are cancelled.
 """
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hearthring.client.answer import Rerouting, Timings
+from hearthring.client.branches import Branch, Branches
 from hearthring.client.chunks import chunk_rows
 from hearthring.client.flight import Result
 from hearthring.client.heads import Heads
+from hearthring.client.pace import Trip
 from hearthring.client.ring import RingSession
 from hearthring.client.sampler import Sampling, choose
-from hearthring.protocol.messages import GENERATED, PROMPT, Row
+from hearthring.client.speculation import Speculation
+from hearthring.protocol.messages import PROMPT, Row
 from hearthring.protocol.tensors import F32
 from hearthring.shards.ends import Ends
 
@@ -27,6 +34,30 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 16
 """Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
+
+
+LIKELY = 0.3
+"""States that the text gets to with this chance go through the head together, the others as they
+are needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flying:
+    """A step of generated rows under way."""
+
+    waiting: "asyncio.Future[Result]"
+    branches: list[Branch]
+    sent: float
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What a walk found: tokens with their rows (None: not guessed), what fell, what to send."""
+
+    chosen: list[tuple[int, Branch | None]]
+    fallen: list[Branch]
+    steps: list[tuple[list[Branch], F32]]
 
 
 @dataclass(slots=True)
@@ -38,6 +69,7 @@ class Generation:
     heads: Heads
     sampling: Sampling
     token_ids: list[int]
+    speculation: Speculation = field(default_factory=Speculation)
     prompt_tokens: int = 0
     rows: list[Row] = field(default_factory=list)
     final: list[F32] = field(default_factory=list)
@@ -46,27 +78,48 @@ class Generation:
     first_token: float = 0.0
     last_token: float = 0.0
     results: list[Result] = field(default_factory=list)
-    rounds: list[float] = field(default_factory=list)
-    """Seconds that each generated row was under way."""
+    trips: list[Trip] = field(default_factory=list)
+    """Steps of generated rows that are back."""
     uncommitted: list[int] = field(default_factory=list)
+    _branches: Branches | None = None
+    _flying: deque[_Flying] = field(default_factory=deque)
+    _end: int = 0
+    """Rows from this position on would come after the last token."""
 
-    async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncIterator[int]:
+    async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncGenerator[int]:
         """Generate at most ``limit`` tokens; the one in ``ends_at`` is the last.
 
-        Stopping early is fine at any token: what was sent so far stays committed.
+        Stopping early is fine at any token: what was sent up to it stays committed, and whatever
+        was sent beyond it is cancelled.
         """
         self.prompt_tokens = len(self.token_ids)
+        self._end = self.prompt_tokens + limit - 1
         self.prefill_begun = time.monotonic()
         state = await self._prefill()
-        for made in range(1, limit + 1):
-            token, embedded = await self.heads.logits(self.ends, state[None], self._choose)
-            self.token_ids.append(token)
-            self.last_token = time.monotonic()
-            self.first_token = self.first_token or self.last_token
-            yield token
-            if token in ends_at or made == limit:
-                return
-            state = await self._advance(embedded)
+        branches = self._branches = Branches(self.rows[-1], self.token_ids[-1], state)
+        await self.heads.run(self.speculation.begin, self.token_ids)
+        try:
+            while True:
+                likely = branches.likely(LIKELY)
+                states = np.stack([branch.state for branch in likely if branch.state is not None])
+                decide = partial(self._decide, branches, likely, limit, ends_at)
+                decided = await self.heads.logits(self.ends, states, decide)
+                for token, branch in decided.chosen:
+                    self.token_ids.append(token)
+                    self.last_token = time.monotonic()
+                    self.first_token = self.first_token or self.last_token
+                    yield token
+                    made = len(self.token_ids) - self.prompt_tokens
+                    if token in ends_at or made == limit:
+                        return
+                    if branch is not None:
+                        self._accept(branch)
+                self._discard(decided.fallen)
+                for step, states in decided.steps:
+                    self._launch(branches, step, states)
+                await self._arrival(branches)
+        finally:
+            self._abandon()
 
     async def prefill_only(self) -> None:
         """Prefill alone, for callers that want states and no tokens."""
@@ -78,10 +131,10 @@ class Generation:
         now = time.monotonic()
         made = len(self.token_ids) - self.prompt_tokens
         spent = self.last_token - self.first_token
-        recent = self.results[-max(0, made - 1) :] if made > 1 else []
         # Another route has other stages: the figures are those of the last one's.
         stages_now = len(self.ring.route)
-        decoded = [result.times for result in recent if len(result.times) == stages_now]
+        times = [trip.result.times for trip in self.trips]
+        decoded = [hops for hops in times if len(hops) == stages_now]
         stages = zip(*decoded, strict=True) if decoded else ()
         hops = [(np.mean([t.compute for t in s]), np.mean([t.queue for t in s])) for s in stages]
         return Timings(
@@ -98,14 +151,15 @@ class Generation:
         )
 
     def _hop_seconds(self) -> float:
-        if not self.rounds:
-            return 0.0
-        decoded = self.results[-len(self.rounds) :]
         extra = [
-            (took - sum(t.compute for t in result.times)) / (len(result.times) + 1)
-            for took, result in zip(self.rounds, decoded, strict=True)
+            (trip.seconds - sum(t.compute for t in trip.result.times))
+            / (len(trip.result.times) + 1)
+            for trip in self.trips
+            if trip.alone
         ]
-        return float(np.median(extra))
+        return float(np.median(extra)) if extra else 0.0
+
+    # -- prompt ----------------------------------------------------------------------------------
 
     async def _prefill(self) -> F32:
         """Send the prompt in chunks, several under way; the final state of its last row."""
@@ -117,23 +171,17 @@ class Generation:
             states = await self.heads.run(self.ends.embed, [prompt[r.position] for r in rows])
             if len(waiting) == IN_FLIGHT:
                 await self._receive(waiting.popleft())
-            waiting.append(self._send(rows, states))
+            waiting.append(self._send(rows, states, [row.id for row in rows]))
+            self.rows.extend(rows)
         while waiting:
             await self._receive(waiting.popleft())
         return self.final[-1]
 
-    async def _advance(self, states: F32) -> F32:
-        """Send one generated token's row round the ring; its final state."""
-        position = len(self.rows)
-        row = Row(position + 1, position, position, GENERATED)
-        sent = time.perf_counter()
-        await self._receive(self._send([row], states))
-        self.rounds.append(time.perf_counter() - sent)
-        return self.final[-1]
-
-    def _send(self, rows: Sequence[Row], states: F32) -> "asyncio.Future[Result]":
-        commit, self.uncommitted = self.uncommitted, [row.id for row in rows]
-        self.rows.extend(rows)
+    def _send(
+        self, rows: Sequence[Row], states: F32, certain: list[int]
+    ) -> "asyncio.Future[Result]":
+        """Send rows, and with them the commit of those that are known to stay since the last."""
+        commit, self.uncommitted = self.uncommitted, certain
         return self.ring.send(rows, states, commit)
 
     async def _receive(self, waiting: "asyncio.Future[Result]") -> None:
@@ -141,7 +189,91 @@ class Generation:
         self.results.append(result)
         self.final.extend(result.states)
 
-    def _choose(self, logits: F32) -> tuple[int, F32]:
-        """The next token and its embedding: at once, or other sessions' heads come between."""
-        token = choose(logits[0], self.token_ids, len(self.token_ids), self.sampling)
-        return token, self.ends.embed([token])
+    # -- generated rows --------------------------------------------------------------------------
+
+    def _decide(
+        self,
+        branches: Branches,
+        likely: Sequence[Branch],
+        limit: int,
+        ends_at: frozenset[int],
+        logits_of: F32,
+    ) -> _Decided:
+        """On the thread: walk as far as states are there, then plan what is sent next.
+
+        ``logits_of`` the likely ones are there, ``[likely, vocabulary]``.
+        """
+        ready = dict(zip(map(id, likely), logits_of, strict=True))
+        history, made = list(self.token_ids), len(self.token_ids) - self.prompt_tokens
+        chosen, fallen = list[tuple[int, Branch | None]](), list[Branch]()
+        missed = over = False
+        while not missed and (state := (cursor := branches.cursor).state) is not None:
+            logits = ready.get(id(cursor))
+            if logits is None:
+                logits = self.ends.logits(self.ends.norm(state[None])[0])
+            token = choose(logits, history, len(history), self.sampling)
+            branch = cursor.children.get(token)
+            fallen += branches.move(token)
+            chosen.append((token, branch))
+            history.append(token)
+            missed = branch is None
+            if over := token in ends_at or made + len(chosen) == limit:
+                break
+        self.speculation.wrote(history[len(self.token_ids) :], len(chosen) - missed)
+        if over:
+            return _Decided(chosen, fallen, [])
+        if missed:
+            branches.plant(history[-1])
+        flying = 0 if missed else len(self._flying)
+        planned = self.speculation.plan(branches, flying, self._end)
+        return _Decided(chosen, fallen, [(step, self._embed(step)) for step in planned])
+
+    def _embed(self, step: Sequence[Branch]) -> F32:
+        return self.ends.embed([branch.token for branch in step])
+
+    def _accept(self, branch: Branch) -> None:
+        """A row that was sent belongs to the text."""
+        assert branch.row is not None
+        self.rows.append(branch.row)
+        self.uncommitted.append(branch.row.id)
+        if branch.state is not None:
+            self.final.append(branch.state)
+
+    def _launch(self, branches: Branches, step: list[Branch], states: F32) -> None:
+        rows, certain = branches.sent(step), list[int]()
+        if step[0] is branches.cursor:
+            self.rows.append(rows[0])
+            certain = [rows[0].id]
+        flying = _Flying(
+            self._send(rows, states, certain), step, time.perf_counter(), not self._flying
+        )
+        self._flying.append(flying)
+
+    async def _arrival(self, branches: Branches) -> None:
+        """Wait until the cursor's state is back, and take what comes before it."""
+        while branches.cursor.state is None:
+            flying = self._flying.popleft()
+            result = await self.ring.result(flying.waiting)
+            seconds = time.perf_counter() - flying.sent
+            self.results.append(result)
+            trip = Trip(result, seconds, flying.alone)
+            self.trips.append(trip)
+            self.speculation.back(trip)
+            branches.back(result.rows, result.states)
+        if len(self.final) < len(self.rows):
+            self.final.append(branches.cursor.state)
+
+    def _discard(self, fallen: Sequence[Branch]) -> None:
+        """Guesses fell: the stages needn't run them, and nobody waits for them."""
+        if not fallen:
+            return
+        self.ring.discard([branch.row.id for branch in fallen if branch.row is not None])
+        lost = {id(branch) for top in fallen for branch in top.below()}
+        flying = [f for f in self._flying if any(id(b) not in lost for b in f.branches)]
+        self._flying = deque(flying)
+
+    def _abandon(self) -> None:
+        """Whatever was sent beyond the last token is nobody's."""
+        kept = {row.id for row in self.rows}
+        self.ring.discard([row for row in self.ring.flight.undecided() if row not in kept])
+        self._flying.clear()

@@ -48,12 +48,13 @@ class Hearing:
         rows = ring.flight.steps.get(step.step_id)
         if rows is None:
             raise OutOfOrder(f"no step {step.step_id} is under way", field="result.step_id")
-        if step.rows != rows or step.dead:  # nobody cancelled any
+        if step.rows != rows or not ring.flight.doomed.issuperset(step.dead):
             raise Malformed("other rows than were sent", field="result.rows")
         width = ring.row_bytes // ring.residual.bytes
-        states = unpack(step.states, len(rows), width, ring.residual)
-        hashes = ring.hashes(rows, step.states, stage.end, stage.fingerprint)
-        ids = tuple(row.id for row in rows)
+        live = step.live
+        states = unpack(step.states, len(live), width, ring.residual)
+        hashes = ring.hashes(live, step.states, stage.end, stage.fingerprint)
+        ids = tuple(row.id for row in live)
         signed = claim(ring.session, step.epoch, step.step_id, stage.end, ids, hashes)
         identity.verify(stage.node, signed, step.signature)
         received = ring.ledger.received
@@ -66,7 +67,7 @@ class Hearing:
         ring.ledger.signed.append(
             SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
         )
-        ring.flight.land(step.step_id, rows, states, step.times)
+        ring.flight.land(step.step_id, live, states, step.times)
 
     def on_tap(self, of: Attachment, tap: Tap) -> None:
         """Keep residuals at an inner boundary."""

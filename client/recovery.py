@@ -119,6 +119,7 @@ class Recovery:
         """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
         ring = self.ring
         ring.flight.abandon()
+        ring.unsaid.clear()  # the new epoch's orders name the rows that stay, and no others
         ring.epoch, ring.route = ring.epoch + 1, route
         staying = [a for a in ring.attached if a.down is None and a.stage in route]
         leaving = [a for a in ring.attached if a not in staying]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from hearthring.client.drafts import Make, check_draft
 from hearthring.client.sampler import Sampling
 from hearthring.client.stops import StopWatcher
 from hearthring.protocol.errors import BadOption, PromptTooLong
@@ -24,7 +25,8 @@ class Options(TypedDict, total=False):
     ``messages`` go through the chat template, ``prompt_ids`` are taken as they are. At temperature
     0 the likeliest token is taken; above it the answer depends on ``seed`` alone, and a drawn seed
     is in the answer. ``stop``: strings that end the answer and aren't part of it. ``proof`` False
-    saves the receipts.
+    saves the receipts. ``draft`` guesses tokens to come (``client/drafts.py``); it changes how fast
+    an answer comes, and nothing else.
     """
 
     messages: Messages
@@ -38,6 +40,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     proof: bool
+    draft: str | Make
 
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
@@ -54,6 +57,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     proof: bool = True
+    draft: str | Make | None = None
 
     @staticmethod
     def read(prompt: str | None, options: Options) -> "Request":
@@ -78,6 +82,7 @@ class Request:
             Sampling(**chosen).seeded(),
             stops,
             options.get("proof", True),
+            check_draft(options["draft"]) if "draft" in options else None,
         )
 
 

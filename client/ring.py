@@ -32,6 +32,7 @@ from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
 from hearthring.protocol.messages import (
     SHARE_OWN,
+    Cancel,
     Evidence,
     EvidenceQuery,
     Finish,
@@ -65,7 +66,6 @@ class _Behind:
     sent: list[Sent]
     width: int
     commit: tuple[int, ...]
-    drop: tuple[int, ...]
 
 
 class RingSession:
@@ -105,7 +105,9 @@ class RingSession:
         self._recovery = Recovery(self, spares) if spares is not None else None
         self._mending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._behind: list[_Behind] = []
+        self._behind: list[_Behind | tuple[int, ...]] = []
+        self.unsaid: list[int] = []
+        """Discarded rows that no step has told the stages of."""
         self._hearing = Hearing(self)
         self.blamed = set[str]()
         """Nodes whose failure ended the session, if one did."""
@@ -168,7 +170,8 @@ class RingSession:
         await self._links.close()
         self.flight.end(None)
         for step in self._behind:
-            step.waiting.cancel()
+            if isinstance(step, _Behind):
+                step.waiting.cancel()
 
     def _late(self) -> list[Stage]:
         """Who keeps an opening waiting: those that took no call, else the last that didn't open.
@@ -186,7 +189,6 @@ class RingSession:
         rows: Sequence[Row],
         states: F32,
         commit: Sequence[int] = (),
-        drop: Sequence[int] = (),
     ) -> "asyncio.Future[Result]":
         """Send one step on its way; the future holds its result. Several may be under way."""
         if self._failed is not None:
@@ -197,12 +199,29 @@ class RingSession:
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # A failure is reported by whichever call is awaited; the other futures mustn't warn.
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        step = _Behind(waiting, sent, width, tuple(commit), tuple(drop))
+        step = _Behind(waiting, sent, width, tuple(commit))
         if self._mending is not None:
             self._behind.append(step)
         else:
             self._send(step)
         return waiting
+
+    def discard(self, rows: Sequence[int]) -> None:
+        """Give up rows that aren't committed, with all that hang on them.
+
+        The next step drops them at every stage. Those under way are cancelled at once, so that
+        nobody computes them in vain; whoever waits for them gets zeros.
+        """
+        if not rows or self._failed is not None:
+            return
+        if self._mending is not None:  # what lives must not change under the one who mends
+            self._behind.append(tuple(rows))
+            return
+        gone = self.flight.discard(rows)
+        self.unsaid.extend(rows)
+        under_way = self.flight.doom(gone)
+        for attached in self.attached if under_way else ():
+            attached.post(Cancel(under_way))
 
     async def result(self, waiting: "asyncio.Future[Result]") -> Result:
         """Await a step's result. Raises ``StageFailed``, ``NoRoute`` or ``DeadlineExceeded``."""
@@ -217,12 +236,12 @@ class RingSession:
 
     def _send(self, step: "_Behind") -> None:
         self._step += 1
-        self.flight.apply(step.commit, step.drop)
+        self.flight.commit(step.commit)
         self.flight.live.update((one.row.id, one) for one in step.sent)
         rows = [one.row for one in step.sent]
         self.flight.ask(self._step, rows, step.width, step.waiting)
         owed, self._owed = self._owed, ()
-        self._post(self._step, step.sent, (*owed, *step.commit), step.drop)
+        self._post(self._step, step.sent, (*owed, *step.commit))
 
     def launch(self, rows: Sequence[Row], first: int = 0) -> int:
         """The id of a new step that passes the stages from place ``first`` on."""
@@ -245,7 +264,6 @@ class RingSession:
         step_id: int,
         sent: Sequence[Sent],
         commit: tuple[int, ...] = (),
-        drop: tuple[int, ...] = (),
     ) -> None:
         assert self._link is not None
         rows, wire = [one.row for one in sent], b"".join(one.wire for one in sent)
@@ -253,6 +271,7 @@ class RingSession:
         ids = [row.id for row in rows]
         signed = claim(self.session, self.epoch, step_id, 0, ids, hashes)
         self.ledger.sent.update(zip(ids, hashes, strict=True))
+        drop, self.unsaid = tuple(self.unsaid), []
         step = Step(
             session=self.session,
             epoch=self.epoch,
@@ -279,7 +298,7 @@ class RingSession:
         A stage that is lost now is replaced as any other, since its receipt is needed; if it can't
         be, there is none of it.
         """
-        self.flight.apply(commit, ())
+        self.flight.commit(commit)
         route, receipts = self.route, list[Receipt | None]()
         for _ in range(_FINISHES):
             epoch, wanted = self.epoch, tuple(self.flight.committed)
@@ -420,8 +439,10 @@ class RingSession:
         for step in behind:
             if self._mending is not None:  # lost again
                 self._behind.append(step)
-            else:
+            elif isinstance(step, _Behind):
                 self._send(step)
+            else:
+                self.discard(step)
 
     def end(self, error: HearthringError) -> None:
         """End the session for good: the first failure is the one reported."""
@@ -429,7 +450,7 @@ class RingSession:
             self._failed = error
         self.flight.end(self._failed)
         for step in self._behind:
-            if not step.waiting.done():
+            if isinstance(step, _Behind) and not step.waiting.done():
                 step.waiting.set_exception(self._failed)
 
     def hashes(

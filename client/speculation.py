@@ -1,0 +1,103 @@
+"""A draft and a pace at work for one generation, and the account of what came of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hearthring.client.answer import Guessing
+from hearthring.client.branches import Branch, Branches
+from hearthring.client.draft import Candidate, Draft
+from hearthring.client.pace import Fixed, Pace, Place, Trip, subtree
+
+ROOM = 64
+"""Rows beyond the text that may be at the stages at once: slots are reserved for so many."""
+STEPS = 24
+"""Steps that may fly at once, well below what a stage lets wait."""
+
+
+@dataclass(slots=True)
+class Speculation:
+    """What a generation asks for guesses. Without a draft there are none."""
+
+    draft: Draft | None = None
+    pace: Pace = field(default_factory=Fixed)
+    trips: int = 0
+    steps: int = 0
+    guesses: int = 0
+    tokens: int = 0
+    hits: int = 0
+    draft_s: float = 0.0
+    _wrote: float = 0.0
+
+    @property
+    def room(self) -> int:
+        """KV rows to ask for beyond those of the text."""
+        return 0 if self.draft is None else ROOM
+
+    def account(self) -> Guessing:
+        """What came of it so far."""
+        name = self.draft.name if self.draft is not None else "none"
+        counts = self.tokens, self.trips, self.steps, self.guesses, self.hits
+        return Guessing(name, *counts, self.draft_s)
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """The prompt is through."""
+        self._wrote = time.perf_counter()
+        if self.draft is not None:
+            self.draft.forget()
+            self.draft.observe(prompt)
+
+    def wrote(self, tokens: Sequence[int], hits: int) -> None:
+        """Tokens were chosen, ``hits`` of them as guessed."""
+        now = time.perf_counter()
+        self.tokens += len(tokens)
+        self.hits += hits
+        self.pace.wrote(len(tokens), now - self._wrote)
+        self._wrote = now
+        if self.draft is not None:
+            self.draft.observe(tokens)
+
+    def back(self, trip: Trip) -> None:
+        """A step is back."""
+        self.trips += 1
+        self.pace.back(trip)
+
+    def plan(self, branches: Branches, flying: int, end: int) -> list[list[Branch]]:
+        """The steps to send now, hung into the tree. ``flying`` steps are under way already; with
+        none, the cursor is a token to be sent. No row is at position ``end`` or beyond.
+        """
+        steps = list[list[Branch]]()
+        if not flying:
+            steps.append([branches.cursor, *self._grow(branches, 0, end)])
+        while len(steps) + flying < STEPS:
+            grown = self._grow(branches, flying + len(steps), end)
+            if not grown:
+                break
+            steps.append(grown)
+        sent = sum(map(len, steps))
+        self.steps += len(steps)
+        self.guesses += sent - (not flying)
+        return steps
+
+    def _grow(self, branches: Branches, flying: int, end: int) -> list[Branch]:
+        """Guesses for one more step, beneath the likeliest tip."""
+        if self.draft is None:
+            return []
+        tip = branches.tip()
+        under = sum(1 for _ in branches.cursor.below()) - 1
+        place = Place(flying, tip.chance, ROOM - under)
+        reach = end - 1 - tip.branch.position
+        if place.room < 1 or reach < 1 or (most := self.pace.ask(place)) < 1:
+            return []
+        begun = time.perf_counter()
+        proposed = within(self.draft.propose(tip.tail, min(most, place.room)), reach)
+        self.draft_s += time.perf_counter() - begun
+        return tip.branch.grow(self.pace.keep(place, proposed)) if proposed else []
+
+
+def within(candidates: Sequence[Candidate], depth: int) -> list[Candidate]:
+    """The candidates at most so deep; the first has depth 1."""
+    depths = list[int]()
+    for candidate in candidates:
+        depths.append(1 if candidate.parent < 0 else depths[candidate.parent] + 1)
+    return subtree(candidates, [found <= depth for found in depths])
