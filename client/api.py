@@ -35,6 +35,7 @@ from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
 from hearthring.client.speculation import Speculation
 from hearthring.client.stops import StopWatcher
+from hearthring.client.swarm_audit import SwarmAudit
 from hearthring.protocol.errors import (
     LayersOutOfRange,
     ModelNotHere,
@@ -214,11 +215,15 @@ class AsyncClient:
                 )
             return self._entry
 
-    async def audit(self, proof: Proof) -> Verdict:
-        """Replay a proof offline, with this machine's own weights.
+    async def audit(self, proof: Proof, verifiers: int | None = None) -> Verdict:
+        """Replay a proof offline, with this machine's own weights; or have it judged by so many
+        independent ``verifiers`` of the swarm, an odd number.
 
         Weights that aren't here are fetched first, if this client knows a swarm that has them.
+        Verifiers see the whole proof, tokens included. They need its model; this client doesn't.
         """
+        if verifiers is not None:
+            return await self._ask_swarm(proof, verifiers)
         opened = None
         if join := self.config.join:
             # Without them the verdict says what is missing.
@@ -230,6 +235,14 @@ class AsyncClient:
         return await loop.run_in_executor(
             self._thread, audit_offline, proof, self.config.threads, self._progress, opened
         )
+
+    async def _ask_swarm(self, proof: Proof, verifiers: int) -> Verdict:
+        join = self.config.join
+        _, records = await find_records(self.transport(), join, self._book, proof.model_id)
+        entry = await find_model(self.transport(), join, proof.model_id, ModelStore())
+        layers = entry.manifest.shape.layers
+        asked = SwarmAudit(self.transport(), records, proof, layers, verifiers, self._progress)
+        return await asked.run()
 
     def transport(self) -> Transport:
         """This client's way into the swarm."""

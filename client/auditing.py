@@ -4,13 +4,15 @@ import contextlib
 from collections.abc import Callable
 
 from hearthring.client.replay import EngineReplayer
+from hearthring.client.window_replay import Breathe, replayer_like
 from hearthring.protocol.errors import (
     EngineUnavailable,
     HearthringError,
     ModelNotHere,
     UnknownModel,
 )
-from hearthring.protocol.tensors import Residual
+from hearthring.protocol.tensors import Residual, pack
+from hearthring.shards.ends import open_ends
 from hearthring.shards.engines import options_of
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.parts import describe_parts, replay_parts
@@ -18,6 +20,7 @@ from hearthring.shards.store import ModelStore
 from hearthring.verify.audit import audit
 from hearthring.verify.consistency import bodies_of, contradiction
 from hearthring.verify.proof import Proof
+from hearthring.verify.stage_audit import Opened, audit_stage
 from hearthring.verify.verdict import Verdict, inconclusive
 
 Progress = Callable[[str, int, int], None]
@@ -52,22 +55,80 @@ def audit_offline(
     layers = entry.manifest.shape.layers
     if verdict := contradiction(proof, layers):
         return verdict
+    return _judge_whole(proof, layers, opened or entry.open(), threads, progress)[0]
+
+
+class OfflineJudge:
+    """``verify.judge.Judge`` with weights of this machine, for a node that judges for others."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def whole(self, proof: Proof, model: GgufFile, breathe: Breathe) -> tuple[Verdict, str]:
+        layers = model.shape.layers
+        if verdict := contradiction(proof, layers):
+            return verdict, ""
+        return _judge_whole(proof, layers, model, self._threads, lambda *_: None, breathe)
+
+    def stage(
+        self,
+        proof: Proof,
+        place: int,
+        model: GgufFile,
+        taken: Opened | None,
+        sent: Opened | None,
+        breathe: Breathe,
+    ) -> tuple[Verdict, str]:
+        shape = model.shape
+        if verdict := contradiction(proof, shape.layers):
+            return verdict, ""
+        body, residual = bodies_of(proof)[place], Residual(proof.residual)
+        assert body is not None  # contradiction() says so otherwise
+        try:
+            replayer = replayer_like(
+                body.numerics, model, residual, self._threads, body.start, breathe
+            )
+            if taken is None:
+                ends = open_ends(_ends_of(proof), model, residual, self._threads)
+                embedded = ends.embed(proof.token_ids[: proof.rows])
+                taken = Opened(pack(embedded, residual))
+            verdict = audit_stage(proof, place, shape.width, replayer, taken, sent)
+        except HearthringError as error:
+            return inconclusive(f"this machine can't replay it: {error}"), ""
+        return verdict, replayer.fingerprint
+
+
+def _judge_whole(
+    proof: Proof,
+    layers: int,
+    gguf: GgufFile,
+    threads: int,
+    progress: Progress,
+    breathe: Breathe = lambda: None,
+) -> tuple[Verdict, str]:
     try:
-        replayer = _replayer(proof, opened or entry.open(), threads)
+        replayer = _replayer(proof, gguf, threads, breathe)
     except HearthringError as error:
-        return inconclusive(f"this machine can't replay it: {error}")
-    return audit(proof, layers, replayer, progress)
+        return inconclusive(f"this machine can't replay it: {error}"), ""
+    return audit(proof, layers, replayer, progress), replayer.fingerprint
 
 
-def _replayer(proof: Proof, gguf: GgufFile, threads: int) -> EngineReplayer:
+def _replayer(proof: Proof, gguf: GgufFile, threads: int, breathe: Breathe) -> EngineReplayer:
     """With the route's own engine where this machine has it: then bits can be compared."""
     residual = Residual(proof.residual)
     used = {body.numerics for body in bodies_of(proof) if body is not None}
-    ends = "ggml" if proof.numerics.startswith("ggml-") else "torch"
+    ends = _ends_of(proof)
     if used and all(name.startswith("ggml-") for name in used):
         with contextlib.suppress(EngineUnavailable):
-            return EngineReplayer(gguf, residual, threads, "ggml", options_of(min(used)), ends)
+            return EngineReplayer(
+                gguf, residual, threads, "ggml", options_of(min(used)), ends, breathe=breathe
+            )
     if ends == "ggml":
         with contextlib.suppress(EngineUnavailable):
-            return EngineReplayer(gguf, residual, threads, ends=ends)
-    return EngineReplayer(gguf, residual, threads)
+            return EngineReplayer(gguf, residual, threads, ends=ends, breathe=breathe)
+    return EngineReplayer(gguf, residual, threads, breathe=breathe)
+
+
+def _ends_of(proof: Proof) -> str:
+    """The name of what computed the client's embedding, norm and head."""
+    return "ggml" if proof.numerics.startswith("ggml-") else "torch"

@@ -2,23 +2,17 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from hearthring.client.sampler import Sampling, lead
-from hearthring.protocol.messages import PROMPT
+from hearthring.client.window_replay import DEFAULT, Breathe, WindowReplayer
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.ends import open_ends
-from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
-from hearthring.shards.engines import EngineOptions, load_engine
+from hearthring.shards.engines import EngineOptions
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.verify.proof import Proof
 
-BATCH = 256
-DEFAULT = EngineOptions()
 
-
-class EngineReplayer:
-    """``verify.audit.Replayer`` over a model file. Only the window at work is in memory.
+class EngineReplayer(WindowReplayer):
+    """``verify.audit.Replayer`` over a model file: windows, and what the client does itself.
 
     ``engine`` is the name of the engine to replay with, ``options`` how, ``ends`` the name of what
     computes embedding, norm and head. Raises
@@ -33,32 +27,19 @@ class EngineReplayer:
         engine: str = "torch",
         options: EngineOptions = DEFAULT,
         ends: str = "torch",
+        *,
+        breathe: Breathe = lambda: None,
     ) -> None:
-        self._gguf, self._residual, self._threads = gguf, residual, threads
-        self._name, self._options = engine, options
+        super().__init__(gguf, residual, threads, engine, options, breathe=breathe)
         self._ends = open_ends(ends, gguf, residual, threads)
         self.ends_fingerprint = self._ends.numerics.fingerprint
-        self.fingerprint = self._engine(0, 1).numerics.fingerprint
+        _ = self.fingerprint  # measured now: an engine that can't run here is found out at once
 
     def embed(self, token_ids: Sequence[int]) -> F32:
         return self._ends.embed(token_ids)
 
     def norm(self, states: F32) -> F32:
         return self._ends.norm(states)
-
-    def run(self, start: int, end: int, states: F32, kinds: Sequence[int]) -> F32:
-        engine = self._engine(start, end)
-        cache = engine.new_cache(len(states))
-        slots = np.arange(len(states), dtype=np.int64)
-        rows = tuple(
-            EngineRow(Kind.PROMPT if kind == PROMPT else Kind.GENERATED, p, p, slots[: p + 1])
-            for p, kind in enumerate(kinds)
-        )
-        done = [
-            engine.forward((Segment(cache, rows[at : at + BATCH]),), states[at : at + BATCH])[0]
-            for at in range(0, len(rows), BATCH)
-        ]
-        return np.concatenate(done)
 
     def choose(self, proof: Proof, row: int, state: F32) -> tuple[int, float]:
         said = proof.sampling
@@ -73,13 +54,3 @@ class EngineReplayer:
         logits = self._ends.logits(self._ends.norm(state[None])[0])
         history = proof.token_ids[: row + 1]
         return lead(logits, history, row + 1, sampling, proof.token_ids[row + 1])
-
-    def _engine(self, start: int, end: int) -> Engine:
-        return load_engine(
-            self._name,
-            self._gguf,
-            (start, end),
-            self._residual,
-            self._threads,
-            options=self._options,
-        )

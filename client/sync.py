@@ -102,9 +102,9 @@ class Client:
         """This client's model in the cache."""
         return self._run(self._client.model_entry())
 
-    def audit(self, proof: Proof) -> Verdict:
-        """Replay a proof offline, with this machine's own weights."""
-        return self._run(self._client.audit(proof))
+    def audit(self, proof: Proof, verifiers: int | None = None) -> Verdict:
+        """Replay a proof with this machine's own weights, or ask independent verifiers."""
+        return self._run(self._client.audit(proof, verifiers))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._closed:

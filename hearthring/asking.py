@@ -100,14 +100,20 @@ def summary(answer: Answer) -> str:
     )
 
 
-def audit_file(file: Path, join: list[str], threads: int | None, as_json: bool) -> int:
+def audit_file(
+    file: Path,
+    join: list[str],
+    threads: int | None,
+    as_json: bool,
+    verifiers: int | None = None,
+) -> int:
     """Judge a proof file, print the verdict, return the exit code."""
     try:
         proof = Proof.load(file)
         with Bars() as bars:
             if join:
                 with Client(join, proof.model_id, threads=threads, progress=bars) as client:
-                    verdict = client.audit(proof)
+                    verdict = client.audit(proof, verifiers)
             else:
                 verdict = audit_offline(proof, threads_of(threads), bars)
     except OSError as error:
@@ -139,6 +145,10 @@ def print_verdict(verdict: Verdict) -> None:
     if "tokens_checked" in figures:
         said = f"{figures['tokens_checked']} choices, {figures['tokens_different']} different"
         print(f"  tokens    {said}")
+    for said in figures.get("verifiers", ()):
+        print(f"  verifier  {said['verifier']}: {said['verdict']} ({said['strength']})")
+    for node, reason in figures.get("silent", {}).items():
+        print(f"  silent    {node}: {reason}")
     print(f"  strength  {verdict.strength.value}")
 
 

@@ -172,6 +172,7 @@ def node(
 
     begun = time.monotonic() - process_age()
     from hearthring.client.config import threads_of
+    from hearthring.judging import LateJudge
     from hearthring.models import keep_within
     from hearthring.node.config import NodeConfig, read_layers, read_link
     from hearthring.node.daemon import run_node
@@ -217,7 +218,7 @@ def node(
             say(label, text)
 
     with Bars() as bars, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run_node(config, report, bars, context.obj, begun))
+        runner.run(run_node(config, report, bars, context.obj, begun, LateJudge))
 
 
 @app.command()
@@ -305,16 +306,27 @@ def chat(
 def audit(
     file: Annotated[Path, typer.Argument(help="A proof that `ask --proof` saved.", metavar="FILE")],
     join: Join = None,
+    verifiers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Have so many independent nodes of the swarm judge it, by majority (odd; needs "
+            "--join). They see the prompt and the answer.",
+            show_default="replay it here",
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Replay a proof with your own copy of the model; with --join, what is missing is fetched.
 
+    With --verifiers you need no copy: nodes that nobody could choose beforehand replay it.
     Exits with 0 when it is accepted, 1 when rejected, 2 when neither can be said.
     """
     from hearthring.asking import audit_file
 
-    raise typer.Exit(audit_file(file, join or [], threads, as_json))
+    if verifiers is not None and not join:
+        raise BadOption("a swarm is needed to ask", field="verifiers", mend="give --join")
+    raise typer.Exit(audit_file(file, join or [], threads, as_json, verifiers))
 
 
 @app.command()

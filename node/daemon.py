@@ -41,12 +41,15 @@ from hearthring.shards.parts import describe_parts, window_parts
 from hearthring.shards.planner import layers_that_fit, worst_served
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.timings import Timings
+from hearthring.verify.judge import Judge
 
 DRAFTED = 64
 """Generated rows in a step, at most, that the announced fit is for: nobody drafts more."""
 
 Report = Callable[[str, str], None]
 Progress = Callable[[str, int, int], None]
+MakeJudge = Callable[[int], Judge]
+"""Whoever judges proofs, with so many threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ async def run_node(
     progress: Progress,
     hooks: NodeHooks | None = None,
     begun: float | None = None,
+    judge: MakeJudge | None = None,
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C.
 
@@ -74,7 +78,7 @@ async def run_node(
     begun = time.monotonic() if begun is None else begun
     stop = _stop_signals()
     async with contextlib.AsyncExitStack() as stack:
-        node = _Node(config, hooks or NodeHooks(), report, progress, stack)
+        node = _Node(config, hooks or NodeHooks(), report, progress, stack, judge)
         starting = asyncio.create_task(node.start())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -101,9 +105,10 @@ class _Node:
         report: Report,
         progress: Progress,
         stack: contextlib.AsyncExitStack,
+        judge: MakeJudge | None,
     ) -> None:
         self._config, self._hooks, self._report, self._progress = config, hooks, report, progress
-        self._stack = stack
+        self._stack, self._make_judge = stack, judge
         self._folder = DataFolder(config.data)
         stack.callback(self._folder.close)
         self._serving: tuple[StageServer, Announcer] | None = None
@@ -151,7 +156,8 @@ class _Node:
         announcer = Announcer(
             directory, record, lambda: (stage.free_rows, stage.sessions), self._who
         )
-        desk.open(stage, directory, announcer, times.points())
+        judge = self._make_judge(engine.threads) if self._make_judge is not None else None
+        desk.open(stage, directory, announcer, times.points(), judge)
         self._serving = stage, announcer
         await announcer.start()
         self._stack.push_async_callback(announcer.withdraw)

@@ -5,6 +5,7 @@ callers are told to come again.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
@@ -14,17 +15,22 @@ from hearthring.node.directory import Directory
 from hearthring.node.provider import Provider, Sent
 from hearthring.node.stage import StageServer
 from hearthring.node.uploads import UPLOAD_RATE, Uploads
-from hearthring.protocol.errors import DeadlineExceeded, StageFailed
+from hearthring.node.verifier import Verifier
+from hearthring.protocol.errors import DeadlineExceeded, HearthringError, StageFailed
+from hearthring.protocol.invitation import Invitation, split_address
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import DirectoryReply, StatusReply, StepTime
-from hearthring.protocol.records import PROTOCOL_VERSION
+from hearthring.protocol.records import PROTOCOL_VERSION, read_all
 from hearthring.protocol.transport import Handler, Method, Stream, Transport
 from hearthring.protocol.wire import decode_query, encode_records, encode_status
 from hearthring.shards.store import ModelEntry
+from hearthring.verify.judge import Judge
 
 T = TypeVar("T")
 FRESH = 1.0
 """Seconds for which one look into the directory answers everybody."""
+SEEDS = 8
+"""Nodes asked for layers that a verdict needs."""
 
 
 class Desk:
@@ -43,6 +49,7 @@ class Desk:
         self._stage: StageServer | None = None
         self._directory: Directory | None = None
         self._announcer: Announcer | None = None
+        self._verifier: Verifier | None = None
         self._timings: tuple[StepTime, ...] = ()
         self._looked: dict[str, tuple[float, tuple[bytes, ...]]] = {}
         self._looking = asyncio.Lock()
@@ -53,8 +60,12 @@ class Desk:
         directory: Directory,
         announcer: Announcer,
         timings: tuple[StepTime, ...] = (),
+        judge: Judge | None = None,
     ) -> None:
-        """From now on the node serves."""
+        """From now on the node serves; with a judge it also judges proofs."""
+        self._verifier = Verifier(
+            self._transport, self._entry, stage.archive, judge, self._busy, self._seeds
+        )
         self._stage, self._directory, self._announcer = stage, directory, announcer
         self._timings = timings
 
@@ -65,12 +76,15 @@ class Desk:
             Method.PASS: self._take_rows,
             Method.DIRECTORY: self._answer(self._records),
             Method.STATUS: self._answer(self._status),
+            Method.VERIFY: self._verify,
             Method.LAYERS: self._provider.serve,  # from the first moment: it needs no engine
         }
 
     async def close(self) -> None:
-        """Give nothing away any more."""
+        """Give nothing away any more, and judge nobody."""
         await self._uploads.close()
+        if self._verifier is not None:
+            await self._verifier.close()
 
     def _busy(self) -> bool:
         return self._stage is not None and self._stage.sessions > 0
@@ -80,6 +94,20 @@ class Desk:
 
     async def _take_rows(self, stream: Stream) -> None:
         await self._ready(self._stage).take_rows(stream)
+
+    async def _verify(self, stream: Stream) -> None:
+        await self._ready(self._verifier).serve(stream)
+
+    async def _seeds(self) -> list[Invitation]:
+        """Nodes of the model, for layers that aren't here."""
+        layers = self._entry.manifest.shape.layers
+        signed = await self._ready(self._directory).fetch(self._entry.model_id, layers)
+        found = list[Invitation]()
+        for record in read_all(signed, self._entry.model_id):
+            with contextlib.suppress(HearthringError, IndexError):
+                host, port = split_address(record.addresses[0], "address")
+                found.append(Invitation(host, port, record.node))
+        return [seed for seed in found if seed.node_id != self._transport.identity.node_id][:SEEDS]
 
     def _answer(self, reply: Callable[[bytes], Awaitable[bytes]]) -> Handler:
         """A handler for streams of questions and answers."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from hearthring.node.archive import Archive
 from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.places import MakeSession, Place, Places, honest_session
 from hearthring.node.stage_session import Prepared, check_reroute
@@ -78,6 +79,8 @@ class StageServer:
         self._engine, self._who = engine, transport.identity
         self._places = Places(transport, engine, model_id, kv_rows, make_session)
         self._links = Links(transport)
+        self.archive = Archive()
+        """What ended sessions sent, for audits."""
         self._queue = Batcher[_Ready]()
         self._busy = self._closed = self._leaving = False
         self._loop = asyncio.get_running_loop()
@@ -204,6 +207,9 @@ class StageServer:
         except TimeoutError:
             raise DeadlineExceeded(f"step {last_step} never arrived", field="finish") from None
         receipt = await self._on_thread(lambda: place.session.receipt(commit))
+        record = await self._on_thread(place.session.record)
+        if record is not None:
+            self.archive.keep(place.session.wish.session, record)
         if receipt is not None:
             place.post(receipt)
 

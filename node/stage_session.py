@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from hearthring.node.archive import Record
 from hearthring.node.prefix import PrefixCursor, PrefixTree
 from hearthring.node.retention import Kept, Retention
 from hearthring.protocol import identity
@@ -287,6 +288,12 @@ class StageSession:
             digests=tuple(self._digests(kept)),
         )
         return receipts.sign(body, self._who)
+
+    def record(self) -> Record | None:
+        """What it sent for the committed rows, to be opened when they are audited."""
+        kept = [self._kept[row.id] for row in self._slots.committed]
+        wire = b"".join(k.wire for k in kept)
+        return Record(self.client, self._engine.width * self._residual.bytes, wire)
 
     def evidence(self) -> Evidence:
         """Everything the stage before signed."""

@@ -48,6 +48,20 @@ class Limits:
     name_chars: int = 200
     reason_chars: int = 500
     """Of a verdict's words."""
+    audit_window: float = 600.0
+    """Time after a session for which a stage keeps what it sent, for audits."""
+    archive_bytes: int = 256 << 20
+    """What a stage keeps of ended sessions; beyond it the oldest of whoever has most go first."""
+    openings: int = 16
+    """Askers to whom a stage opens one session."""
+    opening: float = 10.0
+    """Time a stage has to open what it recorded."""
+    verify: float = 600.0
+    """Time a verifier has for one verdict."""
+    verify_rows: int = 8192
+    """Rows of a proof that a node replays for others."""
+    verify_jobs: int = 4
+    """Proofs that may wait at a verifier, one of each peer."""
     connect: float = 5.0
     hello: float = 5.0
     """Time a caller has for its first, signed message."""

@@ -19,6 +19,7 @@ class Method(StrEnum):
     DIRECTORY = "Directory"
     STATUS = "Status"
     LAYERS = "Layers"
+    VERIFY = "Verify"
 
 
 class Stream(Protocol):

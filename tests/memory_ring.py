@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from hearthring.client.api import AsyncClient
+from hearthring.client.auditing import OfflineJudge
 from hearthring.client.replacement import PATIENCE
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import NodeHooks
@@ -18,6 +19,7 @@ from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engines import load_engine
 from hearthring.shards.store import ModelEntry
+from hearthring.verify.judge import Judge
 
 
 @dataclass
@@ -52,6 +54,7 @@ class MemorySwarm:
         kv_rows: int = 1 << 14,
         engine: str = "torch",
         row_seconds: float = 0.001,
+        judge: Judge | None = None,
     ) -> MemoryNode:
         """Start a node of this window."""
         hooks = hooks or NodeHooks()
@@ -78,7 +81,8 @@ class MemorySwarm:
             row_seconds=row_seconds,
         )
         announcer = Announcer(directory, record, lambda: (stage.free_rows, stage.sessions), who)
-        desk.open(stage, directory, announcer)
+        desk.open(stage, directory, announcer, judge=judge or OfflineJudge(1))
+        self.stack.push_async_callback(desk.close)
         await announcer.start()
         self.stack.push_async_callback(announcer.withdraw)
         host, port = split_address(address)

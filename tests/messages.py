@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from hearthring.protocol import layers, wire
+from hearthring.protocol import layers, verifying, wire
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     Cancel,
@@ -22,6 +22,7 @@ from hearthring.protocol.messages import (
     Rerouted,
     Row,
     SignedRows,
+    SignedVerdict,
     StatusReply,
     Step,
     StepTime,
@@ -118,7 +119,20 @@ ANSWERS = (
     | st.builds(layers.Piece, BYTES)
 )
 
+GRANTS = st.builds(verifying.Grant, BYTES, BYTES)
+OPENERS = st.lists(st.builds(verifying.Opener, NAMES, NAMES, GRANTS), max_size=2).map(tuple)
+VERIFY_UPS = st.builds(verifying.RowsQuery, SESSIONS, st.none() | GRANTS) | st.builds(
+    verifying.VerifyQuery, BYTES, st.integers(-1, 200), OPENERS
+)
+VERIFY_DOWNS = (
+    st.builds(verifying.OpenedRows, U32, BYTES, st.booleans())
+    | st.builds(SignedVerdict, BYTES, BYTES)
+    | st.builds(verifying.Working, U32)
+)
+
 KINDS = {
+    "verify up": (verifying.encode_verify_up, verifying.decode_verify_up, VERIFY_UPS),
+    "verify down": (verifying.encode_verify_down, verifying.decode_verify_down, VERIFY_DOWNS),
     "layers query": (
         lambda message: layers.encode_layers_query(*message),
         layers.decode_layers_query,

@@ -42,8 +42,10 @@ Progress = Callable[[str, int, int], None]
 class Replayer(Protocol):
     """Own weights of the proof's model, in the route's residual type."""
 
-    fingerprint: str
-    """Class of the engine."""
+    @property
+    def fingerprint(self) -> str:
+        """Class of the engine."""
+
     ends_fingerprint: str
     """Class of embedding, norm and head."""
 

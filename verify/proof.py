@@ -122,6 +122,11 @@ class Proof:
         return (PROMPT,) * self.prompt_tokens + (GENERATED,) * generated
 
     @property
+    def file(self) -> bytes:
+        """The proof file, as it was signed."""
+        return self._file
+
+    @property
     def file_hash(self) -> bytes:
         """SHA-256 of the file up to its signature, by which verdicts name it, hidden or not."""
         return sha256(_signed(self._file)).digest()

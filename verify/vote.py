@@ -42,6 +42,7 @@ class Count:
     accepting: int = 0
     rejecting: int = 0
     abstaining: int = 0
+    seated: int = 0
     wanted: int = 0
     dissenters: tuple[str, ...] = ()
 
@@ -72,6 +73,7 @@ def vote(ballots: Sequence[Ballot], seats: int) -> Count:
         accepting,
         rejecting,
         abstaining,
+        len(cast),
         0 if outcome else (seats - len(cast) or 2),
         _dissenters(bits, outcome) if deciding is bits else (),
     )

@@ -1,0 +1,103 @@
+"""What a stage keeps of sessions that ended: the rows it sent, for the audits that may follow.
+
+Bounded in bytes and time. When room is short, the oldest record of whoever has most goes first, so
+that nobody can push out the records of others.
+"""
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hearthring.protocol.errors import QuotaExceeded, UnknownSession
+from hearthring.protocol.limits import LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The committed rows of one session as they were sent, ``row_bytes`` each, by position."""
+
+    client: str
+    row_bytes: int
+    wire: bytes
+
+
+@dataclass(slots=True)
+class _Kept:
+    record: Record
+    until: float
+    askers: set[str] = field(default_factory=set)
+
+
+class Archive:
+    """Records by session. ``clock`` is in seconds."""
+
+    def __init__(
+        self,
+        limit: int = LIMITS.archive_bytes,
+        window: float = LIMITS.audit_window,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit, self._window, self._clock = limit, window, clock
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # oldest first
+        self._bytes = Counter[str]()
+
+    def __len__(self) -> int:
+        """Records kept now."""
+        self._expire()
+        return len(self._kept)
+
+    @property
+    def size(self) -> int:
+        """Bytes kept."""
+        return self._bytes.total()
+
+    def keep(self, session: bytes, record: Record) -> None:
+        """Keep a record, in the place of an earlier one of the same session.
+
+        One that is larger than all the room there is isn't kept.
+        """
+        self._expire()
+        self._drop(session)
+        if len(record.wire) > self._limit:
+            return
+        self._kept[session] = _Kept(record, self._clock() + self._window)
+        self._bytes[record.client] += len(record.wire)
+        while self.size > self._limit:
+            (most, _), *_ = self._bytes.most_common(1)
+            self._drop(next(s for s, kept in self._kept.items() if kept.record.client == most))
+
+    def client_of(self, session: bytes) -> str:
+        """Whose session it was. Raises ``UnknownSession``."""
+        return self._find(session).record.client
+
+    def open(self, session: bytes, asker: str) -> Record:
+        """Hand a record out, to each asker once.
+
+        Raises ``UnknownSession`` when there is none (any more), ``QuotaExceeded`` the second time.
+        """
+        kept = self._find(session)
+        if asker in kept.askers or len(kept.askers) >= LIMITS.openings:
+            raise QuotaExceeded("opened already", field="rows.session")
+        kept.askers.add(asker)
+        return kept.record
+
+    def _find(self, session: bytes) -> _Kept:
+        self._expire()
+        kept = self._kept.get(session)
+        if kept is None:
+            raise UnknownSession("no record of it here, or no longer", field="rows.session")
+        return kept
+
+    def _expire(self) -> None:
+        now = self._clock()
+        while self._kept and (first := next(iter(self._kept))) and self._kept[first].until <= now:
+            self._drop(first)
+
+    def _drop(self, session: bytes) -> None:
+        kept = self._kept.pop(session, None)
+        if kept is not None:
+            client = kept.record.client
+            self._bytes[client] -= len(kept.record.wire)
+            if self._bytes[client] <= 0:
+                del self._bytes[client]
