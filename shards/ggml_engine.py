@@ -158,8 +158,8 @@ class GgmlEngine:
         start, end = window or (self.start, self.end)
         if not self.start <= start < end <= self.end:
             raise LayersOutOfRange(f"{start}:{end} of {self.start}:{self.end}", field="window")
-        row = self.shape.kv_heads * self.shape.head_width
-        return GgmlKv((start, end), slots, row, self.policy.kv)
+        heads, width = self.shape.kv_heads, self.shape.head_width
+        return GgmlKv((start, end), slots, heads, width, self.policy.kv)
 
     def forward(
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()

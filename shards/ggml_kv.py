@@ -18,42 +18,46 @@ def kv_bytes(kind: str, values: int) -> int:
 
 
 class GgmlKv:
-    """K and V of ``row`` values, ``[layers in the window, 2, slots, row]``, all zero.
+    """K and V, ``[layers in the window, 2, heads, slots, width]``, all zero.
 
-    ``rows`` is of float16, or of bytes for ``q8_0``. The system hands out the memory as rows are
-    written, and takes it back with the object. ``addresses[layer, which]`` is where each K or V
-    begins.
+    A head's slots lie side by side: attention reads them one after the other, which is twice as
+    fast at long contexts as in strides. ``rows`` is of float16, or of bytes for ``q8_0``. The
+    system hands out the memory as rows are written, and takes it back with the object.
+    ``addresses[layer, which]`` is where each K or V begins.
     """
 
-    def __init__(self, window: Window, slots: int, row: int, kind: str = "f16") -> None:
-        self.window, self.capacity, self.kind, self.row = window, slots, kind, row
-        size = kv_bytes(kind, row)
-        shape = (window[1] - window[0], 2, slots, size)
+    def __init__(
+        self, window: Window, slots: int, heads: int, width: int, kind: str = "f16"
+    ) -> None:
+        self.window, self.capacity, self.kind = window, slots, kind
+        self.heads, self.width = heads, width
+        shape = (window[1] - window[0], 2, heads, slots, kv_bytes(kind, width))
         memory = _lazy_zeros(shape)
         self.rows: NDArray[Any] = memory.view(np.float16) if kind == "f16" else memory
-        steps = np.arange(shape[0] * 2, dtype=np.uint64) * np.uint64(slots * size)
+        steps = np.arange(shape[0] * 2, dtype=np.uint64) * np.uint64(np.prod(shape[2:]))
         self.addresses = (steps + np.uint64(self.rows.ctypes.data)).reshape(shape[0], 2)
 
     def move(self, source: Slots, target: Slots) -> None:
         """Copy rows between slots, bit for bit; all are read before any is written."""
-        for part in self.rows.reshape(-1, *self.rows.shape[2:]):
+        for part in self.rows.reshape(-1, *self.rows.shape[3:]):
             part[target] = part[source]
 
     def clear(self, slots: list[int]) -> None:
         """Make slots what they were in the beginning."""
-        self.rows[:, :, slots] = 0
+        self.rows[..., slots, :] = 0
 
     def straight(self, path: Slots, copied: int) -> "GgmlKv":
         """A cache in which slots are positions, holding copies of the first rows of a path."""
-        other = GgmlKv(self.window, -(-len(path) // 64) * 64, self.row, self.kind)
-        other.rows[:, :, :copied] = self.rows[:, :, path[:copied]]
+        room = -(-len(path) // 64) * 64
+        other = GgmlKv(self.window, room, self.heads, self.width, self.kind)
+        other.rows[..., :copied, :] = self.rows[..., path[:copied], :]
         return other
 
     def copy(self, other: KvCache, source: Slots, target: Slots) -> None:
         """Copy rows of another cache, as ``KvCache.copy``."""
         if not isinstance(other, GgmlKv) or other.window != self.window:
             raise BadShape("a cache of another engine or window", field="cache")
-        ours, theirs = (kv.rows.reshape(-1, *kv.rows.shape[2:]) for kv in (self, other))
+        ours, theirs = (kv.rows.reshape(-1, *kv.rows.shape[3:]) for kv in (self, other))
         for mine, part in zip(ours, theirs, strict=True):
             mine[target] = part[source]
 

@@ -92,7 +92,7 @@ class LayerGraph:
         nodes = 16 + 4 * len(layer_parts(model.shape)) + 3 * model.shape.experts_used
         self.windows = sorted({model.shape.window(layer) for layer in range(start, end)})
         inputs = (1 + len(self.windows)) * len(key.parts)
-        tensors = (end - start) * (nodes + 20 * len(key.parts)) + inputs + 8
+        tensors = (end - start) * (nodes + 24 * len(key.parts)) + inputs + 8
         self.memory = Memory(model.ggml, tensors, tensors)
         self._context = self.memory.context
         self.handle = self._call.ggml_new_graph_custom(self._context, tensors, False)
@@ -258,20 +258,17 @@ class LayerGraph:
 
     def _attention(self, local: int, layer: int, normed: Pointer) -> Pointer:
         """All rows' attention ``[rows, heads * head_width]``, before the output matrix."""
-        keys = self._shape.kv_heads * self._shape.head_width
         q, k, v = self._queries_keys_values(layer, normed)
-        k = self._do("reshape_2d", k, keys, self._count)
+        v = self._do("reshape_3d", v, self._shape.head_width, self._shape.kv_heads, self._count)
         self._expand(q)
         # Nothing consumes the writes, so they must enter the graph before the reads.
         caches = self._written(local, k, v)
         mixed = []
         first = 0
-        for (count, visible, _), inputs, pair in zip(
-            self._key.parts, self.parts, caches, strict=True
-        ):
-            mask, part = inputs.masks[self._shape.window(layer)], (first, count, visible)
-            mixed.append(self._attended(local, q, part, inputs, pair, mask))
-            first += count
+        for part, inputs, pair in zip(self._key.parts, self.parts, caches, strict=True):
+            mask = inputs.masks[self._shape.window(layer)]
+            mixed.append(self._attended(local, q, (first, *part), inputs, pair, mask))
+            first += part[0]
         while len(mixed) > 1:
             mixed = [
                 self._do("concat", *mixed[i : i + 2], 1) if i + 1 < len(mixed) else mixed[i]
@@ -281,15 +278,17 @@ class LayerGraph:
 
     def _written(self, local: int, k: Pointer, v: Pointer) -> list[list[Pointer]]:
         """Puts new keys and values into the caches, session by session; returns these."""
-        row = self._shape.kv_heads * self._shape.head_width
+        width, heads = self._shape.head_width, self._shape.kv_heads
         caches: list[list[Pointer]] = []
         first = 0
         for (count, _, capacity), inputs in zip(self._key.parts, self.parts, strict=True):
             caches.append([])
             for which, new in ((KEY, k), (VALUE, v)):
-                cache = self._do("new_tensor_2d", _KV[self._model.policy.kv], row, capacity)
+                kind = _KV[self._model.policy.kv]
+                cache = self._do("new_tensor_3d", kind, width, capacity, heads)
                 self._call.ggml_backend_tensor_alloc(self._weights.anywhere, cache, EVERYWHERE[0])
-                part = self._do("view_2d", new, row, count, row * 4, first * row * 4)
+                strides = (width * heads * 4, width * 4, first * width * heads * 4)
+                part = self._do("view_3d", new, width, count, heads, *strides)
                 written = self._do("set_rows", cache, part, inputs.slots)
                 self._expand(written)
                 caches[-1].append(cache)
@@ -301,14 +300,14 @@ class LayerGraph:
         self,
         local: int,
         q: Pointer,
-        part: tuple[int, int, int],
+        part: tuple[int, int, int, int],
         inputs: PartInputs,
         pair: list[Pointer],
         mask: Pointer,
     ) -> Pointer:
-        """One session's attention; ``part``: its first row, rows, and slots in sight."""
-        shape, (first, count, visible) = self._shape, part
-        width, row = shape.head_width, shape.kv_heads * shape.head_width
+        """One session's attention; ``part``: its first row, rows, slots in sight, and slots."""
+        shape, (first, count, visible, capacity) = self._shape, part
+        width = shape.head_width
         stride = shape.heads * width * 4
         mine = self._do("view_3d", q, width, shape.heads, count, width * 4, stride, first * stride)
         padding = self._model.mask_rows(self._key, count) - count
@@ -317,9 +316,8 @@ class LayerGraph:
         mine = self._do("permute", mine, 0, 2, 1, 3)
         seen = []
         for which, cache in enumerate(pair):
-            kind = self._model.policy.kv
-            strides = kv_bytes(kind, row), kv_bytes(kind, width)
-            size = (width, visible, shape.kv_heads, *strides, 0)
+            row = kv_bytes(self._model.policy.kv, width)
+            size = (width, visible, shape.kv_heads, row, capacity * row, 0)
             seen.append(self._do("view_3d", cache, *size))
             inputs.held.append((seen[-1], 2 * local + which))
         how = (shape.scale, 0.0, shape.attention_cap)

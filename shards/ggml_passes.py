@@ -35,7 +35,7 @@ class Run:
         if self.home is not None:
             here = [row.slot for row in self.rows]
             there = [row.slot for row in self.home.rows]
-            self.home.cache.rows[:, :, there] = self.cache.rows[:, :, here]
+            self.home.cache.rows[..., there, :] = self.cache.rows[..., here, :]
 
 
 def passes(segments: tuple[Segment, ...]) -> Iterator[list[Run]]:
