@@ -10,11 +10,8 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +19,7 @@ from hearthring.node.archive import Archive
 from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.places import MakeSession, Place, Places, honest_session
 from hearthring.node.stage_session import Prepared, check_reroute
+from hearthring.node.worker import Worker
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
@@ -51,8 +49,6 @@ from hearthring.protocol.tasks import race
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.shards.engine import Engine
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class StageServer:
         self._queue = Batcher[_Ready]()
         self._busy = self._closed = self._leaving = False
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "engine")
+        self._worker, self._checker = Worker("engine"), Worker("signatures")
 
     @property
     def sessions(self) -> int:
@@ -113,7 +109,8 @@ class StageServer:
         self._closed = True
         self._places.end_all(StageFailed("the node is stopping", field=self._who.node_id))
         await self._links.close()
-        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+        await self._worker.close()
+        await self._checker.close()
 
     # -- Attach: a client's place ----------------------------------------------------------------
 
@@ -124,7 +121,7 @@ class StageServer:
             raise StageFailed("the node is leaving", field=self._who.node_id)
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._places.take(wish, stream.peer))
-            self._thread.submit(self._places.prefixes.trim)
+            self._worker.submit(self._places.prefixes.trim)
             stack.callback(self._queue.forget, stream.peer, wish.session)
             stack.callback(self._keep_rows, place)
             opened = Opened(self._engine.numerics.name, wish.max_rows)
@@ -133,16 +130,8 @@ class StageServer:
 
     def _keep_rows(self, place: Place) -> None:
         """Once a session has ended well, keep its rows for later ones."""
-        if place.failed.done() or self._closed:
-            return
-
-        def keep() -> None:
-            try:
-                place.session.leave()
-            except Exception as error:
-                _complain(error)
-
-        self._thread.submit(keep)
+        if not place.failed.done():
+            self._worker.submit(place.session.leave)
 
     async def _first(self, stream: Stream) -> Open:
         try:
@@ -173,12 +162,12 @@ class StageServer:
                 case Finish(last_step, commit):
                     await self._finish(place, last_step, commit)
                 case EvidenceQuery():
-                    place.post(await self._on_thread(place.session.evidence))
+                    place.post(await self._worker.run(place.session.evidence))
                 case Reroute() as order:
                     await self._reroute(place, order)
                 case Replay() as order:
                     session = place.session
-                    place.pass_on(await self._on_thread(partial(session.replay, order)))
+                    place.pass_on(await self._worker.run(partial(session.replay, order)))
                 case Probe(number):
                     place.post(place.progress(number))
                 case Open():
@@ -187,7 +176,7 @@ class StageServer:
     async def _reroute(self, place: Place, order: Reroute) -> None:
         """Begin a new epoch, and say so once the next stage is linked; or say why it isn't."""
         check_reroute(order, place.session.client)
-        rerouted = await self._on_thread(lambda: place.session.reroute(order))
+        rerouted = await self._worker.run(lambda: place.session.reroute(order))
         place.touched = time.monotonic()
         await self._connect(place, rerouted)
 
@@ -206,15 +195,12 @@ class StageServer:
                 await place.has_run(last_step)
         except TimeoutError:
             raise DeadlineExceeded(f"step {last_step} never arrived", field="finish") from None
-        receipt = await self._on_thread(lambda: place.session.receipt(commit))
-        record = await self._on_thread(place.session.record)
+        receipt = await self._worker.run(lambda: place.session.receipt(commit))
+        record = await self._worker.run(place.session.record)
         if record is not None:
             self.archive.keep(place.session.wish.session, record)
         if receipt is not None:
             place.post(receipt)
-
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await self._loop.run_in_executor(self._thread, work)
 
     async def _speak(self, place: Place, stream: Stream) -> None:
         while True:
@@ -256,14 +242,14 @@ class StageServer:
                 ready.place.queued -= 1
             if batch := [ready for ready in batch if not ready.place.failed.done()]:
                 self._busy = True
-                self._thread.submit(self._work, batch)
+                self._worker.submit(partial(self._work, batch))
 
     def _work(self, batch: list[_Ready]) -> None:
         """On the engine's thread: a batch, and back to the loop with what came of it."""
         try:
             outcomes = self._run(batch)
         except Exception as error:  # a fault of ours must not leave sessions waiting
-            _complain(error)
+            print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             broken = StageFailed(f"internal error: {type(error).__name__}", field="engine")
             outcomes = [broken] * len(batch)
         with contextlib.suppress(RuntimeError):  # the loop may be gone, and nobody waits then
@@ -303,7 +289,12 @@ class StageServer:
         prepared: dict[int, Prepared],
         outcomes: list[Outcome | None],
     ) -> None:
-        """One pass of the engine; on an error with several sessions, one pass each."""
+        """One pass of the engine; on an error with several sessions, one pass each.
+
+        Signatures are checked meanwhile, and before anything that came of their rows is used.
+        """
+        for one in prepared.values():
+            self._checker.submit(one.check.begin)
         begun = time.monotonic()
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
         try:
@@ -313,17 +304,18 @@ class StageServer:
                 wanted,
             )
         except HearthringError as error:
-            if len(prepared) == 1:
-                outcomes[next(iter(prepared))] = error
-                return
             for i, one in prepared.items():
-                self._compute(batch, {i: one}, outcomes)
+                if len(prepared) > 1:
+                    self._compute(batch, {i: one}, outcomes)
+                else:
+                    outcomes[i] = _confirmed(batch[i].place, one) or error
             return
         took, at = time.monotonic() - begun, 0
         for i, one in prepared.items():
             rows = slice(at, at := at + len(one.fresh))
             session, hop = batch[i].place.session, HopTime(begun - batch[i].arrived, took)
             try:
+                session.confirm(one)
                 step = session.complete(one, output[rows], hop)
                 taps = session.taps(one, {b: states[rows] for b, states in tapped.items()})
                 outcomes[i] = step, taps
@@ -344,9 +336,13 @@ class StageServer:
         place.ran(step.step_id)
 
 
-def _complain(error: Exception) -> None:
-    """A fault of this node itself, for whoever runs it."""
-    print(f"engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+def _confirmed(place: Place, prepared: Prepared) -> HearthringError | None:
+    """What is wrong with a step's signature: rows that nobody signed are no fault of the engine."""
+    try:
+        place.session.confirm(prepared)
+    except HearthringError as error:
+        return error
+    return None
 
 
 async def _wait(failed: "asyncio.Future[None]") -> None:

@@ -16,6 +16,7 @@ from hearthring.node.retention import Kept, Retention
 from hearthring.protocol import identity
 from hearthring.protocol.errors import (
     BadShape,
+    HearthringError,
     Malformed,
     OutOfOrder,
     StaleEpoch,
@@ -45,7 +46,7 @@ from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack, unpack
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.verify import receipts
-from hearthring.verify.claims import claim
+from hearthring.verify.claims import Check, claim
 from hearthring.verify.digest import digests
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 
@@ -56,7 +57,8 @@ class Prepared:
 
     ``rows`` are those that will be sent on; the ``fresh`` ones among them have to be computed, the
     others are retained from before, or left by an earlier session. ``segment`` and ``states`` are
-    of the fresh ones.
+    of the fresh ones. ``check`` is the sender's signature: it may be checked while the rows run,
+    and is before anything that came of them leaves.
     """
 
     step: Step
@@ -65,6 +67,8 @@ class Prepared:
     dead: tuple[int, ...]
     segment: Segment
     states: F32
+    signed: SignedRows
+    check: Check
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -124,8 +128,9 @@ class StageSession:
     def prepare(self, step: Step) -> Prepared:
         """Check a step, apply its commits and drops, and give its rows slots.
 
-        Raises a named ``ProtocolError``. The session can't go on after one, except for
-        ``StaleEpoch``: a step of an epoch that is over changes nothing.
+        All is checked but the sender's signature: ``confirm`` does that. Raises a named
+        ``ProtocolError``. The session can't go on after one, except for ``StaleEpoch``: a step of
+        an epoch that is over changes nothing.
         """
         wish = self.wish
         if step.epoch < wish.epoch:
@@ -143,12 +148,17 @@ class StageSession:
             raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live
         states = unpack(step.states, len(live), self._engine.width, self._residual)
-        known = self._receive(step, live)
+        signed, known = self._receive(step, live)
+        check = self._check(signed)
         self.next_step, self._jump = step.step_id + 1, False
-        self._slots.commit(step.commit)
-        self._slots.drop(step.drop)
-        self._kept.drop(step.drop)
-        placed = self._place(step, known)
+        try:
+            self._slots.commit(step.commit)
+            self._slots.drop(step.drop)
+            self._kept.drop(step.drop)
+            placed = self._place(step, known)
+        except HearthringError:
+            check.confirm()  # what is wrong is the sender's fault only if it signed it
+            raise
         self._newest = max((row.id for row in step.rows), default=self._newest)
         reused = self._reuse(live, placed)
         chosen = [i for i, row in enumerate(live) if row.id in placed and row.id not in reused]
@@ -160,10 +170,21 @@ class StageSession:
             tuple(row.id for row in step.rows if row.id not in placed and row.id not in known),
             Segment(self._cache, tuple(placed[row.id] for row in fresh)),
             states if len(chosen) == len(live) else states[np.array(chosen, np.int64)],
+            signed,
+            check,
         )
 
+    def confirm(self, prepared: Prepared) -> None:
+        """Make sure of the sender's signature, and keep it. Raises ``BadSignature``.
+
+        Before this has returned, a prepared step must leave no trace outside the session, which
+        ends if it raises.
+        """
+        prepared.check.confirm()
+        self._received.append(prepared.signed)
+
     def complete(self, prepared: Prepared, output: F32, time: HopTime) -> Step:
-        """Sign and retain what the engine made of a step. Raises ``ResidualOverflow``."""
+        """Sign and retain what the engine made of a confirmed step. Raises ``ResidualOverflow``."""
         wire = pack(output, self._residual)
         if len(prepared.fresh) < len(prepared.rows):
             wire = self._among_retained(prepared, wire)
@@ -299,11 +320,18 @@ class StageSession:
         """Everything the stage before signed."""
         return Evidence(tuple(self._received))
 
-    def _receive(self, step: Step, live: tuple[Row, ...]) -> frozenset[int]:
-        """Hash the rows, and keep the sender's signature over them. Raises ``BadSignature``.
+    def _check(self, signed: SignedRows) -> Check:
+        wish = self.wish
+        rows = signed.ids, signed.hashes
+        message = claim(wish.session, signed.epoch, signed.step_id, wish.start, *rows)
+        return Check(wish.previous, message, signed.signature)
 
-        Returns the rows that are here already. At the first that comes again with other bytes,
-        it and everything behind it is dropped; both signatures stay as evidence.
+    def _receive(self, step: Step, live: tuple[Row, ...]) -> tuple[SignedRows, frozenset[int]]:
+        """Hash the rows that the sender has signed.
+
+        Returns them with its signature, and those that are here already. At the first that comes
+        again with other bytes, it and everything behind it is dropped; both signatures stay as
+        evidence.
         """
         wish, ids = self.wish, tuple(row.id for row in live)
         hashes = row_hashes(
@@ -315,10 +343,7 @@ class StageSession:
             step.states,
             len(live),
         )
-        signed = claim(wish.session, step.epoch, step.step_id, wish.start, ids, hashes)
-        identity.verify(wish.previous, signed, step.signature)
-        kept = SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
-        self._received.append(kept)
+        signed = SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
         again = [row.id in self._repeatable for row in live]
         if not any(again):
             known = frozenset[int]()
@@ -329,7 +354,7 @@ class StageSession:
         for row, digest in zip(live, hashes, strict=True):
             if row.id not in known:
                 self._kept.receive(row, digest)
-        return known
+        return signed, known
 
     def _forget_from(self, live: tuple[Row, ...], known: frozenset[int]) -> None:
         """Of rows that came again, drop the first that differs, and everything behind it."""

@@ -5,6 +5,7 @@ that is what settles a dispute between neighbours.
 """
 
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
@@ -26,6 +27,37 @@ def claim(
     return sha256(
         b"hearthring/step/1" + head + struct.pack(f">{len(ids)}I", *ids) + b"".join(hashes)
     ).digest()
+
+
+class Check:
+    """A signature that may be checked beside other work: by whoever comes first, once.
+
+    ``confirm`` tells; ``begin`` is for the thread that has time for it.
+    """
+
+    __slots__ = ("_error", "_lock", "_message", "_open", "_sender", "_signature")
+
+    def __init__(self, sender: str, message: bytes, signature: bytes) -> None:
+        self._sender, self._message, self._signature = sender, message, signature
+        self._lock, self._open = threading.Lock(), True
+        self._error: HearthringError | None = None
+
+    def begin(self) -> None:
+        """Check it now, unless somebody has. Raises nothing."""
+        with self._lock:
+            if not self._open:
+                return
+            try:
+                identity.verify(self._sender, self._message, self._signature)
+            except HearthringError as error:
+                self._error = error
+            self._open = False
+
+    def confirm(self) -> None:
+        """Return once the signature is known to hold. Raises ``BadSignature`` or ``Malformed``."""
+        self.begin()
+        if self._error is not None:
+            raise self._error
 
 
 def proven_rows(

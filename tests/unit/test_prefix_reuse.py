@@ -51,7 +51,7 @@ async def left(peer: Peer) -> None:
     stage, before = peer.rig.stage, peer.rig.stage._places.prefixes.rows
     await peer.leave()
     await peer.rig.settled(0)
-    await stage._on_thread(lambda: None)
+    await stage._worker.run(lambda: None)
     assert stage._places.prefixes.rows >= before
     assert stage.free_rows == peer.rig.kv_rows
 
@@ -125,7 +125,7 @@ async def test_a_failed_session_leaves_nothing(stage: Rig) -> None:
     await peer.send(chain(21, 1, 20, GENERATED), commit=range(1, 21), signature=bytes(64))
     await peer.end()
     await stage.settled(0)
-    await stage.stage._on_thread(lambda: None)
+    await stage.stage._worker.run(lambda: None)
     assert stage.stage._places.prefixes.rows == 0
 
 
@@ -163,7 +163,7 @@ async def test_the_client_says_whose_rows_it_shares(
             await client.generate(prompt_ids=[5, 6, 7, 8], max_tokens=2)
             stage = swarm.nodes[0].stage
             await until(lambda: stage.sessions == 0)
-            await stage._on_thread(lambda: None)
+            await stage._worker.run(lambda: None)
             assert (stage._places.prefixes.rows > 0) == kept
 
 

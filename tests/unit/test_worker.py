@@ -1,0 +1,87 @@
+"""A worker's turns: in order, with what they raise, and none after the end."""
+
+import asyncio
+import threading
+
+import pytest
+
+from hearthring.node.worker import Worker
+from hearthring.protocol.errors import BadSignature, StageFailed
+from hearthring.protocol.identity import Identity
+from hearthring.verify.claims import Check
+
+
+async def test_turns_are_taken_in_order_and_return_what_they_made() -> None:
+    worker, seen = Worker("test"), list[int]()
+    worker.submit(lambda: seen.append(1))
+    assert await worker.run(lambda: [*seen, 2]) == [1, 2]
+    await worker.close()
+
+
+async def test_what_a_turn_raises_is_its_callers_and_no_one_elses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker = Worker("test")
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(lambda: 1 // 0)
+    worker.submit(lambda: print(1 // 0))
+    assert await worker.run(lambda: 3) == 3
+    await worker.close()
+    assert "test: ZeroDivisionError" in capsys.readouterr().err
+
+
+async def test_a_turn_whose_caller_has_left_isnt_taken() -> None:
+    worker, gate, seen = Worker("test"), threading.Event(), list[int]()
+    worker.submit(lambda: gate.wait(5) and None)
+    leaving = asyncio.create_task(worker.run(lambda: seen.append(1)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    gate.set()
+    await worker.run(lambda: None)
+    await worker.close()
+    assert not seen
+
+
+async def test_closing_waits_for_the_turn_under_way_and_drops_the_rest() -> None:
+    worker, begun, gate, seen = Worker("test"), threading.Event(), threading.Event(), list[int]()
+
+    def turn() -> None:
+        begun.set()
+        gate.wait(5)
+        seen.append(1)
+
+    worker.submit(turn)
+    late = asyncio.create_task(worker.run(lambda: seen.append(2)))
+    await asyncio.to_thread(begun.wait, 5)
+    closing = asyncio.create_task(worker.close())
+    await asyncio.sleep(0)
+    gate.set()
+    await closing
+    assert seen == [1]
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    with pytest.raises(StageFailed):
+        await worker.run(lambda: None)
+
+
+def test_a_signature_is_checked_once_by_whoever_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    who, checked = Identity.new(), list[int]()
+    good, bad = Check(who.node_id, b"said", who.sign(b"said")), Check(who.node_id, b"x", bytes(64))
+    for check in (good, bad):
+        check.begin()  # never raises
+    good.confirm()
+    for _ in range(2):
+        with pytest.raises(BadSignature):
+            bad.confirm()
+    monkeypatch.setattr("hearthring.protocol.identity.verify", lambda *_: checked.append(1))
+    fresh = Check(who.node_id, b"said", b"")
+    threads = [threading.Thread(target=fresh.begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    fresh.confirm()
+    for thread in threads:
+        thread.join()
+    assert checked == [1]
