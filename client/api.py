@@ -20,7 +20,7 @@ from hearthring.client.config import (
     threads_of,
 )
 from hearthring.client.draft import Setting
-from hearthring.client.drafts import NONE, Make, MakePace, check_draft, open_speculation
+from hearthring.client.drafts import AUTO, Make, MakePace, check_draft, open_speculation
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.measuring import MeasuringTransport, learn
@@ -44,6 +44,7 @@ from hearthring.protocol.errors import (
 )
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32, Residual, unpack
@@ -95,7 +96,7 @@ class AsyncClient:
         sharing: str = "own",
         patience: float = PATIENCE,
         engine: str = "auto",
-        draft: str | Make = NONE,
+        draft: str | Make = AUTO,
         pace: MakePace | None = None,
     ) -> None:
         self.peers, self.reputation = PeerTable(), reputation
@@ -270,9 +271,12 @@ class AsyncClient:
         ids = model.ids(request)
         limit = min(request.max_tokens, model.room(ids))
         speculation = await self._speculation(request, model)
-        ring, ends = await self._open_ring(len(ids) + limit + speculation.room)
+        ring, ends = await self._open_ring(len(ids) + limit, extra=speculation.room)
         text, reason, proof = "", "length", None
-        async with ring:
+        if ring.max_rows < len(ids) + limit + speculation.room:
+            speculation.stop("no stage has room for guesses")
+        async with ring, contextlib.AsyncExitStack() as stack:
+            stack.callback(speculation.close)
             generation = Generation(
                 ring,
                 ends,
@@ -301,7 +305,7 @@ class AsyncClient:
                 text, reason = text + emit, "stop" if stopped else reason
                 if emit:
                     yield Piece(emit, None)
-            learn(self.peers, ring.route, generation.results)
+            learn(self.peers, ring.route, [t.result for t in generation.trips if t.alone])
             timings = generation.timings()
             if request.proof:
                 who = self.transport().identity
@@ -316,7 +320,7 @@ class AsyncClient:
         wish = self._draft if request.draft is None else request.draft
         setting = Setting(model, request.sampling, self.config.threads, shared=self._shared)
         return await asyncio.get_running_loop().run_in_executor(
-            self._thread, open_speculation, wish, setting, self._pace
+            self._thread, open_speculation, wish, setting, self._pace, request.explain
         )
 
     async def _load(self) -> PromptModel:
@@ -329,12 +333,18 @@ class AsyncClient:
                 )
             return self._model
 
-    async def _open_ring(self, rows: int, taps: Sequence[int] = ()) -> tuple[RingSession, Ends]:
-        """An open session with room for so many rows. Raises what ``Opening.open`` does."""
+    async def _open_ring(
+        self, rows: int, taps: Sequence[int] = (), extra: int = 0
+    ) -> tuple[RingSession, Ends]:
+        """An open session with room for so many rows, and ``extra`` ones if there is room.
+
+        Raises what ``Opening.open`` does.
+        """
+        extra = extra if rows + extra <= LIMITS.session_rows else 0
         model = await self._load()
         view = self.view(model.shape.width)
         spares = Spares(
-            self._look, model.shape.layers, rows, self._avoided, view, self.config.patience
+            self._look, model.shape.layers, rows + extra, self._avoided, view, self.config.patience
         )
 
         async def make(route: tuple[Stage, ...], records: list[NodeRecord]) -> RingSession:
@@ -345,14 +355,15 @@ class AsyncClient:
                 model.entry.model_id,
                 ends.numerics.fingerprint,
                 taps,
-                spares,
+                opening.spares,
                 SHARING[self.config.sharing],
             )
             nodes = [stage.node for stage in route]
             ring.candidates = snapshot(records, nodes, ring.session)
             return ring
 
-        ring = await Opening(self._known_records, make, spares, self._progress).open()
+        opening = Opening(self._known_records, make, spares, extra, self._progress)
+        ring = await opening.open()
         return ring, await self._ends_for(ring.residual)
 
     async def _known_records(self) -> list[NodeRecord]:

@@ -18,7 +18,8 @@ from hearthring.protocol.tensors import F32
 class Branch:
     """One token after its parent's. ``chance``: that it is chosen, if its parent was.
 
-    ``row`` is set when it is sent, ``state``, the final residual ``[width]``, when it is back.
+    ``said`` is what the draft said of that, whatever experience makes of it. ``row`` is set when it
+    is sent, ``state``, the final residual ``[width]``, when it is back.
     """
 
     token: int
@@ -27,6 +28,7 @@ class Branch:
     parent: "Branch | None" = None
     row: Row | None = None
     state: F32 | None = None
+    said: float = 1.0
     children: "dict[int, Branch]" = field(default_factory=dict)
 
     def below(self) -> "Iterator[Branch]":

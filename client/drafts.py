@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from hearthring.client.controller import Controller
 from hearthring.client.draft import Draft, Setting
-from hearthring.client.pace import Fixed, Pace
+from hearthring.client.pace import Explain, Pace
 from hearthring.client.speculation import Speculation
 from hearthring.client.suffix import SuffixDraft
 from hearthring.protocol.errors import BadOption
@@ -31,9 +32,12 @@ def check_draft(wish: str | Make) -> str | Make:
 
 
 def open_speculation(
-    wish: str | Make, setting: Setting, pace: MakePace | None = None
+    wish: str | Make,
+    setting: Setting,
+    pace: MakePace | None = None,
+    explain: Explain | None = None,
 ) -> Speculation:
-    """The draft that was wished for, and who decides how far it guesses.
+    """The draft that was wished for, and who decides how far it guesses; ``explain`` is told.
 
     May take long, as a draft may have to be loaded. Raises ``BadOption`` and what the draft raises.
     """
@@ -45,4 +49,4 @@ def open_speculation(
         draft = make(replace(setting, argument=argument))
     else:
         draft = wish(setting)
-    return Speculation(draft, Fixed() if pace is None else pace())
+    return Speculation(draft, Controller(explain) if pace is None else pace(), explain)

@@ -213,6 +213,7 @@ class Generation:
                 logits = self.ends.logits(self.ends.norm(state[None])[0])
             token = choose(logits, history, len(history), self.sampling)
             branch = cursor.children.get(token)
+            self.speculation.judged(cursor.children.values(), token)
             fallen += branches.move(token)
             chosen.append((token, branch))
             history.append(token)

@@ -9,7 +9,7 @@ this, never a count: a swarm whose nodes are restarting is whole again after som
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hearthring.client.replacement import Spares, pause
 from hearthring.client.ring import RingSession
@@ -39,6 +39,8 @@ class Opening:
     look: Callable[[], Awaitable[list[NodeRecord]]]
     make: Make
     spares: Spares
+    extra: int = 0
+    """Of ``spares.rows``, those to do without if nobody has room for them."""
     progress: Progress = quiet
     clock: Callable[[], float] = time.monotonic
     _failed: dict[str, str] = field(default_factory=dict)
@@ -57,6 +59,10 @@ class Opening:
             try:
                 route = self.spares.route(records)
             except NoRoute as no_route:
+                if self.extra:
+                    rows = self.spares.rows - self.extra
+                    self.spares, self.extra = replace(self.spares, rows=rows), 0
+                    continue
                 error, wait = no_route, LOOK_AGAIN
             else:
                 ring = await self.make(route, records)

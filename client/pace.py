@@ -3,12 +3,15 @@
 A pace decides about speed alone; no decision can change an answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hearthring.client.draft import Candidate
 from hearthring.client.flight import Result
+
+Explain = Callable[[str], None]
+"""Is told decisions, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,14 @@ class Pace(Protocol):
     def ask(self, place: Place) -> int:
         """How many candidates to ask the draft for; 0: don't ask."""
 
-    def keep(self, place: Place, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """What of a proposal to send: with every candidate its parent. None: nothing at all.
+    def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
+        """What of a proposal to send, by index; one whose parent isn't kept is left out, too.
 
         At ``place.flying`` 0 a row is sent in any case, with what is kept beneath it.
         """
+
+    def sent(self, steps: Sequence[int], flying: int) -> None:
+        """Steps of so many rows go out, while ``flying`` others are under way."""
 
     def back(self, trip: Trip) -> None:
         """A step is back."""
@@ -63,9 +69,12 @@ class Fixed:
         """As many as a step takes."""
         return min(self.rows, place.room) if place.flying < self.deep else 0
 
-    def keep(self, place: Place, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
         """All of them."""
-        return list(candidates)
+        return range(len(candidates))
+
+    def sent(self, steps: Sequence[int], flying: int) -> None:
+        """Nothing follows from it."""
 
     def back(self, trip: Trip) -> None:
         """Nothing follows from it."""
@@ -74,11 +83,11 @@ class Fixed:
         """Nothing follows from it."""
 
 
-def subtree(candidates: Sequence[Candidate], wanted: Sequence[bool]) -> list[Candidate]:
+def subtree(candidates: Sequence[Candidate], wanted: Collection[int]) -> list[Candidate]:
     """The wanted candidates whose ancestors all are, with their parents' new places."""
     places, kept = dict[int, int](), list[Candidate]()
-    for index, (candidate, want) in enumerate(zip(candidates, wanted, strict=True)):
-        if want and (candidate.parent < 0 or candidate.parent in places):
+    for index, candidate in enumerate(candidates):
+        if index in wanted and (candidate.parent < 0 or candidate.parent in places):
             places[index] = len(kept)
             parent = places.get(candidate.parent, -1)
             kept.append(Candidate(candidate.token, parent, candidate.chance))

@@ -1,6 +1,6 @@
 """One question: what a caller may ask for, checked before anything is loaded or dialled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -26,7 +26,8 @@ class Options(TypedDict, total=False):
     0 the likeliest token is taken; above it the answer depends on ``seed`` alone, and a drawn seed
     is in the answer. ``stop``: strings that end the answer and aren't part of it. ``proof`` False
     saves the receipts. ``draft`` guesses tokens to come (``client/drafts.py``); it changes how fast
-    an answer comes, and nothing else.
+    an answer comes, and nothing else. ``explain`` is told each decision about it, in words, from a
+    thread.
     """
 
     messages: Messages
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str]
     proof: bool
     draft: str | Make
+    explain: Callable[[str], None]
 
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
@@ -58,6 +60,7 @@ class Request:
     stop: tuple[str, ...] = ()
     proof: bool = True
     draft: str | Make | None = None
+    explain: Callable[[str], None] | None = None
 
     @staticmethod
     def read(prompt: str | None, options: Options) -> "Request":
@@ -83,6 +86,7 @@ class Request:
             stops,
             options.get("proof", True),
             check_draft(options["draft"]) if "draft" in options else None,
+            options.get("explain"),
         )
 
 

@@ -96,7 +96,7 @@ class RingSession:
         """Residuals by boundary and row id."""
         self._transport, self._links = transport, Links(transport)
         self._model_id, self._ends = model_id, ends_fingerprint
-        self._wanted_taps, self._max_rows, self._sharing = tuple(taps), 0, sharing
+        self._wanted_taps, self.max_rows, self._sharing = tuple(taps), 0, sharing
         self.residual = Residual(self.route[0].residual)
         self._link: Link | None = None
         self._unuse: Callable[[], None] = lambda: None
@@ -134,7 +134,7 @@ class RingSession:
         Raises what a stage refused with, naming the stage, or ``DeadlineExceeded`` after so many
         ``seconds``; ``blamed`` says who didn't do its part. Nothing stays open on failure.
         """
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         try:
             async with asyncio.timeout(seconds):
                 await all_or_none(*(self.attach(place) for place in range(len(self.route))))
@@ -390,7 +390,7 @@ class RingSession:
             place,
             Wishes(
                 self._model_id,
-                self._max_rows,
+                self.max_rows,
                 commitment(self.nonce, self.candidates),
                 self._wanted_taps,
                 self._sharing,

@@ -1,13 +1,14 @@
 """A draft and a pace at work for one generation, and the account of what came of it."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from hearthring.client.answer import Guessing
 from hearthring.client.branches import Branch, Branches
+from hearthring.client.calibration import Calibration
 from hearthring.client.draft import Candidate, Draft
-from hearthring.client.pace import Fixed, Pace, Place, Trip, subtree
+from hearthring.client.pace import Explain, Fixed, Pace, Place, Trip, subtree
 
 ROOM = 64
 """Rows beyond the text that may be at the stages at once: slots are reserved for so many."""
@@ -21,13 +22,20 @@ class Speculation:
 
     draft: Draft | None = None
     pace: Pace = field(default_factory=Fixed)
+    explain: Explain | None = None
+    name: str = "none"
     trips: int = 0
     steps: int = 0
     guesses: int = 0
     tokens: int = 0
     hits: int = 0
     draft_s: float = 0.0
+    _calibration: Calibration = field(default_factory=Calibration)
     _wrote: float = 0.0
+
+    def __post_init__(self) -> None:
+        """The name outlives the draft."""
+        self.name = self.draft.name if self.draft is not None else self.name
 
     @property
     def room(self) -> int:
@@ -36,9 +44,20 @@ class Speculation:
 
     def account(self) -> Guessing:
         """What came of it so far."""
-        name = self.draft.name if self.draft is not None else "none"
         counts = self.tokens, self.trips, self.steps, self.guesses, self.hits
-        return Guessing(name, *counts, self.draft_s)
+        return Guessing(self.name, *counts, self.draft_s)
+
+    def stop(self, why: str) -> None:
+        """Do without guesses after all."""
+        self.close()
+        if self.explain is not None:
+            self.explain(why)
+
+    def close(self) -> None:
+        """Give up the draft. Idempotent."""
+        draft, self.draft = self.draft, None
+        if draft is not None:
+            draft.close()
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The prompt is through."""
@@ -46,6 +65,11 @@ class Speculation:
         if self.draft is not None:
             self.draft.forget()
             self.draft.observe(prompt)
+
+    def judged(self, guesses: Iterable[Branch], token: int) -> None:
+        """A token was chosen where these were guessed."""
+        for guess in guesses:
+            self._calibration.saw(guess.said, guess.token == token)
 
     def wrote(self, tokens: Sequence[int], hits: int) -> None:
         """Tokens were chosen, ``hits`` of them as guessed."""
@@ -77,6 +101,7 @@ class Speculation:
         sent = sum(map(len, steps))
         self.steps += len(steps)
         self.guesses += sent - (not flying)
+        self.pace.sent([len(step) for step in steps], flying)
         return steps
 
     def _grow(self, branches: Branches, flying: int, end: int) -> list[Branch]:
@@ -92,7 +117,13 @@ class Speculation:
         begun = time.perf_counter()
         proposed = within(self.draft.propose(tip.tail, min(most, place.room)), reach)
         self.draft_s += time.perf_counter() - begun
-        return tip.branch.grow(self.pace.keep(place, proposed)) if proposed else []
+        rate = self._calibration.rate
+        rated = [replace(candidate, chance=rate(candidate.chance)) for candidate in proposed]
+        wanted = frozenset(self.pace.keep(place, rated))
+        grown = tip.branch.grow(subtree(rated, wanted))
+        for branch, candidate in zip(grown, subtree(proposed, wanted), strict=True):
+            branch.said = candidate.chance
+        return grown
 
 
 def within(candidates: Sequence[Candidate], depth: int) -> list[Candidate]:
@@ -100,4 +131,4 @@ def within(candidates: Sequence[Candidate], depth: int) -> list[Candidate]:
     depths = list[int]()
     for candidate in candidates:
         depths.append(1 if candidate.parent < 0 else depths[candidate.parent] + 1)
-    return subtree(candidates, [found <= depth for found in depths])
+    return subtree(candidates, [i for i, found in enumerate(depths) if found <= depth])

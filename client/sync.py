@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.api import AnswerStream, AsyncClient
+from hearthring.client.drafts import AUTO, Make
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import Messages, Options, Progress
 from hearthring.protocol.invitation import Invitation
@@ -35,6 +36,7 @@ class Client:
         threads: int | None = None,
         progress: Progress = quiet,
         sharing: str = "own",
+        draft: str | Make = AUTO,
         patience: float = PATIENCE,
         engine: str = "auto",
     ) -> None:
@@ -50,6 +52,7 @@ class Client:
                 sharing=sharing,
                 patience=patience,
                 engine=engine,
+                draft=draft,
             )
 
         self._thread = threading.Thread(

@@ -94,9 +94,11 @@ def summary(answer: Answer) -> str:
     t, made = answer.timings, len(answer.token_ids)
     ring = ", ".join(f"[{s.start}, {s.end}) {s.node[-8:]}" for s in answer.route)
     seed = f", seed {answer.seed}" if answer.seed is not None else ""
+    guessing = answer.guessing
+    guesses = f", {guessing.tokens_per_trip:.2f} a trip" if guessing.draft != "none" else ""
     return (
-        f"{made} tokens, {t.decode_tokens_per_s:.1f} tokens/s, first after {t.first_token_s:.2f} s"
-        f"{seed}; layers {ring}"
+        f"{made} tokens{guesses}, {t.decode_tokens_per_s:.1f} tokens/s, first after "
+        f"{t.first_token_s:.2f} s{seed}; layers {ring}"
     )
 
 

@@ -8,10 +8,20 @@ from typing import Annotated, Any, Optional
 import typer
 
 from hearthring.model_commands import model_app
-from hearthring.options import DiskBudget, EndsEngine, Join, Json, Model, NodeThreads, Threads
+from hearthring.options import (
+    DiskBudget,
+    Draft,
+    EndsEngine,
+    Explain,
+    Join,
+    Json,
+    Model,
+    NodeThreads,
+    Threads,
+)
 from hearthring.proof_commands import proof_app
 from hearthring.protocol.errors import BadOption, HearthringError
-from hearthring.terminal import Bars, process_age, say
+from hearthring.terminal import Bars, process_age, remark, say
 
 USAGE = 64
 # Typer brings its own click or uses the installed one, by version; its public error knows which.
@@ -253,6 +263,8 @@ def ask(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Save the output proof here.", metavar="FILE"),
     ] = None,
+    draft: Draft = "auto",
+    explain_speculation: Explain = False,
     threads: Threads = None,
     engine: EndsEngine = "auto",
     as_json: Json = False,
@@ -275,7 +287,10 @@ def ask(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": tuple(stop or ()),
+        "draft": draft,
     }
+    if explain_speculation:
+        options["explain"] = remark
     ask_once(
         join or [], model, threads, engine, text if raw else None, messages, options, proof, as_json
     )
@@ -292,13 +307,22 @@ def chat(
         Optional[str],  # noqa: UP045
         typer.Option(help="A system message."),
     ] = None,
+    draft: Draft = "auto",
+    explain_speculation: Explain = False,
     threads: Threads = None,
     engine: EndsEngine = "auto",
 ) -> None:
     """Talk with the swarm, turn by turn, until an empty line."""
     from hearthring.asking import chat as talk
 
-    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "draft": draft,
+    }
+    if explain_speculation:
+        options["explain"] = remark
     talk(join or [], model, threads, engine, system, options)
 
 

@@ -44,4 +44,16 @@ DiskBudget = Annotated[
         show_default="no limit",
     ),
 ]
+Draft = Annotated[
+    str,
+    typer.Option(
+        help="What guesses tokens to come: it changes the speed, and nothing of the answer. auto, "
+        "none, or a draft's name.",
+        metavar="NAME",
+    ),
+]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain-speculation", help="Say on standard error what is guessed, and why."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

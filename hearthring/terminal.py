@@ -11,6 +11,11 @@ def say(label: str, text: str) -> None:
     print(f"  {label:<11}{text}", flush=True)
 
 
+def remark(text: str) -> None:
+    """A line on standard error, at once, beside an answer that is being streamed."""
+    print(f"\n  [{text}]", file=sys.stderr, flush=True)
+
+
 class Bars:
     """Progress bars on standard error for whatever takes over half a second.
 

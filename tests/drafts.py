@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hearthring.client.draft import Candidate
-from hearthring.client.pace import Place, Trip, subtree
+from hearthring.client.pace import Place, Trip
 
 
 @dataclass
@@ -74,8 +74,11 @@ class Whim:
             return 0
         return int(self._random.integers(0, self.rows + 1))
 
-    def keep(self, place: Place, candidates: Sequence[Candidate]) -> list[Candidate]:
-        return subtree(candidates, [bool(self._random.random() < 0.9) for _ in candidates])
+    def keep(self, place: Place, candidates: Sequence[Candidate]) -> list[int]:
+        return [index for index in range(len(candidates)) if self._random.random() < 0.9]
+
+    def sent(self, steps: Sequence[int], flying: int) -> None:
+        pass
 
     def back(self, trip: Trip) -> None:
         pass

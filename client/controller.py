@@ -1,0 +1,131 @@
+"""The pace that pays: guesses go out as far as they are expected to save more than they cost.
+
+What a draft says of its candidates is weighed against what trips were measured to take. In a single
+step, as many candidates go as bring the most tokens a second (``cost.rows_worth``). A further step
+follows those that fly if the tokens it is expected to bring, at the rate reached without it, are
+worth the turn that it takes from the slowest stage. And whatever the model of all this says: time
+is kept in plain tokens, and once guessing has lost what it may, it stops until it may lose again.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from hearthring.client.cost import rows_worth
+from hearthring.client.draft import Candidate
+from hearthring.client.meter import Meter
+from hearthring.client.pace import Explain, Place, Trip
+
+ROWS, CHUNK, DEEP = 15, 4, 12
+"""Most candidates of a first step and of a further one, and most steps at once."""
+GAIN = 1.05
+"""What guesses must promise: measurements are rough."""
+BUSY = 0.5
+"""Waiting at the stages, as a share of computing, above which other sessions come first."""
+ALLOWED, FIRST, MOST = 0.02, 2.0, 6.0
+"""What guessing may lose, in the time of plain tokens: so much for every token, so much at first,
+and at most so much of what it has gained before."""
+AGAIN = 0.5
+"""What it must be able to lose before it is tried again."""
+
+
+@dataclass(slots=True)
+class Controller:
+    """A pace for one generation. ``explain`` is told each decision, in words."""
+
+    explain: Explain | None = None
+    meter: Meter = field(default_factory=Meter)
+    _out: int = 0
+    """Rows of the step that a cycle began with; 0: it isn't one of a single step."""
+    _rate: float = 0.0
+    """Tokens a second that the steps under way promise."""
+    _credit: float = FIRST
+    _resting: bool = False
+    _guessed: bool = False
+
+    def ask(self, place: Place) -> int:
+        """Candidates to look at; none before a plain cycle was measured, or while at rest."""
+        if self._resting or not self.meter.cycle.known:
+            return 0
+        if not place.flying:
+            return ROWS
+        return CHUNK if place.flying < DEEP and self.meter.waiting < BUSY else 0
+
+    def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
+        """What pays."""
+        order, chances = paths(candidates)
+        if place.flying:
+            return self._further(place, candidates, order, chances)
+        price = 1.0 + self.meter.waiting  # a row of ours makes others wait as well
+        cycle = self.meter.cycle.fit()
+
+        def seconds(rows: int) -> float:
+            return cycle.seconds(1) + (rows - 1) * cycle.row * price * GAIN
+
+        count = rows_worth(chances, seconds)
+        self._rate = (1 + sum(chances[:count])) / seconds(1 + count)
+        self._say(
+            f"{count} of {len(candidates)} guesses: {1 + sum(chances[:count]):.2f} tokens in "
+            f"{seconds(1 + count) * 1e3:.1f} ms, plain {seconds(1) * 1e3:.1f} ms a token"
+        )
+        return order[:count]
+
+    def _further(
+        self,
+        place: Place,
+        candidates: Sequence[Candidate],
+        order: Sequence[int],
+        chances: Sequence[float],
+    ) -> Sequence[int]:
+        turn = self.meter.turn.fit()
+        rate = max(self._rate, 1 / self.meter.cycle.fit().seconds(1))
+        best, count, tokens = 0.0, 0, 0.0
+        for rows, chance in enumerate(chances, 1):
+            tokens += place.chance * chance
+            gain = tokens - GAIN * rate * turn.seconds(rows)
+            if gain > best:
+                best, count = gain, rows
+        if count:
+            brings = place.chance * sum(chances[:count])
+            self._say(
+                f"a further step of {count}, {place.flying} out: {brings:.2f} tokens for a turn of "
+                f"{turn.seconds(count) * 1e3:.1f} ms"
+            )
+        return order[:count]
+
+    def sent(self, steps: Sequence[int], flying: int) -> None:
+        """Steps of so many rows go out, beside those that fly."""
+        self._out = steps[0] if len(steps) == 1 and not flying else 0
+        self._guessed = bool(flying) or sum(steps) > 1
+
+    def back(self, trip: Trip) -> None:
+        """A step is back."""
+        self.meter.trip(trip.result, trip.seconds, trip.alone)
+
+    def wrote(self, tokens: int, seconds: float) -> None:
+        """So many tokens were chosen at once, so long after the ones before."""
+        if self._out:
+            self.meter.cycle.add(self._out, seconds)
+        plain = self.meter.cycle.fit().seconds(1)
+        self._credit += ALLOWED * tokens
+        if self._guessed and plain:
+            self._credit = min(MOST, self._credit + tokens - seconds / plain)
+        if self._credit < 0 and not self._resting:
+            self._say(
+                f"no guesses for a while: they lost {-self._credit:.1f} tokens' time too many"
+            )
+        self._resting = self._credit < (AGAIN if self._resting else 0.0)
+
+    def _say(self, words: str) -> None:
+        if self.explain is not None:
+            self.explain(words)
+
+
+def paths(candidates: Sequence[Candidate]) -> tuple[list[int], list[float]]:
+    """Candidates in the order of the chance that the text gets there, parents before children, and
+    these chances."""
+    chances = list[float]()
+    for candidate in candidates:
+        above = 1.0 if candidate.parent < 0 else chances[candidate.parent]
+        chances.append(above * candidate.chance)
+    order = sorted(range(len(candidates)), key=lambda index: (-chances[index], index))
+    return order, [chances[index] for index in order]
