@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import DEFAULT_PORT, DataFolder, NodeConfig, NodeHooks, read_key
@@ -34,11 +33,11 @@ from hearthring.protocol.records import NodeRecord, owner_claim, read_all
 from hearthring.shards.device import Device, measure_device
 from hearthring.shards.engine import Engine, Kind
 from hearthring.shards.engines import load_engine
-from hearthring.shards.families import layer_parts
+from hearthring.shards.footprint import Footprint, footprint
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.parts import describe_parts, window_parts
-from hearthring.shards.planner import layers_that_fit, worst_served
+from hearthring.shards.planner import worst_served
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.timings import Timings
 from hearthring.verify.judge import Judge
@@ -148,7 +147,9 @@ class _Node:
             self._transport,
             engine,
             entry.model_id,
-            self._kv_rows(entry, window, device),
+            self._footprint(entry, device, engine.numerics.name.partition("-")[0]).kv_rows(
+                device.free_memory, window[1] - window[0]
+            ),
             self._hooks.session,
         )
         self._stack.push_async_callback(stage.close)
@@ -265,8 +266,8 @@ class _Node:
             for layer in record.layers:
                 if record.node != self._who.node_id and layer < shape.layers:
                     service[layer] += len(record.layers) / (record.row_seconds + 1e-6)
-        per_layer = 4 * sum(prod(size) for size in layer_parts(shape).values())
-        fit = layers_that_fit(per_layer, shape.layers, device.free_memory, self._config.max_layers)
+        takes = self._footprint(entry, device, self._config.engine)
+        fit = takes.layers(device.free_memory, shape.layers, self._config.max_layers)
         return worst_served(service, fit)
 
     async def _fetch_and_load(
@@ -310,11 +311,8 @@ class _Node:
         times = measured(engine, ModelStore().root / "timings", about)
         return self._hooks.engine(engine), times
 
-    def _kv_rows(self, entry: ModelEntry, window: tuple[int, int], device: Device) -> int:
-        """A quarter of the free memory, in rows of fp32 keys and values."""
-        shape = entry.manifest.shape
-        row = 2 * 4 * shape.kv_heads * shape.head_width * (window[1] - window[0])
-        return min(1 << 20, device.free_memory // 4 // row)
+    def _footprint(self, entry: ModelEntry, device: Device, engine: str) -> Footprint:
+        return footprint(entry.manifest, engine, self._config.options, device.free_memory)
 
     def _record(
         self,

@@ -1,6 +1,6 @@
 """Engines by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,13 @@ COMPUTES = ("fp32", "fp16", "bf16")
 PROMPTS = ("auto", FAST, LOW)
 KVS = (F16, Q8_0)
 TIMED_LAYERS = 4
-FREE_SHARE = 8
 """Layers that the number of threads is tried with where loading them costs nothing."""
+FREE_SHARE = 8
+"""A part of the free memory, one in so many, is what float32 weights for prompts may take."""
 WIDE = frozenset((0, 1, 30))
 """ggml's types of 16 bits and more: F32, F16, BF16."""
-_PACKABLE = {2, 12}  # Q4_0, Q4_K
+PACKABLE = frozenset((2, 12))
+"""Those of which ggml has an interleaved layout: Q4_0, Q4_K."""
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -97,7 +99,9 @@ def load_engine(
 
     ``auto`` is ggml for quantised weights on the CPU, torch for others and elsewhere, and where
     ggml can't be used, which ``say`` is told. ``residual`` None takes the engine's own default:
-    fp32 for torch, bf16 for ggml; ``threads`` None as many as measure fastest. ``load`` stands in
+    fp32 for torch, bf16 for ggml, as a file alone doesn't say how large its residual grows (nodes
+    take the manifest's, which is measured at import: fp16 for quantised weights where its range
+    suffices); ``threads`` None as many as measure fastest. ``load`` stands in
     for the file's tensors. Only the engine that is chosen is imported, and it serves only when its
     first layer is that of plain arithmetic. Raises ``BadOption`` or ``EngineUnavailable``.
     """
@@ -162,12 +166,16 @@ def _load_ggml(
     return GgmlEngine(weights, *window, kind, threads, progress, policy)
 
 
+def prompt_policy(options: EngineOptions, kinds: Set[int]) -> str:
+    """How prompt rows are multiplied in layers of these types: ``fast`` or ``low``."""
+    if options.prompt != "auto":
+        return options.prompt
+    return LOW if kinds & PACKABLE or not options.exact else FAST
+
+
 def _policy(gguf: GgufFile, options: EngineOptions) -> Policy:
     """ggml's policy. It hangs on options and types only, so that equal nodes are of one class."""
-    prompt = options.prompt
-    if prompt == "auto":
-        kinds = {gguf.kind(name) for name in layer_tensors(gguf.shape, 0)}
-        prompt = LOW if kinds & _PACKABLE or not options.exact else FAST
+    prompt = prompt_policy(options, {gguf.kind(name) for name in layer_tensors(gguf.shape, 0)})
     memory = options.prompt_memory
     if memory is None:
         memory = measure_device().free_memory // FREE_SHARE

@@ -26,6 +26,7 @@ CHAT_TEMPLATE = (
 )
 _FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
     "Q4_1": LlamaFileType.MOSTLY_Q4_1,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
@@ -75,8 +76,8 @@ def write_tiny_gguf(
 ) -> Path:
     """Write the model with tied head to ``path``. Equal arguments give equal bytes.
 
-    ``quant`` (F32, Q4_1, Q8_0) is the type of the matrices in the layers; with Q4_1 the embedding
-    is Q8_0, as in the packaged SmolLM2.
+    ``quant`` (F32, Q4_0, Q4_1, Q8_0) is the type of the matrices in the layers; with 4 bits the
+    embedding is Q8_0, as in the packaged SmolLM2.
     """
     writer = GGUFWriter(path, "llama")
     writer.add_name(f"tiny {seed}")
