@@ -34,6 +34,7 @@ from hearthring.client.route import Stage, View
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
 from hearthring.client.speculation import Speculation
+from hearthring.client.standing import open_reputation
 from hearthring.client.stops import StopWatcher
 from hearthring.client.swarm_audit import SwarmAudit
 from hearthring.protocol.errors import (
@@ -56,6 +57,7 @@ from hearthring.shards.parts import ENDS, replay_parts
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.verify.candidates import snapshot
+from hearthring.verify.evidence_store import Reputation
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
@@ -73,8 +75,9 @@ class AsyncClient:
     are fetched from the swarm, once.
     ``threads`` is the number for embedding and head, ``engine`` what computes them: ``auto`` is
     ggml for quantised weights, else torch. ``reputation`` tells what a node counts for in
-    routes (1 is neutral, 0.5 as if twice as slow, 0 never); ``sharing`` whose earlier prompts may
-    speed up this client's, ``patience`` how many seconds a request waits for a whole route
+    routes (1 is neutral, 0.5 as if twice as slow, 0 never): by default what this user's audits
+    have shown, and a ``Reputation`` goes on learning from them; ``sharing`` whose earlier prompts
+    may speed up this client's, ``patience`` how many seconds a request waits for a whole route
     (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` who
     decides how far, for experiments. Nothing is loaded or dialled before it is needed.
     Several requests may run at once. After an error or a cancellation nothing of a
@@ -99,7 +102,7 @@ class AsyncClient:
         draft: str | Make = AUTO,
         pace: MakePace | None = None,
     ) -> None:
-        self.peers, self.reputation = PeerTable(), reputation
+        self.peers = PeerTable()
         self._book, self._favourites = RecordBook(), secrets.randbits(64)
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
         self.config = ClientConfig(
@@ -110,6 +113,8 @@ class AsyncClient:
             patience=patience_of(patience),
             engine=engine_of(engine),
         )
+        # A client of another transport is a part of something, and that something's business.
+        self.reputation = reputation or (open_reputation() if transport is None else None)
         self._progress = progress
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
@@ -224,7 +229,7 @@ class AsyncClient:
         Verifiers see the whole proof, tokens included. They need its model; this client doesn't.
         """
         if verifiers is not None:
-            return await self._ask_swarm(proof, verifiers)
+            return await self._learn(proof, await self._ask_swarm(proof, verifiers))
         opened = None
         if join := self.config.join:
             # Without them the verdict says what is missing.
@@ -233,9 +238,17 @@ class AsyncClient:
                 wanted = replay_parts(entry.manifest)
                 opened = await obtain(self.transport(), join, entry, wanted, self._progress)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
+        verdict = await loop.run_in_executor(
             self._thread, audit_offline, proof, self.config.threads, self._progress, opened
         )
+        return await self._learn(proof, verdict)
+
+    async def _learn(self, proof: Proof, verdict: Verdict) -> Verdict:
+        """Let the user's memory of nodes have what a verdict shows."""
+        if isinstance(self.reputation, Reputation):
+            own = proof.client == self.transport().identity.node_id
+            await asyncio.to_thread(self.reputation.learn, proof, verdict, own)
+        return verdict
 
     async def _ask_swarm(self, proof: Proof, verifiers: int) -> Verdict:
         join = self.config.join

@@ -88,6 +88,8 @@ class OfflineJudge:
             replayer = replayer_like(
                 body.numerics, model, residual, self._threads, body.start, breathe
             )
+            if taken is None and proof.is_hidden:
+                return inconclusive("the text is hidden"), ""
             if taken is None:
                 ends = open_ends(_ends_of(proof), model, residual, self._threads)
                 embedded = ends.embed(proof.token_ids[: proof.rows])

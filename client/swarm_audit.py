@@ -78,14 +78,25 @@ class SwarmAudit:
                 eligible=len(self._jury),
                 asked=self._seats,
             )
+        if self._proof.is_hidden:
+            return await self._judge_hidden()
         count = await self._decide(WHOLE)
         if count.outcome is Outcome.REJECTED and not count.guilty:
             count = await self._locate(count)
         return self._verdict(count)
 
+    async def _judge_hidden(self) -> Verdict:
+        """Stages behind the first can be judged without the text, by what the one before sent."""
+        self.heard[WHOLE] = Heard()
+        count = await self._locate(Count(None))
+        if count.outcome is Outcome.REJECTED:
+            return self._verdict(count)
+        reason = "the text is hidden: its tokens and the first stage can't be judged"
+        return inconclusive(reason, **self._figures(count))
+
     async def _locate(self, count: Count) -> Count:
         """The first stage that a majority finds guilty of its own recorded input."""
-        for place in range(len(self._proof.stages)):
+        for place in range(self._proof.is_hidden, len(self._proof.stages)):
             self._progress("judging stages one by one", place, len(self._proof.stages))
             stage = await self._decide(place)
             if stage.outcome is Outcome.REJECTED and stage.guilty:

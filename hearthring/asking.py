@@ -6,8 +6,9 @@ from typing import Any
 
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
-from hearthring.client.config import threads_of
+from hearthring.client.config import ClientConfig, threads_of
 from hearthring.client.route import missing_windows
+from hearthring.client.standing import open_reputation
 from hearthring.client.sync import Client
 from hearthring.models import print_json
 from hearthring.protocol.errors import BadOption, BadProof
@@ -118,6 +119,8 @@ def audit_file(
                     verdict = client.audit(proof, verifiers)
             else:
                 verdict = audit_offline(proof, threads_of(threads), bars)
+                own = proof.client == ClientConfig(()).identity().node_id
+                open_reputation().learn(proof, verdict, own)
     except OSError as error:
         raise BadOption(f"{file}: {(error.strerror or str(error)).lower()}", field="file") from None
     except BadProof as error:

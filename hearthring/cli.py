@@ -21,6 +21,7 @@ from hearthring.options import (
 )
 from hearthring.proof_commands import proof_app
 from hearthring.protocol.errors import BadOption, HearthringError
+from hearthring.reputation_commands import reputation_app
 from hearthring.terminal import Bars, process_age, remark, say
 
 USAGE = 64
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(model_app, name="model")
+app.add_typer(reputation_app, name="reputation")
 app.add_typer(proof_app, name="proof")
 
 

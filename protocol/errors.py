@@ -12,7 +12,8 @@
     ├── DataError                   65  a file isn't what it should be
     │   ├── BadModelFile
     │   ├── BadIdentityFile
-    │   └── BadProof
+    │   ├── BadProof
+    │   └── BadEvidence
     ├── Unavailable                 69  something that is needed isn't there now
     │   ├── ModelNotHere
     │   ├── DiskFull
@@ -110,6 +111,10 @@ class BadIdentityFile(DataError):
 
 class BadProof(DataError):
     """A proof that doesn't parse, or was altered after it was signed."""
+
+
+class BadEvidence(DataError):
+    """A file of evidence about nodes that doesn't parse, or was altered after it was signed."""
 
 
 class Unavailable(HearthringError):

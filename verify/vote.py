@@ -32,8 +32,8 @@ class Ballot:
 class Count:
     """``outcome`` None: not decided yet, and ``wanted`` more ballots may decide it.
 
-    ``dissenters`` said the opposite of what was decided though they too compared bits: one side of
-    those can only be lying or broken.
+    ``dissenters`` said the opposite of what was decided, or blamed others, though they too compared
+    bits: one side of those can only be lying or broken.
     """
 
     outcome: Outcome | None
@@ -66,16 +66,17 @@ def vote(ballots: Sequence[Ballot], seats: int) -> Count:
     elif accepting >= quorum and (deciding is bits or not refuted):
         outcome = Outcome.ACCEPTED
     agreeing = [ballot for ballot in deciding if ballot.outcome is outcome]
+    guilty = _guilty(agreeing, quorum) if outcome is Outcome.REJECTED else ()
     return Count(
         outcome,
-        _guilty(agreeing, quorum) if outcome is Outcome.REJECTED else (),
+        guilty,
         _strength(agreeing, quorum),
         accepting,
         rejecting,
         abstaining,
         len(cast),
         0 if outcome else (seats - len(cast) or 2),
-        _dissenters(bits, outcome) if deciding is bits else (),
+        _dissenters(bits, outcome, guilty) if deciding is bits else (),
     )
 
 
@@ -108,5 +109,14 @@ def _strength(agreeing: Sequence[Ballot], quorum: int) -> Strength:
     return Strength.NONE
 
 
-def _dissenters(bits: Iterable[Ballot], outcome: Outcome | None) -> tuple[str, ...]:
-    return tuple(b.verifier for b in bits if outcome and b.outcome is not outcome)
+def _dissenters(
+    bits: Iterable[Ballot], outcome: Outcome | None, guilty: tuple[Guilty, ...]
+) -> tuple[str, ...]:
+    """Who said the opposite, or blamed others than the majority did."""
+    if outcome is None:
+        return ()
+    return tuple(
+        ballot.verifier
+        for ballot in bits
+        if ballot.outcome is not outcome or (guilty and not ballot.guilty <= frozenset(guilty))
+    )

@@ -57,6 +57,10 @@ def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
         (["model", "import", "org/name"], 69, "couldn't be fetched from the hub"),
         (["model", "import", "org/na me"], 64, "there is no model"),
         (["audit", "/nonsuch.proof"], 64, "no such file"),
+        (["audit", "/nonsuch.proof", "--verifiers", "3"], 64, "verifiers: a swarm is needed"),
+        (["reputation", "export", "/nonsuch/x"], 64, "no such file"),
+        (["reputation", "import", "/nonsuch/x"], 64, "no such file"),
+        (["reputation", "import", "/dev/null"], 65, "not an export"),
         (["nonsuch"], 64, "No such command 'nonsuch'"),
     ],
 )

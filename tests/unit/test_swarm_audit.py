@@ -18,8 +18,10 @@ from hearthring.protocol.opening import ask_rows
 from hearthring.protocol.transport import Method
 from hearthring.protocol.verifying import VerifyQuery, decode_verify_down, encode_verify_up
 from hearthring.shards.store import ModelEntry
+from hearthring.verify.evidence_store import Reputation
 from hearthring.verify.grants import grant
 from hearthring.verify.proof import Proof
+from hearthring.verify.reputation import Standing
 from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, inconclusive, rejected
 from tests.liar import hooks_for, session
 from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
@@ -242,3 +244,37 @@ async def test_closing_a_swarm_ends_its_jobs(tiny: ModelEntry) -> None:
         stream = await client.transport().dial(node.invitation.address, node.node_id, Method.VERIFY)
         await stream.send(encode_verify_up(VerifyQuery(proof.file)))
         await stream.receive()  # at work
+
+
+# -- what is remembered --------------------------------------------------------------------------
+
+
+async def test_audits_move_standings_and_routes_go_by_them(tiny: ModelEntry) -> None:
+    """The liar isn't used again; the honest keep their standing, whoever slanders them."""
+    hooks = {1: hooks_for("skip-layer", WINDOWS[1])}
+    async with audited(tiny, hooks, judges=(None, LyingJudge(slander), None)) as (swarm, client, _):
+        client.reputation = memory = Reputation()
+        proof = (await client.generate(**PROMPT)).proof  # type: ignore[arg-type]
+        assert (await client.audit(proof, verifiers=3)).outcome is Outcome.REJECTED
+        liar, honest, slanderer = (swarm.nodes[place].node_id for place in (1, 0, 4))
+        newcomer = Standing().weight
+        assert (memory(liar), memory(honest)) == (0.0, newcomer)
+        assert memory(slanderer) < newcomer
+        answer = await client.generate(**PROMPT)  # type: ignore[arg-type]
+        assert liar not in {stage.node for stage in answer.route}
+        for _ in range(2):
+            assert (await client.audit(answer.proof)).outcome is Outcome.ACCEPTED
+        assert memory(answer.route[0].node) > newcomer
+        assert memory.standing(answer.route[0].node).good == pytest.approx(1.0, 1e-3)
+
+
+async def test_a_hidden_text_leaves_the_stages_behind_the_first_to_judge(tiny: ModelEntry) -> None:
+    hooks = {2: hooks_for("noise:0.05", WINDOWS[2])}
+    async with audited(tiny, hooks, judges=(None,)) as (swarm, client, proof):
+        verdict = await client.audit(proof.hidden(), verifiers=1)
+        assert verdict.guilty == (Guilty(swarm.nodes[2].node_id, *WINDOWS[2]),)
+    async with audited(tiny, judges=(None,)) as (_, client, proof):
+        verdict = await client.audit(proof.hidden(), verifiers=1)
+        assert verdict.outcome is Outcome.INCONCLUSIVE
+        said = [one["verdict"] for one in verdict.figures["verifiers"]]
+        assert said == ["accepted", "accepted"]

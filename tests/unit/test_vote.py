@@ -63,10 +63,13 @@ def test_the_guilty_are_those_whom_most_name() -> None:
         ],
         3,
     )
-    assert count.guilty == (ONE, TWO)
+    assert (count.guilty, count.dissenters) == ((ONE, TWO), ())
     each = [Ballot(v, v, NO, BITS, frozenset({Guilty(v, 0, 1)})) for v in "abc"]
     count = vote(each, 3)
-    assert (count.outcome, count.guilty) == (NO, ())
+    assert (count.outcome, count.guilty, count.dissenters) == (NO, (), ())
+    slander = Ballot("d", "d", NO, BITS, frozenset({TWO}))
+    count = vote([*ballots(NO, NO), slander], 3)
+    assert (count.guilty, count.dissenters) == ((ONE,), ("d",))
 
 
 def test_a_difference_in_bits_keeps_tolerances_from_accepting() -> None:
