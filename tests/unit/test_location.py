@@ -1,0 +1,137 @@
+"""Wherever liars stand in a ring, alone or as neighbours in one plot: who is named."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hearthring.client.auditing import audit_offline
+from hearthring.node.config import NodeHooks
+from hearthring.node.stage_session import Prepared, StageSession
+from hearthring.protocol.messages import HopTime, Receipt, Step
+from hearthring.protocol.tensors import bf16_bits, pack, unpack
+from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.verify import receipts
+from hearthring.verify.digest import digests
+from hearthring.verify.proof import Proof
+from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
+from hearthring.verify.verdict import Guilty, Outcome, Strength
+from tests.liar import hooks_for, session
+from tests.memory_ring import memory_swarm
+from tests.tiny import write_tiny_gguf
+
+LAYERS = 6
+RINGS = [(*tuple(range(0, stages)), LAYERS) for stages in range(2, LAYERS + 1)]
+PROMPT = {"prompt_ids": list(range(10, 50)), "max_tokens": 4}
+FAULTS = ("noise:0.02", "scale:1.01", "flip-sign", "skip-layer", "other-weights:7", "replay")
+
+
+@pytest.fixture
+def six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
+    """A tiny model of six layers in a store of its own."""
+    monkeypatch.setenv("HEARTHRING_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return ModelStore().find(str(write_tiny_gguf(tmp_path / "six.gguf", layers=LAYERS)))
+
+
+@asynccontextmanager
+async def proven(
+    entry: ModelEntry, cuts: tuple[int, ...], hooks: dict[int, NodeHooks]
+) -> AsyncIterator[tuple[Proof, list[Guilty]]]:
+    """A proof of a ring with liars in it, and every stage by its name."""
+    async with memory_swarm(entry, cuts, hooks=hooks) as swarm:
+        proof = (await swarm.client().generate(**PROMPT)).proof  # type: ignore[arg-type]
+        windows = itertools.pairwise(cuts)
+        yield proof, [Guilty(n.node_id, *w) for n, w in zip(swarm.nodes, windows, strict=True)]
+
+
+@pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")
+async def test_a_liar_is_named_at_every_position(six: ModelEntry, cuts: tuple[int, ...]) -> None:
+    for place in range(len(cuts) - 1):
+        fault = FAULTS[(place + len(cuts)) % len(FAULTS)]
+        hooks = {place: hooks_for(fault, (cuts[place], cuts[place + 1]))}
+        async with proven(six, cuts, hooks) as (proof, stages):
+            verdict = audit_offline(proof, 1)
+            assert verdict.strength is Strength.BITS
+            assert (fault, verdict.guilty) == (fault, (stages[place],))
+
+
+# -- neighbours that cover for each other --------------------------------------------------------
+
+
+@dataclass
+class Plot:
+    """What two neighbours share: the rows that the first should have sent, and their hashes."""
+
+    honest: dict[int, bytes] = field(default_factory=dict)
+    states: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def roots(self, ids: list[int]) -> tuple[bytes, ...]:
+        return tuple(chunk_roots(range(len(ids)), [self.honest[row] for row in ids]))
+
+
+def conspirators(plot: Plot) -> tuple[type[StageSession], type[StageSession]]:
+    """The first sends noise and signs for it on the way, but its receipt says it sent what it
+    should have; the second's receipt says that it got that."""
+
+    class First(StageSession):
+        def complete(self, prepared: Prepared, output: np.ndarray, time: HopTime) -> Step:
+            rows, wire = prepared.rows, pack(output, self._residual)
+            kinds, positions = [r.kind for r in rows], [r.position for r in rows]
+            about = self._model, self._class, self.wish.end
+            hashes = row_hashes(*about, kinds, positions, wire, len(rows))
+            plot.honest.update(zip((r.id for r in rows), hashes, strict=True))
+            plot.states.update(zip((r.id for r in rows), output, strict=True))
+            noisy = output + np.float32(0.3) * np.roll(output, 1, axis=1)
+            kind = self._residual
+            return super().complete(prepared, unpack(pack(noisy, kind), *noisy.shape, kind), time)
+
+        def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
+            said = _said(self, super().receipt(commit), "out_roots")
+            states = np.stack([plot.states[row.id] for row in self._slots.committed])
+            chunks = [bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)]
+            body = replace(receipts.read(said), digests=tuple(digests(chunks)))
+            return receipts.sign(body, self._who)
+
+    class Second(StageSession):
+        def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
+            return _said(self, super().receipt(commit), "in_roots")
+
+    def _said(of: StageSession, honest: Receipt | None, name: str) -> Receipt:
+        assert honest is not None
+        roots = plot.roots([row.id for row in of._slots.committed])
+        return receipts.sign(replace(receipts.read(honest), **{name: roots}), of._who)
+
+    return First, Second
+
+
+@pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")
+async def test_neighbours_that_cover_for_each_other_are_named(
+    six: ModelEntry, cuts: tuple[int, ...]
+) -> None:
+    """One of the two is guilty wherever they stand, and nobody else ever is."""
+    for place in range(len(cuts) - 2):
+        first, second = conspirators(Plot())
+        hooks = {
+            place: NodeHooks(session=session(first)),
+            place + 1: NodeHooks(session=session(second)),
+        }
+        async with proven(six, cuts, hooks) as (proof, stages):
+            verdict = audit_offline(proof, 1)
+            assert verdict.outcome is Outcome.REJECTED
+            assert verdict.guilty == (stages[place + 1],)
+
+
+async def test_of_two_liars_side_by_side_the_first_is_named(six: ModelEntry) -> None:
+    cuts = RINGS[-1]
+    for place in range(len(cuts) - 2):
+        hooks = {
+            place: hooks_for("noise:0.02", (cuts[place], cuts[place + 1])),
+            place + 1: hooks_for("flip-sign", (cuts[place + 1], cuts[place + 2])),
+        }
+        async with proven(six, cuts, hooks) as (proof, stages):
+            assert audit_offline(proof, 1).guilty == (stages[place],)
