@@ -1,0 +1,184 @@
+"""What do guesses gain round a ring of four machines, by the time that a hop takes?
+
+Run: python -m bench.speculation [--hops 0 2 10 50] [--kinds chat code edit] [--tokens 48]
+                                 [--rounds 2] [--alphas 0.5 0.7 0.85] [--json FILE]
+
+SmolLM2 in an emulated home (Linux, root): four node processes with a machine each, a fourth of the
+layers and one thread, and this client on a machine of its own; all share this computer's
+processors. Every text is generated plainly and in every other way in turn; a figure is the median
+of the ratios of runs that followed each other, and in brackets tokens a trip. The drafts are the
+suffix automaton's on the prompts of ``bench/spoken.py``, and with ``--alphas`` synthetic ones: the
+target's own text, right at every position with that chance. All tokens are compared with the plain
+ones, so a wrong one ends the run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.homelab import Home, Machine, why_not
+from bench.spoken import KINDS, Dialled
+from hearthring import AsyncClient
+from hearthring.client.answer import Answer
+from hearthring.client.controller import Controller
+from hearthring.client.draft import Draft
+from hearthring.client.pace import Fixed, Pace
+from hearthring.client.suffix import SuffixDraft
+from hearthring.processes import NodeProcess
+
+CUTS = (0, 8, 15, 23, 30)
+CLIENT = "me"
+WAYS: dict[str, Callable[[], Pace]] = {
+    "chain of 2": lambda: Fixed(2),
+    "chain of 4": lambda: Fixed(4),
+    "chain of 8": lambda: Fixed(8),
+    "4 steps of 2": lambda: Fixed(2, 4),
+    "8 steps of 3": lambda: Fixed(3, 8),
+    "controller": Controller,
+}
+
+
+@dataclass
+class Cell:
+    """Runs of one way: ratios to the plain run before, and tokens a trip."""
+
+    ratios: list[float] = field(default_factory=list)
+    trips: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """As the table has it."""
+        return f"{median(self.ratios):5.2f} ({median(self.trips):4.2f})"
+
+
+@dataclass
+class Bench:
+    """One ring and what is asked of it."""
+
+    client: AsyncClient
+    tokens: int
+    rounds: int
+    plain: dict[str, list[float]] = field(default_factory=dict)
+    stages: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
+
+    async def ask(self, draft: Draft | None, pace: Pace | None, **question: Any) -> Answer:
+        """One answer."""
+        self.client._pace = None if pace is None else lambda: pace
+        make: Any = "none" if draft is None else lambda setting: draft
+        return await self.client.generate(
+            draft=make, proof=False, max_tokens=self.tokens, **question
+        )
+
+    async def compare(
+        self, name: str, prompts: tuple[str, ...], make: Callable[[Answer], Draft]
+    ) -> dict[str, Cell]:
+        """All ways on some prompts, each after a plain run."""
+        cells = {way: Cell() for way in WAYS}
+        for prompt in prompts:
+            question = {"messages": [{"role": "user", "content": prompt}]}
+            await self.ask(None, None, **question)  # the prompt's rows are kept from now on
+            for _ in range(self.rounds):
+                before = await self.ask(None, None, **question)
+                for way, pace in WAYS.items():
+                    answer = await self.ask(make(before), pace(), **question)
+                    if answer.token_ids != before.token_ids:
+                        raise SystemExit(f"{name}, {way}: other tokens than without guesses")
+                    rates = answer.timings.decode_tokens_per_s, before.timings.decode_tokens_per_s
+                    cells[way].ratios.append(rates[0] / rates[1])
+                    cells[way].trips.append(answer.guessing.tokens_per_trip)
+                self.plain.setdefault(name, []).append(before.timings.decode_tokens_per_s)
+                self.stages.setdefault(name, []).append(before.timings.stage_compute_s)
+        return cells
+
+
+async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one home."""
+    found: dict[str, Any] = {}
+    async with AsyncClient([invite], "smollm2", threads=1) as client:
+        bench = Bench(client, options.tokens, options.rounds)
+        cases: list[tuple[str, tuple[str, ...], Callable[[Answer], Draft]]] = [
+            (kind, KINDS[kind], lambda answer: SuffixDraft()) for kind in options.kinds
+        ]
+        for alpha in options.alphas:
+
+            def dialled(answer: Answer, alpha: float = alpha) -> Draft:
+                return Dialled(answer.prompt_ids + answer.token_ids, alpha)
+
+            cases.append((f"a={alpha:g}", KINDS["chat"][:1], dialled))
+        for name, prompts, make in cases:
+            cells = await bench.compare(name, prompts, make)
+            rate = median(bench.plain[name])
+            print(
+                f"{name:<8}{rate:7.2f}  " + "  ".join(str(cells[way]) for way in WAYS), flush=True
+            )
+            found[name] = {
+                "plain_tokens_per_s": round(rate, 3),
+                "stage_ms": [
+                    round(median(s) * 1e3, 2) for s in zip(*bench.stages[name], strict=True)
+                ],
+                "ways": {
+                    way: {
+                        "ratio": round(median(cell.ratios), 3),
+                        "least": round(min(cell.ratios), 3),
+                        "tokens_per_trip": round(median(cell.trips), 3),
+                    }
+                    for way, cell in cells.items()
+                },
+            }
+    return found
+
+
+def at_hop(hop: float, options: argparse.Namespace) -> dict[str, Any]:
+    """A home whose hops take so many milliseconds, and its figures."""
+    names = [f"n{place}" for place in range(len(CUTS) - 1)]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        machines = [Machine(name, delay=hop / 2) for name in (*names, CLIENT)]
+        home = stack.enter_context(Home(machines))
+        stack.enter_context(home.inside(CLIENT))
+        invite = ""
+        for place, name in enumerate(names):
+            window = f"{CUTS[place]}:{CUTS[place + 1]}"
+            listen = f"{home.address(name)}:4870"
+            flags = ["--model", "smollm2", "--layers", window, "--listen", listen]
+            flags += ["--threads", "1", "--engine", "ggml", "--data", f"{folder}/{place}"]
+            if invite:
+                flags += ["--join", invite]
+            node = NodeProcess(window, flags, before=home.prefix(name))
+            stack.callback(node.stop)
+            ready = node.ready()
+            invite = invite or ready
+        print(f"hop {hop:g} ms\n{'':8}{'plain/s':>7}  " + "  ".join(f"{w:>12}" for w in WAYS))
+        return asyncio.run(measure(invite, options))
+
+
+def main() -> int:
+    """One table for each hop."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hops", type=float, nargs="+", default=[0, 2, 10, 50])
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--alphas", type=float, nargs="*", default=[])
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if reason := why_not():
+        print(f"left out: {reason}")
+        return 2
+    print(f"{platform.machine()}, {os.cpu_count()} cores; SmolLM2, {options.tokens} tokens")
+    found = {f"{hop:g} ms": at_hop(hop, options) for hop in options.hops}
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
