@@ -213,6 +213,11 @@ def _judge_tokens(
     except BadProof as error:
         return rejected(f"the client's digest of the final norm is none: {error}")
     figures["final_norm_exp_mismatches_mean"] = round(normed.mean.exp_mismatches, 3)
+    if strength is Strength.BITS and any(
+        chunk.exp_mismatches or chunk.mantissa_mean for chunk in normed.chunks
+    ):
+        reason = "the client signed a digest of the final norm that isn't that of its rows"
+        return rejected(reason, strength=strength, **figures)
     answer = range(proof.prompt_tokens, len(proof.token_ids))
     wrong, beyond = [], []
     for position in answer:

@@ -80,6 +80,8 @@ def _misfit(proof: Proof, place: int, stage: StageProof, body: ReceiptBody) -> s
         "next": proof.client if last else proof.stages[place + 1].node,
         "rows": proof.rows,
     }
+    if not place:
+        promised["previous_fingerprint"] = proof.fingerprint
     wrong = [name for name, value in promised.items() if getattr(body, name) != value]
     counts = {len(body.in_roots), len(body.out_roots), len(body.digests)}
     return (wrong or ([] if counts == {_chunks(proof)} else ["number of chunks"]) or [""])[0]
