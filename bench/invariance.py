@@ -5,8 +5,9 @@ in chunks of 64, then row by row, one thread. Then random schedules run them aga
 32 rows, chunks of 1 to 512, one or two threads, trees whose wrong branches are dropped, both texts
 in one pass or apart, contexts to 2000. Every row must come back with the same bits: on a whole
 model with each engine, and on two layers of fixed weights of the model's shape in every type.
+At the end the engines run beside themselves without invariance (``cost.py``).
 
-Run: python bench/invariance.py MODEL.gguf [--schedules 20] [--seed 1] [--short]
+Run: python bench/invariance.py MODEL.gguf [--schedules 20] [--seed 1] [--short] [--costs]
 """
 
 import argparse
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from cost import show_costs
 from gguf import GGMLQuantizationType
 
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
@@ -197,8 +199,12 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="texts of 200 rows, a minute in all")
+    parser.add_argument("--costs", action="store_true", help="only what invariance costs")
     options = parser.parse_args()
     file = GgufFile(options.model)
+    if options.costs:
+        show_costs(file)
+        return 0
     layers = (0, file.shape.layers)
     lengths = (200, 130) if options.short else (2000, 700)
     print(f"seed {options.seed}, {options.schedules} schedules each")
@@ -215,6 +221,7 @@ def main() -> int:
     for kind in (*TYPES, *K_TYPES):
         make = fixed_engine(file.shape, kind, Residual.FP16)
         good.append(check(f"ggml {kind}", make, lengths, options.schedules, options.seed))
+    show_costs(file)
     return 0 if all(good) else 1
 
 
