@@ -218,7 +218,7 @@ class RingSession:
             self._behind.append(tuple(rows))
             return
         gone = self.flight.discard(rows)
-        self.unsaid.extend(rows)
+        self.unsaid.extend(sorted(gone))
         under_way = self.flight.doom(gone)
         for attached in self.attached if under_way else ():
             attached.post(Cancel(under_way))

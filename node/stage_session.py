@@ -5,11 +5,13 @@ thread, one at a time; only ``cancel`` may be called from elsewhere.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 
+from hearthring.node.admission import admit
 from hearthring.node.archive import Record
 from hearthring.node.prefix import PrefixCursor, PrefixTree
 from hearthring.node.retention import Kept, Retention
@@ -43,7 +45,7 @@ from hearthring.protocol.messages import (
     Tap,
 )
 from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack, unpack
-from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment
+from hearthring.shards.engine import Engine, EngineRow, KvCache, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.verify import receipts
 from hearthring.verify.claims import Check, claim
@@ -152,13 +154,11 @@ class StageSession:
         check = self._check(signed)
         self.next_step, self._jump = step.step_id + 1, False
         try:
-            self._slots.commit(step.commit)
-            self._slots.drop(step.drop)
-            self._kept.drop(step.drop)
-            placed = self._place(step, known)
+            placed = admit(self._slots, step, self._taken(), known, self._cache.move)
         except HearthringError:
             check.confirm()  # what is wrong is the sender's fault only if it signed it
             raise
+        self._kept.drop(step.drop)
         self._newest = max((row.id for row in step.rows), default=self._newest)
         reused = self._reuse(live, placed)
         chosen = [i for i, row in enumerate(live) if row.id in placed and row.id not in reused]
@@ -365,22 +365,10 @@ class StageSession:
             self._kept.drop_from(other)
             self._repeatable = {row for row in self._repeatable if row < other}
 
-    def _place(self, step: Step, known: frozenset[int]) -> dict[int, EngineRow]:
-        """Slots for the rows that are to run, by id."""
-        placed = {}
-        self._slots.cancel(step.dead)
-        while self._cancelled:  # more may come meanwhile
-            self._slots.cancel((self._cancelled.popleft(),))
-        # Before the first row is placed: moving slots afterwards would leave its path behind.
-        if (plan := self._slots.compaction(len(step.rows))) is not None:
-            self._cache.move(*plan)
-        for row in step.rows:
-            if row.id in known:
-                continue
-            entry = self._slots.insert(row.id, row.parent, row.position, Kind(row.kind))
-            if entry is not None:
-                placed[row.id] = entry
-        return placed
+    def _taken(self) -> Iterator[int]:
+        """The rows that were cancelled until now; more may come meanwhile."""
+        while self._cancelled:
+            yield self._cancelled.popleft()
 
     def _reuse(self, live: tuple[Row, ...], placed: dict[int, EngineRow]) -> frozenset[int]:
         """Copy keys, values and outputs of rows that an earlier session left, and name the rows."""
