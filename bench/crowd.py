@@ -34,7 +34,7 @@ def rate(times: list[list[float]]) -> float:
 async def measure(invite: str, sessions: int, tokens: int) -> dict[str, object]:
     """Solo runs, the crowd, and how they compare."""
     prompts = [f"{n}. {STORY}" for n in range(sessions)]
-    async with AsyncClient([invite], threads=1, sharing="none") as client:
+    async with AsyncClient([invite], threads=1, sharing="none", draft="none") as client:
         await ask(client, prompts[0], 4)
         alone = [await ask(client, prompt, tokens) for prompt in prompts]
         crowd = await asyncio.gather(*(ask(client, prompt, tokens) for prompt in prompts))

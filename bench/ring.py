@@ -35,7 +35,7 @@ def main() -> None:
     alone_prefills, engines, stage_engines, queues = (list[float]() for _ in range(4))
     with (
         ring(options.stages, options.engine) as invite,
-        Client([invite], threads=1, sharing="none") as client,
+        Client([invite], threads=1, sharing="none", draft="none") as client,
     ):
         ids = client.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
         for _ in range(options.rounds):

@@ -49,6 +49,10 @@ from hearthring.protocol.tasks import race
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.shards.engine import Engine
+from hearthring.verify.claims import Check
+
+_HEAD_START = 0.0004
+"""Seconds from a batch's beginning to the check of its signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +297,7 @@ class StageServer:
 
         Signatures are checked meanwhile, and before anything that came of their rows is used.
         """
-        for one in prepared.values():
-            self._checker.submit(one.check.begin)
+        self._checker.submit(partial(_begin, [one.check for one in prepared.values()]))
         begun = time.monotonic()
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
         try:
@@ -334,6 +337,14 @@ class StageServer:
             place.post(tap)
         place.pass_on(step)
         place.ran(step.step_id)
+
+
+def _begin(checks: list[Check]) -> None:
+    """Check signatures, but let the engine's thread come to its kernels first: until then each of
+    its calls would wait for the interpreter's lock, as long as a signature takes."""
+    time.sleep(_HEAD_START)
+    for check in checks:
+        check.begin()
 
 
 def _confirmed(place: Place, prepared: Prepared) -> HearthringError | None:
