@@ -134,8 +134,10 @@ def pipeline(ring: Ring, acceptance: Sequence[float], rows: int, flights: int) -
 
     Between two corrections N drafted tokens are accepted. The step with the first of them takes a
     trip, each of the ⌊N / rows⌋ further ones a turn of the slowest part, be it a stage, the draft,
-    or the wait for a free flight.
+    or the wait for a free flight. A correction finds the slowest stage at work on what it has
+    refuted, and waits for the rest of that: half a step, as often as the stage is at work.
     """
+    slowest = max(stage.seconds(rows) for stage in ring.stages)
     turn = max(ring.turn(rows), rows * ring.draft, ring.trip(rows) / flights)
     tokens, turns = 1.0, 0.0
     for depth, chance in enumerate(survivals(acceptance), 1):
@@ -145,6 +147,8 @@ def pipeline(ring: Ring, acceptance: Sequence[float], rows: int, flights: int) -
         if depth % rows == 0:
             turns += chance
     first = ring.trip(rows) + (rows - 1) * ring.draft
+    if flights > 1:
+        first += slowest / 2 * min(1.0, slowest / turn)
     refuted = min(flights - 1, ring.trip(rows) / turn) * rows
     return Plan(rows, flights, tokens, first + turns * turn, rows * (1 + turns) + refuted - tokens)
 

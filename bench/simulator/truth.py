@@ -1,0 +1,26 @@
+"""Which guesses are right: drawn per position of a text, the same for whoever asks."""
+
+import itertools
+import random
+from collections.abc import Sequence
+
+
+class Truth:
+    """The draft's b-th candidate at a position is the right one with chance ``acceptance[b]``.
+
+    Ranks count from 0; −1 says that none is right. Two clients with one seed write one text,
+    however they go about it.
+    """
+
+    def __init__(self, acceptance: Sequence[float], seed: int) -> None:
+        self.acceptance = tuple(acceptance)
+        self._heap = tuple(itertools.accumulate(self.acceptance))
+        self._draw, self._ranks = random.Random(seed), list[int]()
+
+    def rank(self, position: int) -> int:
+        """Which candidate is right at a position, from 0."""
+        while len(self._ranks) <= position:
+            chance = self._draw.random()
+            right = (place for place, bound in enumerate(self._heap) if chance < bound)
+            self._ranks.append(next(right, -1))
+        return self._ranks[position]
