@@ -221,15 +221,18 @@ class AsyncClient:
                 )
             return self._entry
 
-    async def audit(self, proof: Proof, verifiers: int | None = None) -> Verdict:
+    async def audit(
+        self, proof: Proof, verifiers: int | None = None, depth: str = "whole"
+    ) -> Verdict:
         """Replay a proof offline, with this machine's own weights; or have it judged by so many
         independent ``verifiers`` of the swarm, an odd number.
 
         Weights that aren't here are fetched first, if this client knows a swarm that has them.
         Verifiers see the whole proof, tokens included. They need its model; this client doesn't.
+        ``depth`` is theirs: see ``SwarmAudit``.
         """
         if verifiers is not None:
-            return await self._learn(proof, await self._ask_swarm(proof, verifiers))
+            return await self._learn(proof, await self._ask_swarm(proof, verifiers, depth))
         opened = None
         if join := self.config.join:
             # Without them the verdict says what is missing.
@@ -250,12 +253,14 @@ class AsyncClient:
             await asyncio.to_thread(self.reputation.learn, proof, verdict, own)
         return verdict
 
-    async def _ask_swarm(self, proof: Proof, verifiers: int) -> Verdict:
+    async def _ask_swarm(self, proof: Proof, verifiers: int, depth: str) -> Verdict:
         join = self.config.join
         _, records = await find_records(self.transport(), join, self._book, proof.model_id)
         entry = await find_model(self.transport(), join, proof.model_id, ModelStore())
         layers = entry.manifest.shape.layers
-        asked = SwarmAudit(self.transport(), records, proof, layers, verifiers, self._progress)
+        asked = SwarmAudit(
+            self.transport(), records, proof, layers, verifiers, self._progress, depth
+        )
         return await asked.run()
 
     def transport(self) -> Transport:

@@ -24,10 +24,11 @@ from hearthring.verify.grants import grant
 from hearthring.verify.jury import jury_of
 from hearthring.verify.proof import Proof
 from hearthring.verify.signed_verdict import WHOLE, VerdictBody
-from hearthring.verify.verdict import Outcome, Verdict, inconclusive
+from hearthring.verify.verdict import Outcome, Strength, Verdict, inconclusive
 from hearthring.verify.vote import MOST_SEATS, Count, vote
 
 Progress = Callable[[str, int, int], None]
+DEPTHS = ("whole", "stage")
 
 
 @dataclass(slots=True)
@@ -43,7 +44,9 @@ class SwarmAudit:
     """One proof before verifiers of the swarm.
 
     ``records`` are the nodes that can be reached now, ``layers`` the model's number of them;
-    ``verifiers`` is how many shall agree, an odd number. Raises ``BadOption`` for others.
+    ``verifiers`` is how many shall agree, an odd number. ``depth``: ``whole`` replays the answer
+    from its tokens on; ``stage`` replays each stage from what it was sent, which a verifier with
+    that stage's layers alone can do. Raises ``BadOption`` for others.
     """
 
     def __init__(
@@ -54,12 +57,16 @@ class SwarmAudit:
         layers: int,
         verifiers: int = 3,
         progress: Progress = lambda *_: None,
+        depth: str = "whole",
     ) -> None:
         if not (verifiers % 2 and 1 <= verifiers <= MOST_SEATS):
             raise BadOption(
                 f"{verifiers} can't vote", field="verifiers", mend=f"odd, 1 to {MOST_SEATS}"
             )
+        if depth not in DEPTHS:
+            raise BadOption(f"{depth!r} isn't known", field="depth", mend=", ".join(DEPTHS))
         self._transport, self._proof, self._layers = transport, proof, layers
+        self._by_stages = depth == "stage" or proof.is_hidden
         self._seats, self._progress = verifiers, progress
         self._addresses = {r.node: r.addresses[0] for r in records if r.addresses}
         bodies = [body for body in bodies_of(proof) if body is not None]
@@ -78,25 +85,37 @@ class SwarmAudit:
                 eligible=len(self._jury),
                 asked=self._seats,
             )
-        if self._proof.is_hidden:
-            return await self._judge_hidden()
+        if self._by_stages:
+            return await self._judge_stages()
         count = await self._decide(WHOLE)
         if count.outcome is Outcome.REJECTED and not count.guilty:
             count = await self._locate(count)
         return self._verdict(count)
 
-    async def _judge_hidden(self) -> Verdict:
-        """Stages behind the first can be judged without the text, by what the one before sent."""
+    async def _judge_stages(self) -> Verdict:
+        """Every stage by its recorded input. Of a hidden text the first one's can't be had."""
         self.heard[WHOLE] = Heard()
-        count = await self._locate(Count(None))
-        if count.outcome is Outcome.REJECTED:
-            return self._verdict(count)
-        reason = "the text is hidden: its tokens and the first stage can't be judged"
-        return inconclusive(reason, **self._figures(count))
+        places = range(self._proof.is_hidden, len(self._proof.stages))
+        counts = list[Count]()
+        for place in places:
+            counts.append(await self._decide(place))
+            if counts[-1].outcome is Outcome.REJECTED:
+                return self._verdict(counts[-1])
+        undecided = [p for p, c in zip(places, counts, strict=True) if c.outcome is None]
+        figures = self._figures(counts[-1] if counts else Count(None))
+        if undecided:
+            named = ", ".join(str(place + 1) for place in undecided)
+            return inconclusive(f"the verifiers can't say of stage {named}", **figures)
+        if self._proof.is_hidden:
+            reason = "the text is hidden: its tokens and the first stage can't be judged"
+            return inconclusive(reason, **figures)
+        strength = min((count.strength for count in counts), key=list(Strength).index)
+        how = "independent verifiers agree on every stage by its recorded input; not on the tokens"
+        return Verdict(Outcome.ACCEPTED, how, (), strength, figures)
 
     async def _locate(self, count: Count) -> Count:
         """The first stage that a majority finds guilty of its own recorded input."""
-        for place in range(self._proof.is_hidden, len(self._proof.stages)):
+        for place in range(len(self._proof.stages)):
             self._progress("judging stages one by one", place, len(self._proof.stages))
             stage = await self._decide(place)
             if stage.outcome is Outcome.REJECTED and stage.guilty:
@@ -155,7 +174,7 @@ class SwarmAudit:
         figures = self._figures(count)
         said = [body for heard in self.heard.values() for _, body in heard.verdicts]
         if count.outcome is None:
-            answered = len(self.heard[WHOLE].verdicts)
+            answered = len(said)
             reason = (
                 f"{answered} verifiers answered, {self._seats} were asked for"
                 if answered < self._seats

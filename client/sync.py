@@ -105,9 +105,9 @@ class Client:
         """This client's model in the cache."""
         return self._run(self._client.model_entry())
 
-    def audit(self, proof: Proof, verifiers: int | None = None) -> Verdict:
+    def audit(self, proof: Proof, verifiers: int | None = None, depth: str = "whole") -> Verdict:
         """Replay a proof with this machine's own weights, or ask independent verifiers."""
-        return self._run(self._client.audit(proof, verifiers))
+        return self._run(self._client.audit(proof, verifiers, depth))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._closed:

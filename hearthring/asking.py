@@ -109,6 +109,7 @@ def audit_file(
     threads: int | None,
     as_json: bool,
     verifiers: int | None = None,
+    depth: str = "whole",
 ) -> int:
     """Judge a proof file, print the verdict, return the exit code."""
     try:
@@ -116,7 +117,7 @@ def audit_file(
         with Bars() as bars:
             if join:
                 with Client(join, proof.model_id, threads=threads, progress=bars) as client:
-                    verdict = client.audit(proof, verifiers)
+                    verdict = client.audit(proof, verifiers, depth)
             else:
                 verdict = audit_offline(proof, threads_of(threads), bars)
                 own = proof.client == ClientConfig(()).identity().node_id

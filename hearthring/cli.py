@@ -340,6 +340,13 @@ def audit(
             show_default="replay it here",
         ),
     ] = None,
+    depth: Annotated[
+        str,
+        typer.Option(
+            help="What verifiers replay: the whole answer from its tokens, or each stage from what "
+            "it was sent (whole, stage)."
+        ),
+    ] = "whole",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -352,7 +359,7 @@ def audit(
 
     if verifiers is not None and not join:
         raise BadOption("a swarm is needed to ask", field="verifiers", mend="give --join")
-    raise typer.Exit(audit_file(file, join or [], threads, as_json, verifiers))
+    raise typer.Exit(audit_file(file, join or [], threads, as_json, verifiers, depth))
 
 
 @app.command()

@@ -341,6 +341,7 @@ class _Node:
             prompt_row_seconds=prompt.row,
             link_up=self._config.link[0],
             link_down=self._config.link[1],
+            audit_seconds=round(LIMITS.audit_window),
             swarm=swarm_id(self._key),
             owner=owner.node_id if owner else "",
             owner_signature=owner.sign(claim) if owner else b"",

@@ -24,7 +24,8 @@ class NodeRecord:
     ``step_seconds`` and ``row_seconds`` fit the time of a step through the whole window,
     ``t(m) = step_seconds + m * row_seconds``, for generated rows; those that begin with ``prompt_``
     are for prompt rows. ``link_up`` and ``link_down`` are the node's own link in bytes a second, 0
-    if unknown. ``expires`` is wall-clock seconds.
+    if unknown. ``audit_seconds``: for how long after a session it opens what it sent.
+    ``expires`` is wall-clock seconds.
     """
 
     node: str
@@ -51,6 +52,7 @@ class NodeRecord:
     relay_addresses: tuple[str, ...] = ()
     link_up: float = 0.0
     link_down: float = 0.0
+    audit_seconds: int = 0
     version: int = PROTOCOL_VERSION
 
     @property
@@ -166,4 +168,5 @@ _SAME = (
     "sessions",
     "link_up",
     "link_down",
+    "audit_seconds",
 )

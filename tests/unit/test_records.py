@@ -39,6 +39,7 @@ FULL = NodeRecord(
     relay_addresses=("relay",),
     link_up=1e6,
     link_down=2.5e6,
+    audit_seconds=600,
     version=1,
 )
 OTHER_VALUES: dict[str, Any] = {
@@ -66,6 +67,7 @@ OTHER_VALUES: dict[str, Any] = {
     "relay_addresses": [],
     "link_up": 0.0,
     "link_down": 1.0,
+    "audit_seconds": 60,
     "version": 2,
 }
 

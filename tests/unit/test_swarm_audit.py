@@ -278,3 +278,19 @@ async def test_a_hidden_text_leaves_the_stages_behind_the_first_to_judge(tiny: M
         assert verdict.outcome is Outcome.INCONCLUSIVE
         said = [one["verdict"] for one in verdict.figures["verifiers"]]
         assert said == ["accepted", "accepted"]
+
+
+@pytest.mark.parametrize("fault", ["", "scale:1.01"])
+async def test_stages_are_judged_from_what_they_were_sent(tiny: ModelEntry, fault: str) -> None:
+    """A liar that hardly lies, found by bits; and verifiers that never see the first layers."""
+    hooks = {1: hooks_for(fault, WINDOWS[1])} if fault else None
+    async with audited(tiny, hooks) as (swarm, client, proof):
+        verdict = await client.audit(proof, verifiers=3, depth="stage")
+        assert verdict.strength is Strength.BITS
+        if fault:
+            assert verdict.guilty == (Guilty(swarm.nodes[1].node_id, *WINDOWS[1]),)
+        else:
+            assert verdict.outcome is Outcome.ACCEPTED
+            assert len(verdict.figures["verifiers"]) == 9
+        with pytest.raises(BadOption):
+            await client.audit(proof, verifiers=3, depth="deep")
