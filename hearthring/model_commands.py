@@ -31,6 +31,14 @@ def model_import(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call it from now on.")] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            help="Use it with at most so many tokens. Models with rotations for short and for long "
+            "contexts (LongRoPE) are run with those for short ones if this allows it.",
+            show_default="as many as it takes",
+        ),
+    ] = None,
 ) -> None:
     """Take a model in: hash its layers and remember where it is.
 
@@ -41,7 +49,9 @@ def model_import(
     from hearthring.shards.store import ModelStore
 
     with Bars() as bars:
-        entry = import_model(ModelStore(), source, quantise=quantise, name=name, progress=bars)
+        entry = import_model(
+            *(ModelStore(), source), quantise=quantise, name=name, context=context, progress=bars
+        )
     print(f"{entry.name}  {entry.model_id}  {entry.path}")
 
 

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from hearthring.protocol.errors import BadModelFile, HearthringError, UnknownModel
+from hearthring.protocol.errors import BadModelFile, BadOption, HearthringError, UnknownModel
 from hearthring.protocol.tensors import F32
 from hearthring.shards.families import ROPE_TENSORS, all_tensors, layer_tensors
 from hearthring.shards.gguf_header import Header, Tensor, read_header, type_name
@@ -24,11 +24,12 @@ class GgufFile(Metadata):
 
     Once it is constructed, every tensor that ``shape`` promises is there, in the promised shape
     and inside the file. Nothing is copied: weights are read from the mapping, which lives as long
-    as any view of it. Raises ``UnknownModel`` when there is no such path, ``BadModelFile`` for
-    everything that isn't a whole GGUF file of a known architecture.
+    as any view of it. ``context`` is that to use, by default the model's longest. Raises
+    ``BadOption`` for one that is longer, ``UnknownModel`` when there is no such path,
+    ``BadModelFile`` for everything that isn't a whole GGUF file of a known architecture.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, context: int | None = None) -> None:
         self.path = Path(path)
         try:
             self._map, status = _map(self.path)
@@ -37,8 +38,10 @@ class GgufFile(Metadata):
             self._header: Header = read_header(self._map)
             super().__init__(self._header.fields, str(self.path))
             self._bytes = np.frombuffer(self._map, np.uint8)
-            self.shape = self._shape()
+            self.shape = self._shape(context)
             self._check_tensors()
+        except BadOption:
+            raise
         except HearthringError as error:
             error.field = str(self.path)
             raise
@@ -95,7 +98,7 @@ class GgufFile(Metadata):
             raise BadModelFile(f"there is no tensor {name!r}", field=str(self.path))
         return tensor
 
-    def _shape(self) -> Shape:
+    def _shape(self, context: int | None) -> Shape:
         """The shape, once the vocabulary is known to be of one size."""
         tensors = self._header.tensors
         vocabulary = self._tensor("token_embd.weight").shape[0]
@@ -103,7 +106,7 @@ class GgufFile(Metadata):
         def factors(name: str) -> F32 | None:
             return self.dequantised(name) if name in tensors else None
 
-        shape = read_shape(self, vocabulary, "output.weight" not in tensors, factors)
+        shape = read_shape(self, vocabulary, "output.weight" not in tensors, factors, context)
         size = f"{shape.architecture}.vocab_size"
         for key, count in (
             (size, self.count(size, vocabulary)),

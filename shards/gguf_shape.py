@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hearthring.protocol.errors import BadModelFile
+from hearthring.protocol.errors import BadModelFile, BadOption
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import F32
 from hearthring.shards.families import Experts, Family, family
@@ -19,10 +19,17 @@ Factors = Callable[[str], F32 | None]
 """A tensor of rotary factors by name, if the file has it."""
 
 
-def read_shape(data: Metadata, vocabulary: int, tied_head: bool, factors: Factors) -> Shape:
+def read_shape(
+    data: Metadata,
+    vocabulary: int,
+    tied_head: bool,
+    factors: Factors,
+    context: int | None = None,
+) -> Shape:
     """The shape that metadata, rows of the embedding and tensors of factors make up.
 
-    Raises ``BadModelFile``.
+    ``context`` takes the place of the file's, which must not be smaller. Raises ``BadModelFile``,
+    and ``BadOption`` for such a context.
     """
     architecture = data.text("general.architecture")
     if architecture is None:
@@ -39,9 +46,12 @@ def read_shape(data: Metadata, vocabulary: int, tied_head: bool, factors: Factor
     for key, wanted in (("attention.value_length", head_width), ("rope.dimension_count_swa", 0)):
         if data.count(at + key, wanted) not in (head_width, wanted):
             raise BadModelFile(f"{at}{key} other than the head's width isn't supported")
-    context = data.count(at + "context_length")
+    longest = data.count(at + "context_length")
+    context = longest if context is None else context
+    if not 0 < context <= longest:
+        raise BadOption(f"{context} tokens, of {longest} that the model takes", field="context")
     rope_base = data.real(at + "rope.freq_base", 10_000.0)
-    stretch, magnitude = _stretch(data, at, rope_width, rope_base, context, factors)
+    stretch, magnitude = _stretch(data, at, rope_width, rope_base, (context, longest), factors)
     experts, used, ffn = _experts(data, at, kind)
     wide_query = (width / heads) ** -0.5 if layers == kind.wide_query_layers else 0.0
     windows = _windows(data, at, kind, layers)
@@ -108,14 +118,21 @@ def _sliding_base(data: Metadata, at: str, kind: Family, windows: tuple[int, ...
 
 
 def _stretch(
-    data: Metadata, at: str, width: int, base: float, context: int, factors: Factors
+    data: Metadata,
+    at: str,
+    width: int,
+    base: float,
+    contexts: tuple[int, int],
+    factors: Factors,
 ) -> tuple[tuple[float, ...], float]:
     """Factors and magnitude of the rotation.
 
-    Where a file has factors for short and for long sequences, its context decides: all rows of a
-    session must be rotated alike, however long it grows.
+    ``contexts``: in use, and the file's. Where a file has factors for short and for long sequences,
+    the one in use decides: all rows of a session must be rotated alike, however long it grows, and
+    all members of a swarm must know how.
     """
-    original = data.count(at + "rope.scaling.original_context_length", context)
+    context, longest = contexts
+    original = data.count(at + "rope.scaling.original_context_length", longest)
     magnitude = data.real(at + "rope.scaling.attn_factor", 1.0)
     name = f"rope_factors_{'long' if context > original else 'short'}.weight"
     found = factors(name)

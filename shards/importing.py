@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from hearthring.protocol.errors import BadModelFile, BadOption, UnknownModel
 from hearthring.protocol.limits import LIMITS
@@ -23,18 +24,31 @@ from hearthring.shards.quantise import known_type
 from hearthring.shards.store import KNOWN, ModelEntry, ModelStore, real_path
 
 
+class How(NamedTuple):
+    """What to make of a model: types, name and context, where the user has a wish."""
+
+    quantise: str | None
+    name: str | None
+    context: int | None
+
+
+WHATEVER = How(None, None, None)
+
+
 def import_model(
     store: ModelStore,
     source: str,
     *,
     quantise: str | None = None,
     name: str | None = None,
+    context: int | None = None,
     progress: Progress = quiet,
 ) -> ModelEntry:
     """Take in ``source``: an alias, a GGUF file, a Hugging Face folder, ``org/name`` of the hub or
     ``org/name:file.gguf``.
 
-    ``quantise`` is one of ``TYPES``; ``name`` is what the model is called here. Raises
+    ``quantise`` is one of ``TYPES``; ``name`` is what the model is called here; ``context`` is with
+    how many tokens it is used at most: by default as before, or as many as it takes. Raises
     ``BadOption`` for those, ``UnknownModel`` when there is no such source, ``BadModelFile`` when it
     is no model, ``ModelNotHere`` when it can't be fetched or written now. The store is then as it
     was, except that a broken download is gone on with the next time.
@@ -42,54 +56,54 @@ def import_model(
     wanted = known_type(quantise) if quantise else None
     if name is not None and not (name.isprintable() and 0 < len(name) <= LIMITS.name_chars):
         raise BadOption("this isn't a name of printable characters", field="name")
+    how = How(wanted, name, context)
     if not source or "\0" in source:
         raise UnknownModel(f"there is no model {source!r:.200}", mend=KNOWN)
     if source in ALIASES:
         entry = store.import_alias(source, progress)
-        return _file(store, entry.path, wanted, name, progress) if wanted or name else entry
+        return _file(store, entry.path, how, progress) if how != WHATEVER else entry
     path = real_path(Path(source))
     if path.is_dir():
-        return _folder(store, path, wanted, name, progress)
+        return _folder(store, path, how, progress)
     if os.path.lexists(path):
-        return _file(store, path, wanted, name, progress)
+        return _file(store, path, how, progress)
     found = hub_name(source)
     if found is None:
         raise UnknownModel(f"there is no model {source!r:.200}", mend=KNOWN)
-    return _hub(store, found, wanted, name, progress)
+    return _hub(store, found, how, progress)
 
 
-def _file(
-    store: ModelStore, path: Path, quantise: str | None, name: str | None, progress: Progress
-) -> ModelEntry:
+def _file(store: ModelStore, path: Path, how: How, progress: Progress) -> ModelEntry:
+    quantise, name, context = how
     if quantise is None:
-        return store.import_file(path, progress, name or "")
+        return store.import_file(path, progress, name or "", context)
     gguf = GgufFile(path)
     called = name or f"{gguf.text('general.name') or path.stem} {quantise}"
-    source = _digest("file", path, gguf.stamp, quantise, called)
+    source = _digest("file", path, gguf.stamp, quantise, called, *_said(context))
     return store.make(
         source,
         called,
         lambda target: requantise(gguf, target, quantise, called, progress),
         progress,
+        context,
     )
 
 
-def _folder(
-    store: ModelStore, path: Path, quantise: str | None, name: str | None, progress: Progress
-) -> ModelEntry:
+def _folder(store: ModelStore, path: Path, how: How, progress: Progress) -> ModelEntry:
+    quantise, name, context = how
     called = name or path.name or "model"
-    source = _digest("folder", path, folder_stamp(path), quantise, called)
+    source = _digest("folder", path, folder_stamp(path), quantise, called, *_said(context))
     return store.make(
         source,
         called,
         lambda target: convert_folder(path, target, quantise, called, progress),
         progress,
+        context,
     )
 
 
-def _hub(
-    store: ModelStore, hub: HubName, quantise: str | None, name: str | None, progress: Progress
-) -> ModelEntry:
+def _hub(store: ModelStore, hub: HubName, how: How, progress: Progress) -> ModelEntry:
+    quantise, name, context = how
     called = name or str(hub)
 
     def write(target: Path) -> Path:
@@ -109,7 +123,12 @@ def _hub(
         shutil.rmtree(folder, ignore_errors=True)
         return new
 
-    return store.make(_digest("hub", str(hub), quantise, called), called, write, progress)
+    source = _digest("hub", str(hub), quantise, called, *_said(context))
+    return store.make(source, called, write, progress, context)
+
+
+def _said(context: int | None) -> tuple[int, ...]:
+    return () if context is None else (context,)
 
 
 def _digest(*parts: object) -> str:

@@ -57,6 +57,8 @@ class Seen:
     """What the file was made of, for a file that was made here."""
     name: str = ""
     """What the user calls the model."""
+    context: int = 0
+    """Tokens that it is used with at most; 0: as many as it takes."""
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -99,7 +101,7 @@ class ModelEntry:
         """
         if self.seen is None:
             return GgufPieces(self.parts)
-        gguf = GgufFile(self.path)
+        gguf = GgufFile(self.path, self.seen.context or None)
         if gguf.stamp != self.seen.stamp and build(gguf).model_id != self.model_id:
             raise BadModelFile(
                 "the file changed since it was imported",
@@ -204,27 +206,43 @@ class ModelStore:
             name = (folder / _NAME).read_text()[: LIMITS.name_chars] or name
         return ModelEntry(manifest, folder, name, model_id)
 
-    def import_file(self, path: Path, progress: Progress = quiet, name: str = "") -> ModelEntry:
+    def import_file(
+        self,
+        path: Path,
+        progress: Progress = quiet,
+        name: str = "",
+        context: int | None = None,
+    ) -> ModelEntry:
         """Take a GGUF file in, hashing it unless it is known and looks as it did.
 
-        ``name`` is what the user calls it from now on. Raises ``UnknownModel`` when there is no
-        such path, ``BadModelFile`` when it is no model.
+        ``name`` is what the user calls it from now on, ``context`` with how many tokens it is used
+        (None: as before, or as many as it takes). Raises ``UnknownModel`` when there is no such
+        path, ``BadModelFile`` when it is no model, ``BadOption`` for the context.
         """
         path = real_path(path)
         seen = self._index().get(str(path))
-        if seen is not None and seen.stamp == _stamp(path) and name in ("", seen.name):
-            return self._entry(str(path), seen)
-        gguf = GgufFile(path)
-        return self._remember(gguf, build(gguf, progress), "", name)
+        if seen is not None and seen.stamp == _stamp(path):
+            if name in ("", seen.name) and context in (None, seen.context):
+                return self._entry(str(path), seen)
+            name = name or seen.name
+            context = seen.context or None if context is None else context
+        gguf = GgufFile(path, context)
+        return self._remember(gguf, build(gguf, progress), "", name, context)
 
     def make(
-        self, source: str, name: str, write: Callable[[Path], Path], progress: Progress = quiet
+        self,
+        source: str,
+        name: str,
+        write: Callable[[Path], Path],
+        progress: Progress = quiet,
+        context: int | None = None,
     ) -> ModelEntry:
         """A model file made of something else: the one that is here, or a new one.
 
         ``source`` tells it from all others, by 64 hexadecimal digits. ``write`` puts a new file
         into the folder it is given, under a name that begins with ``.new-``, and returns its path;
-        one process makes files at a time. Raises what ``write`` raises; no file is left then.
+        one process makes files at a time. ``context`` as in ``import_file``. Raises what ``write``
+        raises; no file is left then.
         """
         with self._locked("import.lock"):
             for path, seen in self._index().items():
@@ -236,7 +254,7 @@ class ModelStore:
                 clear(files)
                 new = write(files)
                 try:
-                    gguf = GgufFile(new)
+                    gguf = GgufFile(new, context)
                     manifest = build(gguf, progress)
                     stem = re.sub(r"[^\w.-]+", "-", name)[:80].strip("-.") or "model"
                     target = files / f"{stem}-{manifest.model_id[:8]}.gguf"
@@ -246,7 +264,7 @@ class ModelStore:
                     raise
             except OSError as error:
                 raise self._unusable(error) from None
-            return self._remember(GgufFile(target), manifest, source, name)
+            return self._remember(GgufFile(target, context), manifest, source, name, context)
 
     def _take_over(self) -> None:
         """Hash again the files in the indexes of other releases, whose manifests read otherwise."""
@@ -258,9 +276,16 @@ class ModelStore:
                     if file not in known and os.path.isfile(file):
                         self.import_file(Path(file))
 
-    def _remember(self, gguf: GgufFile, manifest: Manifest, source: str, name: str) -> ModelEntry:
+    def _remember(
+        self,
+        gguf: GgufFile,
+        manifest: Manifest,
+        source: str,
+        name: str,
+        context: int | None = None,
+    ) -> ModelEntry:
         path = str(gguf.path)
-        seen = Seen(manifest.model_id, *gguf.stamp, source, name)
+        seen = Seen(manifest.model_id, *gguf.stamp, source, name, context or 0)
         # A file that is still being written would be remembered with a hash it never had.
         if seen.stamp != _stamp(gguf.path):
             raise BadModelFile("the file changed while it was read", field=path)
@@ -319,7 +344,7 @@ class ModelStore:
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise _damaged(path) from None
         for seen in found.values():
-            numbers = type(seen.size) is int and type(seen.mtime_ns) is int
+            numbers = {type(seen.size), type(seen.mtime_ns), type(seen.context)} == {int}
             texts = isinstance(seen.source, str) and isinstance(seen.name, str)
             if not numbers or not texts or not re.fullmatch("[0-9a-f]{64}", str(seen.model_id)):
                 raise _damaged(path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.gguf_file import GgufFile
@@ -92,6 +93,26 @@ def test_logits_are_those_of_transformers(families: Any, name: str) -> None:
         session.chain(prompt + 1, ROWS + 1, GENERATED, 7)
         got = ends.logits(ends.norm(session.array(1, ROWS + 1)))
         assert np.abs(got - wanted).max() / np.abs(wanted).max() < 1e-5
+
+
+def test_a_context_in_use_decides_between_short_and_long_rotations(families: Any) -> None:
+    """transformers turns short sequences by the short factors: up to 64 tokens here."""
+    family = families("phi3-long")
+    short = Family(GgufFile(family.file.path, 64), family.model)
+    assert (short.file.shape.context, family.file.shape.context > 64) == (64, True)
+    with torch.inference_mode():
+        wanted = family.model(torch.from_numpy(IDS[:60])[None]).logits[0].numpy()
+    errors = []
+    for one in (short, family):
+        ends, session = TorchEnds.open(one.file), Session(one.engine(), one.embedded)
+        session.chain(1, 61)
+        got = ends.logits(ends.norm(session.array(1, 61)))
+        errors.append(np.abs(got - wanted).max() / np.abs(wanted).max())
+    assert errors[0] < 1e-5
+    assert errors[1] > 1e-3
+    for wrong in (0, -1, family.file.shape.context + 1):
+        with pytest.raises(BadOption, match="context"):
+            GgufFile(family.file.path, wrong)
 
 
 @pytest.mark.parametrize("name", CASES)

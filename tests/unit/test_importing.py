@@ -1,6 +1,7 @@
 """Taking models in: from files, folders and the hub, once, under the name the user gives."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def test_a_file_gets_other_types_and_a_name(store: ModelStore, tmp_path: Path) -
         import_model(store, str(path), quantise="Q9")
     with pytest.raises(BadOption, match="name: "):
         import_model(store, str(path), name="a\nb")
+
+
+def test_a_context_makes_another_model_of_a_file(store: ModelStore, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    whole = import_model(store, str(path), name="mine")
+    short = import_model(store, str(path), context=100)
+    assert (short.name, short.manifest.shape.context) == ("mine", 100)
+    assert short.model_id != whole.model_id
+    assert short.manifest.layers == whole.manifest.layers
+    assert store.find(str(path)) == store.find("mine") == short
+    assert short.open().shape == short.manifest.shape
+    os.utime(path, ns=(1, 1))  # looks as if it had changed: hashed again, with the same context
+    assert short.open().shape == short.manifest.shape
+    packed = import_model(store, str(path), quantise="Q8_0", context=100)
+    assert packed.open().shape.context == 100
+    for wrong in (0, 513):
+        with pytest.raises(BadOption, match="context"):
+            import_model(store, str(path), context=wrong)
 
 
 def test_names_of_the_hub() -> None:
