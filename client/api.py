@@ -289,7 +289,9 @@ class AsyncClient:
         ids = model.ids(request)
         limit = min(request.max_tokens, model.room(ids))
         speculation = await self._speculation(request, model)
-        ring, ends = await self._open_ring(len(ids) + limit, extra=speculation.room)
+        ring, ends = await self._open_ring(
+            len(ids) + limit, extra=speculation.room, cells=request.proof
+        )
         text, reason, proof = "", "length", None
         if ring.max_rows < len(ids) + limit + speculation.room:
             speculation.stop("no stage has room for guesses")
@@ -352,9 +354,10 @@ class AsyncClient:
             return self._model
 
     async def _open_ring(
-        self, rows: int, taps: Sequence[int] = (), extra: int = 0
+        self, rows: int, taps: Sequence[int] = (), extra: int = 0, cells: bool = False
     ) -> tuple[RingSession, Ends]:
-        """An open session with room for so many rows, and ``extra`` ones if there is room.
+        """An open session with room for so many rows, and ``extra`` ones if there is room;
+        with ``cells`` its stages commit to them.
 
         Raises what ``Opening.open`` does.
         """
@@ -375,6 +378,7 @@ class AsyncClient:
                 taps,
                 opening.spares,
                 SHARING[self.config.sharing],
+                cells,
             )
             nodes = [stage.node for stage in route]
             ring.candidates = snapshot(records, nodes, ring.session)

@@ -16,6 +16,7 @@ class Wishes:
     nonce_hash: bytes
     taps: tuple[int, ...]
     sharing: int
+    cells: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Ordering:
             nonce_hash=wishes.nonce_hash,
             taps=tuple(tap for tap in wishes.taps if stage.start < tap <= stage.end),
             sharing=wishes.sharing,
+            cells=wishes.cells,
         )
 
     def stay(self, place: int, committed: tuple[int, ...], live: tuple[int, ...]) -> Reroute:

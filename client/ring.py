@@ -84,6 +84,7 @@ class RingSession:
         taps: Sequence[int] = (),
         spares: Spares | None = None,
         sharing: int = SHARE_OWN,
+        cells: bool = False,
     ) -> None:
         self.route, self.session = tuple(route), secrets.token_bytes(16)
         self.nonce, self.ledger = secrets.token_bytes(32), Ledger()
@@ -97,6 +98,7 @@ class RingSession:
         self._transport, self._links = transport, Links(transport)
         self._model_id, self._ends = model_id, ends_fingerprint
         self._wanted_taps, self.max_rows, self._sharing = tuple(taps), 0, sharing
+        self._cells = cells
         self.residual = Residual(self.route[0].residual)
         self._link: Link | None = None
         self._unuse: Callable[[], None] = lambda: None
@@ -394,6 +396,7 @@ class RingSession:
                 commitment(self.nonce, self.candidates),
                 self._wanted_taps,
                 self._sharing,
+                self._cells,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""What a stage keeps of sessions that ended: the rows it sent, for the audits that may follow.
+"""What a stage keeps of sessions that ended: rows it took and sent, for audits that may follow.
 
 Bounded in bytes and time. When room is short, the oldest record of whoever has most goes first, so
 that nobody can push out the records of others.
@@ -11,15 +11,39 @@ from dataclasses import dataclass, field
 
 from hearthring.protocol.errors import QuotaExceeded, UnknownSession
 from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import Open
+
+
+@dataclass(frozen=True, slots=True)
+class CellRecord:
+    """What came in for the committed rows of a session, by position, and hashes of either side.
+
+    From it a stage's cells can be computed again. ``wire``: the rows in the wish's residual type.
+    """
+
+    wish: Open
+    kinds: tuple[int, ...]
+    wire: bytes
+    received: tuple[bytes, ...]
+    sent: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The committed rows of one session as they were sent, ``row_bytes`` each, by position."""
+    """The committed rows of one session as they were sent, ``row_bytes`` each, by position.
+
+    ``cells``: what came in, if the receipt commits to cells.
+    """
 
     client: str
     row_bytes: int
     wire: bytes
+    cells: CellRecord | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rows."""
+        return len(self.wire) + (len(self.cells.wire) if self.cells is not None else 0)
 
 
 @dataclass(slots=True)
@@ -27,6 +51,7 @@ class _Kept:
     record: Record
     until: float
     askers: set[str] = field(default_factory=set)
+    cell_askers: set[str] = field(default_factory=set)
 
 
 class Archive:
@@ -59,10 +84,10 @@ class Archive:
         """
         self._expire()
         self._drop(session)
-        if len(record.wire) > self._limit:
+        if record.size > self._limit:
             return
         self._kept[session] = _Kept(record, self._clock() + self._window)
-        self._bytes[record.client] += len(record.wire)
+        self._bytes[record.client] += record.size
         while self.size > self._limit:
             (most, _), *_ = self._bytes.most_common(1)
             self._drop(next(s for s, kept in self._kept.items() if kept.record.client == most))
@@ -82,6 +107,21 @@ class Archive:
         kept.askers.add(asker)
         return kept.record
 
+    def open_cells(self, session: bytes, asker: str) -> tuple[Record, CellRecord]:
+        """Hand out what its cells come from, to each asker once; raises as ``open``."""
+        kept = self._find(session)
+        if kept.record.cells is None:
+            raise UnknownSession("no cells were committed to", field="cells.session")
+        if asker in kept.cell_askers or len(kept.cell_askers) >= LIMITS.openings:
+            raise QuotaExceeded("opened already", field="cells.session")
+        kept.cell_askers.add(asker)
+        return kept.record, kept.record.cells
+
+    def holds(self, session: bytes) -> bool:
+        """Whether there is a record of a session."""
+        self._expire()
+        return session in self._kept
+
     def _find(self, session: bytes) -> _Kept:
         self._expire()
         kept = self._kept.get(session)
@@ -98,6 +138,6 @@ class Archive:
         kept = self._kept.pop(session, None)
         if kept is not None:
             client = kept.record.client
-            self._bytes[client] -= len(kept.record.wire)
+            self._bytes[client] -= kept.record.size
             if self._bytes[client] <= 0:
                 del self._bytes[client]

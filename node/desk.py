@@ -77,6 +77,7 @@ class Desk:
             Method.DIRECTORY: self._answer(self._records),
             Method.STATUS: self._answer(self._status),
             Method.VERIFY: self._verify,
+            Method.CELLS: self._cells,
             Method.LAYERS: self._provider.serve,  # from the first moment: it needs no engine
         }
 
@@ -97,6 +98,9 @@ class Desk:
 
     async def _verify(self, stream: Stream) -> None:
         await self._ready(self._verifier).serve(stream)
+
+    async def _cells(self, stream: Stream) -> None:
+        await self._ready(self._stage).cells.serve(stream)
 
     async def _seeds(self) -> list[Invitation]:
         """Nodes of the model, for layers that aren't here."""

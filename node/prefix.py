@@ -26,10 +26,14 @@ Wire = bytes | memoryview
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """Rows in slots 0, 1, 2 … of a cache of their own, what was sent for each, and their names."""
+    """Rows in slots 0, 1, 2 … of a cache of their own, what was sent for each, and their names.
+
+    ``cells``: hashes of what each was inside the stage, where its session noted them.
+    """
 
     cache: KvCache
     wires: tuple[Wire, ...]
+    cells: tuple[bytes, ...]
     names: tuple[bytes, ...]
     parent: "_Run | None"
     branches: int = 0
@@ -37,11 +41,15 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where one row lies: ``slot`` of ``cache``; ``wire`` is what was sent for it."""
+    """Where one row lies: ``slot`` of ``cache``; ``wire`` is what was sent for it.
+
+    ``cells``: the hashes of ``CellBook.inside``, if they were noted.
+    """
 
     cache: KvCache
     slot: int
     wire: Wire
+    cells: bytes | None
 
 
 class PrefixTree:
@@ -74,7 +82,8 @@ class PrefixTree:
             return None
         run, index = place
         self._touch(run)
-        return Found(run.cache, index, run.wires[index])
+        cells = run.cells[index] if run.cells else None
+        return Found(run.cache, index, run.wires[index], cells)
 
     def keep(
         self,
@@ -84,11 +93,12 @@ class PrefixTree:
         wires: Sequence[Wire],
         source: KvCache,
         slots: Slots,
+        cells: Sequence[bytes] = (),
     ) -> None:
         """Copy the rows of a path, from position 0 on, that the tree doesn't hold yet.
 
-        ``slots`` says where they lie in ``source``. As many as the limit has room for, once older
-        runs are gone.
+        ``slots`` says where they lie in ``source``, ``cells`` what they were inside, if that was
+        noted. As many as the limit has room for, once older runs are gone.
         """
         before, parent, known, names = root, None, 0, list[bytes]()
         for digest in received:
@@ -109,7 +119,8 @@ class PrefixTree:
         cache = self._new_cache(count, window)
         cache.copy(source, slots[known : known + count], np.arange(count, dtype=np.int64))
         kept = tuple(bytes(wire) for wire in wires[known : known + count])
-        run = _Run(cache, kept, tuple(names[:count]), parent)
+        inside = tuple(cells[known : known + count])
+        run = _Run(cache, kept, inside, tuple(names[:count]), parent)
         self._runs[id(run)] = run
         self._where.update((name, (run, index)) for index, name in enumerate(run.names))
         self.rows += count
@@ -157,7 +168,12 @@ class PrefixCursor:
         return found
 
     def keep(
-        self, received: Sequence[bytes], wires: Sequence[Wire], cache: KvCache, slots: Slots
+        self,
+        received: Sequence[bytes],
+        wires: Sequence[Wire],
+        cache: KvCache,
+        slots: Slots,
+        cells: Sequence[bytes] = (),
     ) -> None:
         """Keep the committed rows of the session, from position 0 on."""
-        self._tree.keep(self._root, self._window, received, wires, cache, slots)
+        self._tree.keep(self._root, self._window, received, wires, cache, slots, cells)

@@ -1,4 +1,4 @@
-"""What a stage keeps of its rows until the session ends: the bytes it sent, and their hashes.
+"""What a stage keeps of its rows until the session ends: the bytes it took and sent, their hashes.
 
 That is what makes a dead neighbour harmless: the outputs can be sent again, to a replacement, and
 rows that come a second time are recognised by their hash and answered without computing.
@@ -13,10 +13,11 @@ from hearthring.protocol.messages import ROOT, Row
 
 @dataclass(slots=True)
 class Kept:
-    """One row: as it was received, and once it ran, as it was sent."""
+    """One row: as it was received, and once it ran, as it was sent; by hash and by bytes."""
 
     row: Row
     received: bytes
+    input: bytes | memoryview = b""
     sent: bytes = b""
     wire: bytes | memoryview = b""
 
@@ -57,9 +58,9 @@ class Retention:
             same.add(row.id)
         return frozenset(same)
 
-    def receive(self, row: Row, digest: bytes) -> None:
+    def receive(self, row: Row, digest: bytes, wire: bytes | memoryview = b"") -> None:
         """A new row has arrived."""
-        self._kept[row.id] = Kept(row, digest)
+        self._kept[row.id] = Kept(row, digest, wire)
 
     def sent(self, row: int, digest: bytes, wire: bytes | memoryview) -> None:
         """A row's output is on its way."""

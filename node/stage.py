@@ -17,6 +17,7 @@ import numpy as np
 
 from hearthring.node.archive import Archive
 from hearthring.node.batching import Batcher, Waiting
+from hearthring.node.cell_desk import CellDesk
 from hearthring.node.places import MakeSession, Place, Places, honest_session
 from hearthring.node.stage_session import Prepared, check_reroute
 from hearthring.node.worker import Worker
@@ -49,6 +50,7 @@ from hearthring.protocol.tasks import race
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.shards.engine import Engine
+from hearthring.shards.tracing import Trace, TracingEngine
 from hearthring.verify.claims import Check
 
 _HEAD_START = 0.0004
@@ -85,6 +87,7 @@ class StageServer:
         self._busy = self._closed = self._leaving = False
         self._loop = asyncio.get_running_loop()
         self._worker, self._checker = Worker("engine"), Worker("signatures")
+        self.cells = CellDesk(engine, self._worker, self._places, self.archive, self._who.node_id)
 
     @property
     def sessions(self) -> int:
@@ -258,6 +261,8 @@ class StageServer:
             outcomes = [broken] * len(batch)
         with contextlib.suppress(RuntimeError):  # the loop may be gone, and nobody waits then
             self._loop.call_soon_threadsafe(self._ran, batch, outcomes)
+        for ready in batch:  # nobody waits for it
+            self._worker.submit(ready.place.session.settle)
 
     def _ran(self, batch: list[_Ready], outcomes: "list[Outcome]") -> None:
         self._busy = False
@@ -300,12 +305,15 @@ class StageServer:
         self._checker.submit(partial(_begin, [one.check for one in prepared.values()]))
         begun = time.monotonic()
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
+        segments = tuple(p.segment for p in prepared.values())
+        states = np.concatenate([p.states for p in prepared.values()])
+        trace: Trace | None = None
         try:
-            output, tapped = self._engine.forward(
-                tuple(p.segment for p in prepared.values()),
-                np.concatenate([p.states for p in prepared.values()]),
-                wanted,
-            )
+            if any(batch[i].place.session.traced for i in prepared):
+                assert isinstance(self._engine, TracingEngine)
+                output, tapped, trace = self._engine.forward_traced(segments, states, wanted)
+            else:
+                output, tapped = self._engine.forward(segments, states, wanted)
         except HearthringError as error:
             for i, one in prepared.items():
                 if len(prepared) > 1:
@@ -319,8 +327,9 @@ class StageServer:
             session, hop = batch[i].place.session, HopTime(begun - batch[i].arrived, took)
             try:
                 session.confirm(one)
-                step = session.complete(one, output[rows], hop)
-                taps = session.taps(one, {b: states[rows] for b, states in tapped.items()})
+                inside = trace[:, rows] if trace is not None else None
+                step = session.complete(one, output[rows], hop, inside)
+                taps = session.taps(one, {b: tap[rows] for b, tap in tapped.items()})
                 outcomes[i] = step, taps
             except HearthringError as error:
                 outcomes[i] = error

@@ -12,7 +12,9 @@ from hashlib import sha256
 import numpy as np
 
 from hearthring.node.admission import admit
-from hearthring.node.archive import Record
+from hearthring.node.archive import CellRecord, Record
+from hearthring.node.cells import CellBook
+from hearthring.node.opening import Live
 from hearthring.node.prefix import PrefixCursor, PrefixTree
 from hearthring.node.retention import Kept, Retention
 from hearthring.protocol import identity
@@ -21,6 +23,7 @@ from hearthring.protocol.errors import (
     HearthringError,
     Malformed,
     OutOfOrder,
+    QuotaExceeded,
     StaleEpoch,
     TooLarge,
     UnknownRow,
@@ -47,6 +50,7 @@ from hearthring.protocol.messages import (
 from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack, unpack
 from hearthring.shards.engine import Engine, EngineRow, KvCache, Segment
 from hearthring.shards.slots import SlotMap
+from hearthring.shards.tracing import Trace, TracingEngine
 from hearthring.verify import receipts
 from hearthring.verify.claims import Check, claim
 from hearthring.verify.digest import digests
@@ -98,6 +102,10 @@ class StageSession:
         self._received: list[SignedRows] = []
         self._cancelled = deque[int]()
         self._prefix: PrefixCursor | None = None
+        self._cells: CellBook | None = None
+        self._openings = 0
+        if wish.cells and isinstance(engine, TracingEngine):
+            self._cells = CellBook((wish.start, wish.end), self._model, self._class)
 
     def share(self, tree: PrefixTree) -> None:
         """Take rows that are known from earlier sessions out of a tree, as the client allows.
@@ -116,7 +124,18 @@ class StageSession:
             kept = [self._kept[row] for row in ids]
             slots = np.array([self._slots.slot(row) for row in ids], np.int64)
             received, wires = [k.received for k in kept], [k.wire for k in kept]
-            self._prefix.keep(received, wires, self._cache, slots)
+            self._settle(whole=True)
+            cells = [self._cells.inside(row) for row in ids] if self._cells is not None else ()
+            self._prefix.keep(received, wires, self._cache, slots, cells)
+
+    @property
+    def traced(self) -> bool:
+        """Whether its rows are to be run with a trace."""
+        return self._cells is not None
+
+    def settle(self) -> None:
+        """What can wait until a step has left: commit to the cells of full chunks."""
+        self._settle(whole=False)
 
     @property
     def last(self) -> bool:
@@ -183,9 +202,13 @@ class StageSession:
         prepared.check.confirm()
         self._received.append(prepared.signed)
 
-    def complete(self, prepared: Prepared, output: F32, time: HopTime) -> Step:
+    def complete(
+        self, prepared: Prepared, output: F32, time: HopTime, trace: Trace | None = None
+    ) -> Step:
         """Sign and retain what the engine made of a confirmed step. Raises ``ResidualOverflow``."""
         wire = pack(output, self._residual)
+        if self._cells is not None and trace is not None:
+            self._cells.ran((row.id for row in prepared.fresh), trace)
         if len(prepared.fresh) < len(prepared.rows):
             wire = self._among_retained(prepared, wire)
         return self._seal(prepared, wire, time)
@@ -286,9 +309,15 @@ class StageSession:
     def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
         """Commit the last rows and sign for everything committed. An honest one always does."""
         self._slots.commit(commit)
-        wish, kept = self.wish, [self._kept[row.id] for row in self._slots.committed]
-        positions = [k.row.position for k in kept]
-        body = receipts.ReceiptBody(
+        self._settle(whole=True)
+        kept = [self._kept[row.id] for row in self._slots.committed]
+        return receipts.sign(self._body(kept, tuple(self._digests(kept))), self._who)
+
+    def _body(self, kept: list[Kept], made: tuple[bytes, ...]) -> receipts.ReceiptBody:
+        """A receipt over rows from position 0 on, and their digests."""
+        wish, positions = self.wish, [k.row.position for k in kept]
+        roots = self._cells.roots if self._cells is not None else ()
+        return receipts.ReceiptBody(
             node=self._who.node_id,
             client=self.client,
             session=wish.session,
@@ -306,15 +335,46 @@ class StageSession:
             rows=len(kept),
             in_roots=tuple(chunk_roots(positions, [k.received for k in kept])),
             out_roots=tuple(chunk_roots(positions, [k.sent for k in kept])),
-            digests=tuple(self._digests(kept)),
+            digests=made,
+            cell_roots=roots[: -(-len(kept) // CHUNK)],
+            kv=self._cache.kv_type if self._cells is not None else "",
         )
-        return receipts.sign(body, self._who)
 
     def record(self) -> Record | None:
         """What it sent for the committed rows, to be opened when they are audited."""
         kept = [self._kept[row.id] for row in self._slots.committed]
         wire = b"".join(k.wire for k in kept)
-        return Record(self.client, self._engine.width * self._residual.bytes, wire)
+        row_bytes = self._engine.width * self._residual.bytes
+        if self._cells is None:
+            return Record(self.client, row_bytes, wire)
+        cells = CellRecord(
+            self.wish,
+            tuple(k.row.kind for k in kept),
+            b"".join(k.input for k in kept),
+            tuple(k.received for k in kept),
+            tuple(k.sent for k in kept),
+        )
+        return Record(self.client, row_bytes, wire, cells)
+
+    def commitment(self) -> Receipt | None:
+        """Sign for the full chunks so far, without digests; None without cells."""
+        if self._cells is None:
+            return None
+        self._settle(whole=False)
+        ids = [row for chunk in self._cells.sealed for row in chunk.ids]
+        full = [self._kept[row] for row in ids[: len(ids) // CHUNK * CHUNK]]
+        return receipts.sign(self._body(full, ()), self._who)
+
+    def inside(self) -> Live:
+        """What can be shown of it; as often as there are chunks. Raises ``QuotaExceeded``."""
+        if self._cells is None:
+            raise UnknownRow("no cells were committed to", field="cells.session")
+        self._openings += 1
+        if self._openings > len(self._cells.sealed):
+            raise QuotaExceeded("opened as often as it has chunks", field="cells.session")
+        window = self.wish.start, self.wish.end
+        sources = self._cells, self._kept, self._slots, self._cache
+        return Live(window, (self._model, self._class), *sources)
 
     def evidence(self) -> Evidence:
         """Everything the stage before signed."""
@@ -351,9 +411,10 @@ class StageSession:
             count = again.count(True)  # ids grow, so these come first
             known = self._kept.known(live[:count], hashes[:count])
             self._forget_from(live, known)
-        for row, digest in zip(live, hashes, strict=True):
+        view, size = memoryview(step.states), self._engine.width * self._residual.bytes
+        for i, (row, digest) in enumerate(zip(live, hashes, strict=True)):
             if row.id not in known:
-                self._kept.receive(row, digest)
+                self._kept.receive(row, digest, view[i * size : (i + 1) * size])
         return signed, known
 
     def _forget_from(self, live: tuple[Row, ...], known: frozenset[int]) -> None:
@@ -363,6 +424,8 @@ class StageSession:
         if other is not None:
             self._slots.rewind(other)
             self._kept.drop_from(other)
+            if self._cells is not None:
+                self._cells.forget_from(other)
             self._repeatable = {row for row in self._repeatable if row < other}
 
     def _taken(self) -> Iterator[int]:
@@ -379,6 +442,10 @@ class StageSession:
             found = self._prefix and entry and self._prefix.follow(kept.row, kept.received)
             if not found or not entry:
                 break
+            if self._cells is not None:
+                if found.cells is None:
+                    break
+                self._cells.known(row.id, found.cells)
             if not runs or runs[-1][0] is not found.cache:
                 runs.append((found.cache, [], []))
             runs[-1][1].append(found.slot)
@@ -388,6 +455,21 @@ class StageSession:
         for cache, source, target in runs:
             self._cache.copy(cache, np.array(source, np.int64), np.array(target, np.int64))
         return frozenset(reused)
+
+    def _settle(self, whole: bool) -> None:
+        if self._cells is None:
+            return
+        if not whole and len(self._slots.committed) < (len(self._cells.sealed) + 1) * CHUNK:
+            return
+        kept = [self._kept[row.id] for row in self._slots.committed]
+        self._cells.seal(
+            [k.row for k in kept],
+            lambda row: self._kept[row].sent,
+            self._cache,
+            self._slots.slot,
+            self._slots,
+            whole,
+        )
 
     def _digests(self, kept: list[Kept]) -> list[bytes]:
         rows = b"".join(bytes(k.wire) for k in kept)

@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReceiptBody(_message.Message):
-    __slots__ = ("version", "node", "client", "session", "epoch", "nonce_hash", "model_id", "start", "end", "residual", "numerics", "fingerprint", "previous", "next", "rows", "in_roots", "out_roots", "digests", "previous_fingerprint")
+    __slots__ = ("version", "node", "client", "session", "epoch", "nonce_hash", "model_id", "start", "end", "residual", "numerics", "fingerprint", "previous", "next", "rows", "in_roots", "out_roots", "digests", "previous_fingerprint", "cell_roots", "kv")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class ReceiptBody(_message.Message):
     OUT_ROOTS_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CELL_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
     version: int
     node: str
     client: str
@@ -45,7 +47,9 @@ class ReceiptBody(_message.Message):
     out_roots: _containers.RepeatedScalarFieldContainer[bytes]
     digests: _containers.RepeatedScalarFieldContainer[bytes]
     previous_fingerprint: str
-    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., rows: _Optional[int] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., previous_fingerprint: _Optional[str] = ...) -> None: ...
+    cell_roots: _containers.RepeatedScalarFieldContainer[bytes]
+    kv: str
+    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., client: _Optional[str] = ..., session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., rows: _Optional[int] = ..., in_roots: _Optional[_Iterable[bytes]] = ..., out_roots: _Optional[_Iterable[bytes]] = ..., digests: _Optional[_Iterable[bytes]] = ..., previous_fingerprint: _Optional[str] = ..., cell_roots: _Optional[_Iterable[bytes]] = ..., kv: _Optional[str] = ...) -> None: ...
 
 class ProofSampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")

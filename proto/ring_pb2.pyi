@@ -1,3 +1,4 @@
+from hearthring.proto import cells_pb2 as _cells_pb2
 from hearthring.proto import verify_pb2 as _verify_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -83,7 +84,7 @@ class PassReady(_message.Message):
     def __init__(self) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint", "sharing")
+    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint", "sharing", "cells")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +100,7 @@ class Open(_message.Message):
     TAPS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SHARING_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     epoch: int
     model_id: str
@@ -114,7 +116,8 @@ class Open(_message.Message):
     taps: _containers.RepeatedScalarFieldContainer[int]
     previous_fingerprint: str
     sharing: int
-    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ..., sharing: _Optional[int] = ...) -> None: ...
+    cells: bool
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ..., sharing: _Optional[int] = ..., cells: bool = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("numerics", "rows")

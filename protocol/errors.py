@@ -44,7 +44,8 @@
         ├── OutOfOrder
         ├── StaleEpoch
         ├── WrongClass
-        └── BadReceipt
+        ├── BadReceipt
+        └── BadOpening
 
 The number is the exit code of a command that ends with the error. Each error is one line for a
 person: what is wrong, the ``field`` it is about, and the ``mend`` if there is one. Errors travel
@@ -254,6 +255,10 @@ class WrongClass(ProtocolError):
 
 class BadReceipt(ProtocolError):
     """A receipt that contradicts what was sent."""
+
+
+class BadOpening(ProtocolError):
+    """An opening that isn't of what was committed to, or not all of what was asked for."""
 
 
 def _tree(root: type[HearthringError]) -> dict[str, type[HearthringError]]:

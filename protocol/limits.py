@@ -54,6 +54,8 @@ class Limits:
     """What a stage keeps of ended sessions; beyond it the oldest of whoever has most go first."""
     openings: int = 16
     """Askers to whom a stage opens one session."""
+    cells: int = 4096
+    """Cells that one question may name."""
     opening: float = 10.0
     """Time a stage has to open what it recorded."""
     verify: float = 600.0

@@ -84,6 +84,7 @@ class Open:
     previous_fingerprint: str = ""
     taps: tuple[int, ...] = ()
     sharing: int = SHARE_OWN
+    cells: bool = False
 
 
 @dataclass(frozen=True, slots=True)

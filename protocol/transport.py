@@ -20,6 +20,7 @@ class Method(StrEnum):
     STATUS = "Status"
     LAYERS = "Layers"
     VERIFY = "Verify"
+    CELLS = "Cells"
 
 
 class Stream(Protocol):

@@ -76,6 +76,19 @@ class KvCache(Protocol):
         Raises ``BadShape`` when the other is of another engine or window.
         """
 
+    @property
+    def kv_type(self) -> str:
+        """The type of what is stored, one of ``kv_types.KV_TYPES``."""
+
+    def read(self, layer: int, slots: Slots) -> tuple[bytes, bytes]:
+        """The stored bytes of K and of V at a layer of the model, row after row."""
+
+    def write(self, layer: int, slots: Slots, k: bytes, v: bytes) -> None:
+        """Put stored bytes into slots: what ``read`` gives.
+
+        Raises ``BadShape`` when the lengths aren't of so many rows.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -31,10 +31,12 @@ from hearthring.shards.ggml_weights import LoadedWeights, Matrix, Sort, Weights
 from hearthring.shards.ggml_wide import Blas, Widener
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
+from hearthring.shards.tracing import Trace, Traced, empty_trace, window_of
 
 VISIBLE_STEP = 128
 GRAPHS = 24
 GRAPH_BYTES = 64 << 20
+_NO_TRACE = np.empty((0, 0, 0), np.uint8)
 
 
 class GgmlEngine:
@@ -165,6 +167,24 @@ class GgmlEngine:
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
     ) -> tuple[F32, dict[int, F32]]:
         """Run all rows through the window, as ``Engine.forward``."""
+        out, tapped, _ = self._run(segments, states, taps, None)
+        return out, tapped
+
+    def forward_traced(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> Traced:
+        """The same with a trace, as ``TracingEngine.forward_traced``."""
+        window, count = window_of(self, segments), len(states)
+        trace = empty_trace(window, count, self.width, self.residual)
+        return self._run(segments, states, taps, trace)
+
+    def _run(
+        self,
+        segments: tuple[Segment, ...],
+        states: F32,
+        taps: frozenset[int],
+        trace: Trace | None,
+    ) -> Traced:
         count = sum(len(segment.rows) for segment in segments)
         if states.shape != (count, self.width):
             raise BadShape(f"{states.shape} for {count} rows of {self.width}", field="states")
@@ -176,11 +196,14 @@ class GgmlEngine:
         for runs in passes(segments):
             rows = np.concatenate([np.arange(run.at, run.at + len(run.rows)) for run in runs])
             parts = tuple(_part(run) for run in runs)
-            graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted))
+            graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, trace is not None))
             pieces = [(run.cache, run.rows) for run in runs]
             out[rows], inner = graph.run(self._backend, pieces, states[rows])
             for boundary, values in inner.items():
                 tapped[boundary][rows] = values
+            if trace is not None:
+                assert graph.trace is not None
+                trace[:, rows] = graph.trace
             for run in runs:
                 run.done()
         # An infinity never becomes finite again, so the last boundary shows those of all.
@@ -193,7 +216,7 @@ class GgmlEngine:
                 field="residual",
                 mend="use --residual bf16 or fp32",
             )
-        return out, tapped
+        return Traced(out, tapped, _NO_TRACE if trace is None else trace)
 
     def _check(self, segments: tuple[Segment, ...]) -> Window:
         """The window of all caches, once every row is known to fit its cache."""

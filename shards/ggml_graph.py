@@ -58,6 +58,12 @@ class Graph:
             boundary: view(call, tensor, c.c_float, rows, width)
             for boundary, tensor in build.taps.items()
         }
+        start, end = key.window
+        size = width * model.residual.bytes
+        self.trace: NDArray[np.uint8] | None = None
+        """``[layers, rows, bytes]``, overwritten by the next run."""
+        if build.trace is not None:
+            self.trace = view(call, build.trace, c.c_uint8, end - start, rows, size)
         self._parts = [
             _Part(
                 view(call, inputs.slots, c.c_int64, count),

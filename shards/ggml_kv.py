@@ -61,6 +61,24 @@ class GgmlKv:
         for mine, part in zip(ours, theirs, strict=True):
             mine[target] = part[source]
 
+    @property
+    def kv_type(self) -> str:
+        """The type of what is stored."""
+        return self.kind
+
+    def read(self, layer: int, slots: Slots) -> tuple[bytes, bytes]:
+        """Stored bytes, as ``KvCache.read``."""
+        k, v = (part[:, slots].swapaxes(0, 1) for part in self.rows[layer - self.window[0]])
+        return k.tobytes(), v.tobytes()
+
+    def write(self, layer: int, slots: Slots, k: bytes, v: bytes) -> None:
+        """Stored bytes, as ``KvCache.write``."""
+        for part, data in zip(self.rows[layer - self.window[0]], (k, v), strict=True):
+            if len(data) != len(slots) * part[:, 0].nbytes:
+                raise BadShape(f"{len(data)} bytes for {len(slots)} rows", field="kv")
+            rows = np.frombuffer(data, part.dtype).reshape(len(slots), self.heads, -1)
+            part[:, slots] = rows.swapaxes(0, 1)
+
     def check(self, row: EngineRow) -> None:
         """Raise ``OutOfSlots`` for a row that lies outside the cache."""
         if not (0 <= row.slot < self.capacity and int(row.path[-1]) == row.slot):

@@ -30,17 +30,21 @@ TILE = 64
 """Rows from which on ggml's flash attention works in tiles."""
 
 _KV = {"f16": F16, "q8_0": Q8_0}
-_ROUND = {Residual.FP16: F16, Residual.BF16: BF16}
+_WIRE = {Residual.FP32: F32, Residual.FP16: F16, Residual.BF16: BF16}
 
 
 @dataclass(frozen=True, slots=True)
 class GraphKey:
-    """What a graph is made for. ``parts``: rows, slots in sight and capacity per session."""
+    """What a graph is made for. ``parts``: rows, slots in sight and capacity per session.
+
+    ``traced``: it shows the residual after every layer.
+    """
 
     window: Window
     kind: Kind
     parts: tuple[tuple[int, int, int], ...]
     taps: tuple[int, ...]
+    traced: bool = False
 
     @property
     def rows(self) -> int:
@@ -80,7 +84,8 @@ class PartInputs:
 class LayerGraph:
     """A graph over the layers of a window, not yet allocated.
 
-    ``states``, ``positions`` and ``parts`` are its inputs, ``result`` and ``taps`` its outputs.
+    ``states``, ``positions`` and ``parts`` are its inputs, ``result``, ``taps`` and, where there is
+    one, ``trace`` its outputs: the last holds the residual after every layer, in its own type.
     """
 
     def __init__(self, model: Model, key: GraphKey) -> None:
@@ -89,7 +94,7 @@ class LayerGraph:
         self._family = family(model.shape.architecture)
         self._glu = "swiglu" if self._family.activation is Activation.SILU else "geglu"
         start, end = key.window
-        nodes = 16 + 4 * len(layer_parts(model.shape)) + 3 * model.shape.experts_used
+        nodes = 18 + 4 * len(layer_parts(model.shape)) + 3 * model.shape.experts_used
         self.windows = sorted({model.shape.window(layer) for layer in range(start, end)})
         inputs = (1 + len(self.windows)) * len(key.parts)
         tensors = (end - start) * (nodes + 24 * len(key.parts)) + inputs + 8
@@ -113,17 +118,38 @@ class LayerGraph:
         if model.wide is not None and key.kind is Kind.PROMPT:
             self.wide = WideProducts(model.ggml, *model.wide)
         self.taps: dict[int, Pointer] = {}
+        self.trace = self._room_for_trace(end - start) if key.traced else None
         state = self.states
         for local, layer in enumerate(range(start, end)):
-            state = self._layer(local, layer, state)
-            if model.residual in _ROUND:
-                state = self._do("cast", self._do("cast", state, _ROUND[model.residual]), F32)
+            state = self._rounded(local, self._layer(local, layer, state))
             if layer + 1 in key.taps:
                 self._call.ggml_set_output(state)
                 self.taps[layer + 1] = state
         self.result = state
         self._call.ggml_set_output(state)
         self._expand(state)
+
+    def _room_for_trace(self, layers: int) -> Pointer:
+        wire = _WIRE[self._model.residual]
+        trace = self._input(wire, self._shape.width, layers * self._count)
+        self._call.ggml_set_output(trace)
+        return trace
+
+    def _rounded(self, local: int, state: Pointer) -> Pointer:
+        """The residual in its type; on its way there it passes through the trace, if any."""
+        kind = self._model.residual
+        if self.trace is None:
+            if kind is Residual.FP32:
+                return state
+            return self._do("cast", self._do("cast", state, _WIRE[kind]), F32)
+        row = self._shape.width * kind.bytes
+        at = local * self._count * row
+        place = self._do("view_2d", self.trace, self._shape.width, self._count, row, at)
+        kept = self._do("cpy", state, place)
+        if kind is not Residual.FP32:
+            return self._do("cast", kept, F32)
+        self._expand(kept)  # nothing reads it
+        return state
 
     def _do(self, name: str, *arguments: Any) -> Pointer:
         tensor: Pointer = getattr(self._call, f"ggml_{name}")(self._context, *arguments)

@@ -85,6 +85,7 @@ _CALLS: Final[dict[str, tuple[object, ...]]] = {  # result, then arguments
     "ggml_geglu_split": (_P, _P, _P, _P),
     "ggml_pad": (_P, _P, _P, *[_I32] * 4),
     "ggml_cast": (_P, _P, _P, _I32),
+    "ggml_cpy": (_P, _P, _P, _P),
     "ggml_concat": (_P, _P, _P, _P, _I32),
     "ggml_reshape_2d": (_P, _P, _P, _I64, _I64),
     "ggml_reshape_3d": (_P, _P, _P, _I64, _I64, _I64),

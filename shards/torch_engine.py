@@ -35,6 +35,7 @@ from hearthring.shards.torch_linear import (
     round_residual,
 )
 from hearthring.shards.torch_rope import Angles, Rotation
+from hearthring.shards.tracing import Traced, trace_by_taps
 
 Turns = dict[Rope, Angles]
 
@@ -157,6 +158,12 @@ class TorchEngine:
                 mend="use --residual bf16 or fp32",
             )
         return out, tapped
+
+    def forward_traced(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> Traced:
+        """The same with a trace, as ``TracingEngine.forward_traced``."""
+        return trace_by_taps(self, segments, states, taps)
 
     def _passes(self, segments: tuple[Segment, ...], states: torch.Tensor) -> list[_Pass]:
         passes: list[_Pass] = []

@@ -34,6 +34,7 @@ from hearthring.shards.torch_fast_layer import (
     rotated,
 )
 from hearthring.shards.torch_linear import Load, round_residual
+from hearthring.shards.tracing import Traced, trace_by_taps
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -114,6 +115,12 @@ class FastTorchEngine:
         if not self.start <= start < end <= self.end:
             raise LayersOutOfRange(f"{start}:{end} of {self.start}:{self.end}", field="window")
         return FastKv((start, end), slots, (self.shape.kv_heads, self.shape.head_width), self._like)
+
+    def forward_traced(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> Traced:
+        """``forward`` with a trace, as ``TracingEngine.forward_traced``."""
+        return trace_by_taps(self, segments, states, taps)
 
     @torch.inference_mode()
     def forward(

@@ -7,6 +7,7 @@ import torch
 
 from hearthring.protocol.errors import BadShape, OutOfSlots
 from hearthring.shards.engine import EngineRow, KvCache, Segment, Slots, Window
+from hearthring.shards.kv_types import kv_bytes_of, kv_floats
 
 
 class FastKv:
@@ -44,6 +45,32 @@ class FastKv:
         """Make slots as if nothing had been written to them."""
         for part in (self.k, self.v):
             part.index_fill_(2, slots, 0.0)
+
+    @property
+    def kv_type(self) -> str:
+        """The type of what is stored."""
+        return {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[self.k.dtype]
+
+    def read(self, layer: int, slots: Slots) -> tuple[bytes, bytes]:
+        """Stored bytes, as ``KvCache.read``."""
+        local, chosen = layer - self.window[0], torch.from_numpy(slots.copy()).to(self.k.device)
+        with torch.inference_mode():
+            rows = [part[local].index_select(1, chosen) for part in (self.k, self.v)]
+            flat = [row.transpose(0, 1).reshape(len(slots), -1).float().cpu() for row in rows]
+        k, v = (kv_bytes_of(self.kv_type, row.numpy()).tobytes() for row in flat)
+        return k, v
+
+    def write(self, layer: int, slots: Slots, k: bytes, v: bytes) -> None:
+        """Stored bytes, as ``KvCache.write``."""
+        local, chosen = layer - self.window[0], torch.from_numpy(slots.copy()).to(self.k.device)
+        heads, width = self.k.shape[1], self.k.shape[3]
+        for part, data in ((self.k, k), (self.v, v)):
+            floats = kv_floats(self.kv_type, data, heads * width)
+            if len(floats) != len(slots):
+                raise BadShape(f"{len(data)} bytes for {len(slots)} rows", field="kv")
+            rows = torch.from_numpy(floats).view(len(slots), heads, width).transpose(0, 1)
+            with torch.inference_mode():
+                part[local].index_copy_(1, chosen, rows.to(part))
 
     def check(self, row: EngineRow) -> None:
         """Raise ``OutOfSlots`` for a row that lies outside the cache."""

@@ -49,6 +49,28 @@ class TorchKv:
             self.k.index_copy_(1, new, other.k.index_select(1, old))
             self.v.index_copy_(1, new, other.v.index_select(1, old))
 
+    @property
+    def kv_type(self) -> str:
+        """The type of what is stored."""
+        return "f32"
+
+    def read(self, layer: int, slots: Slots) -> tuple[bytes, bytes]:
+        """Stored bytes, as ``KvCache.read``."""
+        chosen, local = torch.from_numpy(slots), layer - self.window[0]
+        with torch.inference_mode():
+            k, v = (part[local].index_select(0, chosen).numpy() for part in (self.k, self.v))
+        return k.astype("<f4").tobytes(), v.astype("<f4").tobytes()
+
+    def write(self, layer: int, slots: Slots, k: bytes, v: bytes) -> None:
+        """Stored bytes, as ``KvCache.write``."""
+        chosen, local = torch.from_numpy(slots), layer - self.window[0]
+        for part, data in ((self.k, k), (self.v, v)):
+            if len(data) != len(slots) * part.shape[2] * 4:
+                raise BadShape(f"{len(data)} bytes for {len(slots)} rows", field="kv")
+            rows = np.frombuffer(data, "<f4").astype(np.float32).reshape(len(slots), -1)
+            with torch.inference_mode():
+                part[local].index_copy_(0, chosen, torch.from_numpy(rows))
+
     def check(self, row: EngineRow) -> None:
         """Raise ``OutOfSlots`` for a row that lies outside the cache."""
         if not 0 <= row.slot < self.capacity:

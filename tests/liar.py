@@ -31,6 +31,7 @@ from hearthring.protocol.messages import HopTime, Open, Receipt, Step
 from hearthring.protocol.tensors import F32, pack, unpack
 from hearthring.protocol.transport import Transport
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Numerics, Segment, Window
+from hearthring.shards.tracing import Traced, TracingEngine
 from hearthring.verify import receipts
 
 
@@ -68,12 +69,25 @@ class LyingEngine:
     def forward(
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
     ) -> tuple[F32, dict[int, F32]]:
-        bent = tuple(Segment(s.cache, tuple(map(self.misplace, s.rows))) for s in segments)
-        output, tapped = self.honest.forward(bent, states, taps)
+        output, tapped = self.honest.forward(self._bent(segments), states, taps)
+        return self._spoilt(output), tapped
+
+    def forward_traced(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> Traced:
+        """True cells, below another output."""
+        assert isinstance(self.honest, TracingEngine)
+        traced = self.honest.forward_traced(self._bent(segments), states, taps)
+        return traced._replace(out=self._spoilt(traced.out))
+
+    def _bent(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+        return tuple(Segment(s.cache, tuple(map(self.misplace, s.rows))) for s in segments)
+
+    def _spoilt(self, output: F32) -> F32:
         kind = self.numerics.residual
         wrong = self.spoil(output)
         # Stay in the residual type: only the value is a lie.
-        return unpack(pack(wrong, kind), *wrong.shape, kind), tapped
+        return unpack(pack(wrong, kind), *wrong.shape, kind)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from hearthring.protocol import layers, verifying, wire
+from hearthring.protocol import cells, layers, verifying, wire
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     Cancel,
@@ -69,6 +69,7 @@ STEPS = st.builds(
 OPENS = st.builds(
     Open,
     *(SESSIONS, U32, NAMES, U32, U32, NAMES, NAMES, NAMES, NAMES, NAMES, U32, HASHES, NAMES, IDS),
+    cells=st.booleans(),
 )
 EVIDENCE = st.builds(Evidence, st.lists(signed_rows(), max_size=4).map(tuple))
 UPS = (
@@ -130,7 +131,21 @@ VERIFY_DOWNS = (
     | st.builds(verifying.Working, U32)
 )
 
+SHOWN = st.none() | st.builds(verifying.Grant, st.binary(min_size=1, max_size=40), BYTES)
+CELL_QUERIES = st.builds(cells.CommitmentQuery, SESSIONS) | st.builds(
+    cells.CellsOpen, SESSIONS, st.lists(st.tuples(U32, U32), max_size=6).map(tuple), SHOWN
+)
+SOME_HASHES = st.lists(HASHES, max_size=5).map(tuple)
+COLUMNS = st.builds(
+    cells.OpenedColumn,
+    *(U32, U32, SOME_HASHES, HASHES | st.just(b""), BYTES, HASHES | st.just(b""), BYTES),
+    *(HASHES | st.just(b""), SOME_HASHES, IDS, BYTES, st.booleans()),
+)
+CELL_REPLIES = st.builds(cells.Commitment, BYTES, BYTES) | COLUMNS
+
 KINDS = {
+    "cells query": (cells.encode_cells_query, cells.decode_cells_query, CELL_QUERIES),
+    "cells reply": (cells.encode_cells_reply, cells.decode_cells_reply, CELL_REPLIES),
     "verify up": (verifying.encode_verify_up, verifying.decode_verify_up, VERIFY_UPS),
     "verify down": (verifying.encode_verify_down, verifying.decode_verify_down, VERIFY_DOWNS),
     "layers query": (

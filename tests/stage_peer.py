@@ -36,6 +36,7 @@ from hearthring.protocol.wire import decode_down, encode_step, encode_up
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Numerics, Segment, Window
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.torch_engine import TorchEngine
+from hearthring.shards.tracing import Traced, TracingEngine
 from hearthring.verify import receipts
 from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
@@ -110,11 +111,21 @@ class GatedEngine:
     def forward(
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
     ) -> tuple[F32, dict[int, F32]]:
+        self._pass(segments, states)
+        return self.honest.forward(segments, states, taps)
+
+    def forward_traced(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> Traced:
+        self._pass(segments, states)
+        assert isinstance(self.honest, TracingEngine)
+        return self.honest.forward_traced(segments, states, taps)
+
+    def _pass(self, segments: tuple[Segment, ...], states: F32) -> None:
         self.held = not self.gate.is_set()
         assert self.gate.wait(PATIENCE)
         self.batches.append(len(segments))
         self.fail(states)
-        return self.honest.forward(segments, states, taps)
 
 
 @dataclass
@@ -324,7 +335,11 @@ async def rig(
     network = network or MemoryNetwork()
     transport = MemoryTransport(network)
     stage = StageServer(transport, gated, MODEL, kv_rows)
-    handlers = {Method.ATTACH: stage.attach, Method.PASS: stage.take_rows}
+    handlers = {
+        Method.ATTACH: stage.attach,
+        Method.PASS: stage.take_rows,
+        Method.CELLS: stage.cells.serve,
+    }
     address = await transport.serve("127.0.0.1:0", handlers)
     try:
         yield Rig(gated, network, transport, stage, address, kv_rows)

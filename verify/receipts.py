@@ -9,7 +9,9 @@ from hearthring.protocol import identity
 from hearthring.protocol.errors import BadReceipt, Malformed
 from hearthring.protocol.messages import Receipt
 
-VERSION = 1
+VERSION = 2
+READS = (1, 2)
+"""Version 1 had no cells."""
 _CONTEXT = b"hearthring/receipt/1"
 
 
@@ -18,7 +20,9 @@ class ReceiptBody:
     """One stage's account of one session.
 
     ``in_roots`` and ``out_roots`` are the Merkle roots of the committed rows' hashes, a root per 32
-    positions; ``digests`` are the TOPLOC digests of the same chunks of the output.
+    positions; ``digests`` are the TOPLOC digests of the same chunks of the output. ``cell_roots``
+    commit to every layer and position of the same chunks (``verify/cells.py``), with K and V stored
+    as ``kv`` says; there are none where the client wanted none, or the engine can't.
     """
 
     node: str
@@ -39,6 +43,8 @@ class ReceiptBody:
     in_roots: tuple[bytes, ...]
     out_roots: tuple[bytes, ...]
     digests: tuple[bytes, ...]
+    cell_roots: tuple[bytes, ...] = ()
+    kv: str = ""
     version: int = VERSION
 
 
@@ -60,9 +66,9 @@ def read(receipt: Receipt) -> ReceiptBody:
     except DecodeError:
         raise Malformed("doesn't decode", field="receipt") from None
     identity.verify(message.node, _CONTEXT + receipt.body, receipt.signature)
-    if message.version != VERSION:
+    if message.version not in READS:
         raise BadReceipt(f"version {message.version} isn't known here", field="receipt.version")
     fields = {name: getattr(message, name) for name in ReceiptBody.__slots__}
-    for name in ("in_roots", "out_roots", "digests"):
+    for name in ("in_roots", "out_roots", "digests", "cell_roots"):
         fields[name] = tuple(fields[name])
     return ReceiptBody(**fields)

@@ -1,0 +1,225 @@
+"""Opening cells: which columns to show of a session, and where their bytes come from.
+
+An open session has its K and V, and the residuals of its last chunks. Of one that has ended a stage
+keeps what came in: rows have the same bits whenever they are run, so running them again, a chunk at
+a time between other sessions' steps, gives the cells that it committed to.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hearthring.node.archive import CellRecord
+from hearthring.node.cells import CellBook, SealedChunk
+from hearthring.node.retention import Retention
+from hearthring.protocol.cells import OpenedColumn
+from hearthring.protocol.errors import LayersOutOfRange, UnknownRow
+from hearthring.protocol.messages import Row
+from hearthring.protocol.tensors import Residual, unpack
+from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment, Window
+from hearthring.shards.slots import SlotMap
+from hearthring.shards.tracing import TracingEngine
+from hearthring.verify import merkle
+from hearthring.verify.draw import Cell
+from hearthring.verify.opening import needed, residuals
+from hearthring.verify.rowhash import CHUNK
+
+
+class Inside(Protocol):
+    """What can be shown of a session's rows, by position."""
+
+    @property
+    def window(self) -> Window:
+        """Its layers."""
+
+    @property
+    def model_and_class(self) -> tuple[bytes, bytes]:
+        """The raw hashes that go into leaves."""
+
+    @property
+    def sealed(self) -> Sequence[SealedChunk]:
+        """The chunks that are committed to."""
+
+    def received(self, chunk: int) -> tuple[bytes, ...]:
+        """Row hashes of what came in."""
+
+    def stored(self, layer: int, chunk: int) -> tuple[bytes, bytes]:
+        """K and V rows of a chunk."""
+
+    def residual(self, boundary: int, position: int) -> bytes:
+        """A residual. Raises ``UnknownRow`` if it isn't kept."""
+
+
+def check_cells(cells: Sequence[tuple[int, int]], window: Window, rows: int) -> tuple[Cell, ...]:
+    """The cells that a peer asks for. Raises ``LayersOutOfRange`` or ``UnknownRow``."""
+    for layer, position in cells:
+        if not window[0] <= layer < window[1]:
+            raise LayersOutOfRange(f"layer {layer}", field="cells.layer")
+        if position >= rows:
+            raise UnknownRow(f"position {position} isn't committed to", field="cells.position")
+    return tuple(Cell(*cell) for cell in cells)
+
+
+def opened(inside: Inside, cells: Sequence[Cell]) -> Iterator[OpenedColumn]:
+    """The columns that show these cells, the last one marked. Each is made when it is asked for.
+
+    Raises ``UnknownRow`` for what isn't there any more.
+    """
+    start, _ = inside.window
+    wanted, rows = sorted(needed(cells, start).items()), residuals(cells)
+    for place, ((boundary, chunk), what) in enumerate(wanted, 1):
+        positions = rows.get((boundary, chunk), ())
+        wire = b"".join(inside.residual(boundary, position) for position in positions)
+        last = place == len(wanted)
+        if boundary == start:
+            yield OpenedColumn(
+                boundary,
+                chunk * CHUNK,
+                hashes=inside.received(chunk),
+                positions=positions,
+                rows=wire,
+                last=last,
+            )
+            continue
+        columns = _chunk(inside, chunk).columns
+        column = columns[boundary - 1 - start]
+        leaves = [one.leaf(*inside.model_and_class) for one in columns]
+        k, v = inside.stored(boundary - 1, chunk) if "stored" in what else (b"", b"")
+        yield OpenedColumn(
+            boundary,
+            chunk * CHUNK,
+            hashes=column.rows if "hashes" in what else (),
+            residuals=b"" if "hashes" in what else column.residuals,
+            k=k,
+            k_hash=b"" if k else column.k,
+            v=v,
+            v_hash=b"" if v else column.v,
+            path=tuple(merkle.path(leaves, boundary - 1 - start)),
+            positions=positions,
+            rows=wire,
+            last=last,
+        )
+
+
+def _chunk(inside: Inside, chunk: int) -> SealedChunk:
+    if chunk >= len(inside.sealed):
+        raise UnknownRow(f"position {chunk * CHUNK} isn't committed to", field="cells.position")
+    return inside.sealed[chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The inside of an open session. To be used on the engine's thread, between steps."""
+
+    window: Window
+    model_and_class: tuple[bytes, bytes]
+    book: CellBook
+    kept: Retention
+    slots: SlotMap
+    cache: KvCache
+
+    @property
+    def sealed(self) -> Sequence[SealedChunk]:
+        return self.book.sealed
+
+    def received(self, chunk: int) -> tuple[bytes, ...]:
+        return tuple(self.kept[row].received for row in self._ids(chunk))
+
+    def stored(self, layer: int, chunk: int) -> tuple[bytes, bytes]:
+        slots = np.array([self.slots.slot(row) for row in self._ids(chunk)], np.int64)
+        return self.cache.read(layer, slots)
+
+    def residual(self, boundary: int, position: int) -> bytes:
+        row = self._ids(position // CHUNK)[position % CHUNK]
+        if boundary == self.window[0]:
+            return bytes(self.kept[row].input)
+        if boundary == self.window[1]:
+            return bytes(self.kept[row].wire)
+        found = self.book.residual(row, boundary)
+        if found is None:
+            raise UnknownRow(f"position {position} isn't kept any more", field="cells.position")
+        return found
+
+    def _ids(self, chunk: int) -> tuple[int, ...]:
+        return _chunk(self, chunk).ids
+
+
+class Rebuilt:
+    """The inside of a session that has ended, from its record.
+
+    To be used on the engine's thread: ``advance`` until it returns False, a chunk at a time. Only
+    the residuals that ``cells`` need are kept; what left the stage is shown as it was ``sent``.
+    """
+
+    def __init__(
+        self, engine: Engine, record: CellRecord, sent: bytes, cells: Sequence[Cell]
+    ) -> None:
+        assert isinstance(engine, TracingEngine)
+        wish = record.wish
+        self.window = wish.start, wish.end
+        self.model_and_class = (
+            bytes.fromhex(wish.model_id),
+            bytes.fromhex(engine.numerics.fingerprint),
+        )
+        self._engine, self._record, self._sent = engine, record, sent
+        self._residual = Residual(wish.residual)
+        self._slots = np.arange(len(record.kinds), dtype=np.int64)
+        self._cache = engine.new_cache(len(record.kinds), self.window)
+        self._book = CellBook(self.window, *self.model_and_class)
+        self._rows: list[Row] = []
+        self._kept: dict[tuple[int, int], bytes] = {}
+        self._wanted: dict[int, list[int]] = {}
+        for (boundary, _), positions in residuals(cells).items():
+            for position in positions:
+                self._wanted.setdefault(position, []).append(boundary)
+
+    def advance(self) -> bool:
+        """Run the next chunk. Whether there are more."""
+        record, first = self._record, len(self._rows)
+        kinds = record.kinds[first : first + CHUNK]
+        size = len(record.wire) // len(record.kinds)
+        wire = record.wire[first * size : (first + len(kinds)) * size]
+        states = unpack(wire, len(kinds), self._engine.width, self._residual)
+        positions = range(first, first + len(kinds))
+        entries = tuple(
+            EngineRow(Kind(kind), at, at, self._slots[: at + 1])
+            for at, kind in zip(positions, kinds, strict=True)
+        )
+        assert isinstance(self._engine, TracingEngine)
+        trace = self._engine.forward_traced((Segment(self._cache, entries),), states).trace
+        rows = [Row(p + 1, p, p, kind) for p, kind in zip(positions, kinds, strict=True)]
+        for index, position in enumerate(positions):
+            for boundary in self._wanted.get(position, ()):
+                if boundary == self.window[0]:
+                    row = wire[index * size : (index + 1) * size]
+                elif boundary == self.window[1]:
+                    row = self._sent[position * size : (position + 1) * size]
+                else:
+                    row = trace[boundary - self.window[0] - 1, index].tobytes()
+                self._kept[boundary, position] = row
+        self._rows += rows
+        self._book.ran((row.id for row in rows), trace)
+        self._book.seal(
+            self._rows,
+            lambda row: record.sent[row - 1],
+            self._cache,
+            lambda row: row - 1,
+            (),
+            whole=True,
+        )
+        return len(self._rows) < len(record.kinds)
+
+    @property
+    def sealed(self) -> Sequence[SealedChunk]:
+        return self._book.sealed
+
+    def received(self, chunk: int) -> tuple[bytes, ...]:
+        return self._record.received[chunk * CHUNK : (chunk + 1) * CHUNK]
+
+    def stored(self, layer: int, chunk: int) -> tuple[bytes, bytes]:
+        return self._cache.read(layer, self._slots[chunk * CHUNK : (chunk + 1) * CHUNK])
+
+    def residual(self, boundary: int, position: int) -> bytes:
+        return self._kept[boundary, position]

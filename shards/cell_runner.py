@@ -1,0 +1,67 @@
+"""One layer at a time on rows that somebody else computed before: what checks opened cells."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hearthring.protocol.errors import BadShape
+from hearthring.protocol.tensors import F32
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.shards.kv_types import kv_bytes_of, kv_floats
+
+
+class LayerRows(NamedTuple):
+    """Rows run through one layer: residuals ``[rows, width]``, and K and V as stored.
+
+    ``k_said`` and ``v_said`` are what was given for them, in the same floats as ``k_floats``.
+    """
+
+    out: F32
+    k: bytes
+    v: bytes
+    k_floats: F32
+    v_floats: F32
+    k_said: F32
+    v_said: F32
+
+
+class EngineCells:
+    """Runs single layers of an engine's window; see ``verify.cell_check.CellRunner``.
+
+    ``values``: of a K or V row, KV heads times their width.
+    """
+
+    def __init__(self, engine: Engine, values: int) -> None:
+        self.fingerprint = engine.numerics.fingerprint
+        self.kv = engine.new_cache(1).kv_type
+        self._engine, self._values = engine, values
+
+    def run(
+        self,
+        layer: int,
+        rows: Sequence[tuple[int, int]],
+        below: F32,
+        stored: tuple[bytes, bytes],
+        kv: str,
+    ) -> LayerRows:
+        """Run rows ``(kind, position)``, positions growing, through one layer.
+
+        ``below`` ``[rows, width]``: their residuals under it. ``stored``: K and V rows of all
+        positions up to the last of them, of type ``kv``. Raises ``BadShape`` or ``NonFinite``.
+        """
+        count = rows[-1][1] + 1
+        cache = self._engine.new_cache(count, (layer, layer + 1))
+        slots = np.arange(count, dtype=np.int64)
+        floats = [kv_floats(kv, data, self._values) for data in stored]
+        if any(len(part) != count for part in floats):
+            raise BadShape(f"not {count} rows of K and V", field="kv")
+        own = stored if kv == self.kv else tuple(kv_bytes_of(self.kv, f).tobytes() for f in floats)
+        cache.write(layer, slots, own[0], own[1])
+        entries = [EngineRow(Kind(kind), at, at, slots[: at + 1]) for kind, at in rows]
+        out, _ = self._engine.forward((Segment(cache, tuple(entries)),), below)
+        chosen = np.array([at for _, at in rows], np.int64)
+        k, v = cache.read(layer, chosen)
+        k_said, v_said = (part[chosen] for part in floats)
+        mine = [kv_floats(self.kv, data, self._values) for data in (k, v)]
+        return LayerRows(out, k, v, mine[0], mine[1], k_said, v_said)

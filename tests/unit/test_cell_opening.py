@@ -1,0 +1,182 @@
+"""Openings that aren't what was signed, live openings of open sessions, and what stages refuse."""
+
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hearthring.client.cells import ask_cells, ask_commitment, promise_of
+from hearthring.protocol.cells import OpenedColumn
+from hearthring.protocol.errors import (
+    HearthringError,
+    LayersOutOfRange,
+    QuotaExceeded,
+    UnknownRow,
+    UnknownSession,
+)
+from hearthring.protocol.messages import GENERATED, PROMPT, ROOT
+from hearthring.shards.cell_runner import EngineCells
+from hearthring.shards.shape import Shape
+from hearthring.shards.torch_engine import TorchEngine
+from hearthring.verify import receipts
+from hearthring.verify.cell_check import check_cells
+from hearthring.verify.draw import Cell, draw
+from hearthring.verify.opening import Promise
+from hearthring.verify.verdict import Outcome, Strength
+from tests.stage_peer import WINDOW, Peer, Rig, chain, rig, tiny_engine
+
+PROMPT_ROWS, ROWS = 40, 100
+FULL = ROWS // 32 * 32
+KINDS = [PROMPT] * PROMPT_ROWS + [GENERATED] * (ROWS - PROMPT_ROWS)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_gguf: Path) -> TorchEngine:
+    return tiny_engine(tiny_gguf)
+
+
+@pytest.fixture(scope="module")
+def cells(engine: TorchEngine) -> EngineCells:
+    return EngineCells(engine, engine.shape.kv_heads * engine.shape.head_width)
+
+
+@pytest.fixture
+async def stage(engine: TorchEngine) -> AsyncIterator[Rig]:
+    async with rig(engine) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def peer(stage: Rig) -> AsyncIterator[Peer]:
+    """A client in the middle of a session."""
+    peer = await stage.open(cells=True, max_rows=120)
+    await peer.run(chain(1, PROMPT_ROWS, ROOT))
+    rest = chain(PROMPT_ROWS + 1, ROWS - PROMPT_ROWS, PROMPT_ROWS, GENERATED)
+    await peer.run(rest, commit=range(1, PROMPT_ROWS + 1))
+    await peer.run((), commit=[row.id for row in rest])
+    yield peer
+    await peer.leave()
+
+
+async def committed(peer: Peer, shape: Shape) -> Promise:
+    where = peer.transport, peer.rig.address, peer.rig.node_id
+    body = receipts.read(await ask_commitment(*where, peer.wish.session))
+    return promise_of(body, KINDS, shape)
+
+
+async def opened(peer: Peer, drawn: tuple[Cell, ...]) -> list[OpenedColumn]:
+    where = peer.transport, peer.rig.address, peer.rig.node_id
+    return await ask_cells(*where, peer.wish.session, drawn, WINDOW[0])
+
+
+async def test_an_open_session_shows_its_last_chunks(
+    peer: Peer, engine: TorchEngine, cells: EngineCells
+) -> None:
+    promise = await committed(peer, engine.shape)
+    body = promise.body
+    assert (body.rows, len(body.cell_roots), body.digests) == (FULL, 3, ())
+    drawn = draw(bytes(32), WINDOW, body.rows, first=FULL - 64)
+    verdict = check_cells(promise, drawn, await opened(peer, drawn), cells)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
+    final = await peer.finish(())
+    assert final.cell_roots[:3] == body.cell_roots
+    assert (final.in_roots[:3], final.out_roots[:3]) == (body.in_roots, body.out_roots)
+
+
+async def test_every_altered_byte_is_noticed(
+    peer: Peer, engine: TorchEngine, cells: EngineCells
+) -> None:
+    promise = await committed(peer, engine.shape)
+    drawn = draw(bytes(32), WINDOW, FULL, first=FULL - 64)
+    columns = await opened(peer, drawn)
+    tried = 0
+    for place, column in enumerate(columns):
+        for field in fields(OpenedColumn):
+            value = getattr(column, field.name)
+            if field.name == "last":
+                continue
+            for other in altered(value):
+                changed = replace(column, **{field.name: other})
+                wrong = [*columns[:place], changed, *columns[place + 1 :]]
+                first = column.boundary == WINDOW[0]
+                if field.name in ("residuals", "k_hash", "v_hash", "path", "k", "v") and first:
+                    continue  # these mean nothing there
+                if field.name == "residuals" and column.hashes:
+                    continue
+                if (field.name == "k_hash" and column.k) or (field.name == "v_hash" and column.v):
+                    continue
+                verdict = check_cells(promise, drawn, wrong, cells)
+                assert verdict.outcome is Outcome.REJECTED, (place, field.name)
+                assert verdict.guilty[0].node == promise.body.node
+                tried += 1
+        wrong = [*columns[:place], *columns[place + 1 :]]
+        assert check_cells(promise, drawn, wrong, cells).outcome is Outcome.REJECTED
+        assert check_cells(promise, drawn, [*columns, column], cells).outcome is Outcome.REJECTED
+    assert tried > 40
+
+
+def altered(value: object) -> list[object]:
+    """Other values of a column's field."""
+    if isinstance(value, int):
+        return [value + 1, value + 32, 1 << 20]
+    if isinstance(value, bytes):
+        return [bytes([value[0] ^ 1]) + value[1:], value[:-1], value + b"\0"] if value else []
+    assert isinstance(value, tuple)
+    if not value:
+        return []
+    head = altered(value[0])[0]
+    return [(head, *value[1:]), value[:-1], (*value, value[0])]
+
+
+async def test_a_stage_refuses_what_it_can_t_or_needn_t_show(peer: Peer) -> None:
+    where = peer.rig.address, peer.rig.node_id
+    session, mine = peer.wish.session, peer.transport
+    cases: list[tuple[type[HearthringError], tuple[Cell, ...]]] = [
+        (LayersOutOfRange, (Cell(WINDOW[1], 3),)),
+        (LayersOutOfRange, (Cell(WINDOW[0] - 1, 3),)),
+        (UnknownRow, (Cell(WINDOW[0], ROWS),)),
+        (QuotaExceeded, (Cell(WINDOW[0], 0),)),  # as many openings as chunks
+    ]
+    for error, drawn in cases:
+        with pytest.raises(error):
+            await opened(peer, drawn)
+    stranger = peer.rig.client()
+    with pytest.raises(UnknownSession):
+        await ask_commitment(stranger, *where, session)
+    with pytest.raises(UnknownSession):
+        await ask_cells(stranger, *where, session, (Cell(WINDOW[0], 1),), WINDOW[0])
+    with pytest.raises(UnknownSession):
+        await ask_commitment(mine, *where, bytes(16))
+
+
+async def test_old_chunks_residuals_are_gone_while_a_session_is_open(peer: Peer) -> None:
+    with pytest.raises(UnknownRow):
+        await opened(peer, (Cell(WINDOW[1] - 1, 5),))
+
+
+async def test_another_class_compares_within_a_tolerance(
+    peer: Peer, engine: TorchEngine, cells: EngineCells
+) -> None:
+    promise = await committed(peer, engine.shape)
+    drawn = draw(bytes(32), WINDOW, FULL, first=FULL - 64)
+    columns = await opened(peer, drawn)
+
+    class Other(EngineCells):
+        """Rounds elsewhere."""
+
+        factor = np.float32(1.001)
+
+        def run(self, layer, rows, below, stored, kv):  # type: ignore[no-untyped-def]
+            made = super().run(layer, rows, below, stored, kv)
+            return made._replace(out=below + (made.out - below) * self.factor)
+
+    other = Other(engine, engine.shape.kv_heads * engine.shape.head_width)
+    assert check_cells(promise, drawn, columns, other).outcome is Outcome.REJECTED  # bits
+    other.fingerprint = "00" * 32
+    verdict = check_cells(promise, drawn, columns, other)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.TOLERANCE)
+    assert 0 < verdict.figures["added_error"] < 0.01
+    other.factor = np.float32(1.2)
+    assert check_cells(promise, drawn, columns, other).outcome is Outcome.REJECTED

@@ -1,0 +1,112 @@
+"""Cells opened after an answer: honest stages pass bit for bit, liars are named with the layer."""
+
+from hashlib import sha256
+
+import pytest
+
+from hearthring.client.answer import Answer
+from hearthring.client.api import AsyncClient
+from hearthring.client.cells import audit_cells
+from hearthring.protocol.errors import HearthringError, QuotaExceeded, UnknownSession
+from hearthring.protocol.memory import MemoryTransport
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.cell_runner import EngineCells
+from hearthring.shards.engines import load_engine
+from hearthring.shards.store import ModelEntry
+from hearthring.verify import receipts
+from hearthring.verify.grants import grant
+from hearthring.verify.verdict import Outcome, Strength, Verdict
+from tests.liar import hooks_for
+from tests.memory_ring import memory_swarm
+
+PROMPT_IDS = list(range(10, 50))
+CUTS = (0, 2, 4)
+GUILTY = 1
+
+
+def runner(entry: ModelEntry, engine: str = "torch") -> EngineCells:
+    gguf = entry.open()
+    shape = gguf.shape
+    loaded = load_engine(engine, gguf, (0, shape.layers), Residual.FP16, 1)
+    return EngineCells(loaded, shape.kv_heads * shape.head_width)
+
+
+async def audited(
+    client: AsyncClient,
+    answer: Answer,
+    place: int,
+    cells: EngineCells,
+    seed: int = 0,
+    transport: MemoryTransport | None = None,
+    **changes: object,
+) -> Verdict:
+    proof = answer.proof
+    receipt = proof.stages[place].receipt
+    assert receipt is not None
+    body = receipts.read(receipt)
+    shape = (await client.model_entry()).manifest.shape
+    beacon = sha256(bytes([seed])).digest()
+    where = transport or client.transport()
+    args = (where, answer.route[place], body, proof.kinds, shape, beacon, cells)
+    return await audit_cells(*args, **changes)  # type: ignore[arg-type]
+
+
+async def test_honest_stages_pass_and_open_once_to_each_who_may_ask(tiny: ModelEntry) -> None:
+    cells = runner(tiny)
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=30)
+        for place in range(2):
+            verdict = await audited(client, answer, place, cells)
+            assert verdict.outcome is Outcome.ACCEPTED, verdict
+            assert verdict.strength is Strength.BITS
+            assert verdict.figures["cells_equal"] == verdict.figures["cells"] >= 5
+        with pytest.raises(QuotaExceeded):
+            await audited(client, answer, 0, cells)
+        friend = MemoryTransport(swarm.network)
+        with pytest.raises(UnknownSession):
+            await audited(client, answer, 0, cells, transport=friend)
+        node, who = answer.route[0].node, client.transport().identity
+        allowed = grant(who, answer.proof.session, node, friend.identity.node_id)
+        verdict = await audited(client, answer, 0, cells, 3, friend, grant=allowed)
+        assert verdict.outcome is Outcome.ACCEPTED
+        await friend.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "layers"),
+    [
+        ("noise:0.01", {3}),
+        ("scale:1.01", {3}),
+        ("flip-sign", {3}),
+        ("replay", {3}),
+        ("stale-kv", {2, 3}),
+        ("skip-layer:2", {2}),
+        ("swap-layer", {2, 3}),
+        ("other-weights:8", {2, 3}),
+    ],
+)
+async def test_a_liar_is_named_with_a_layer_it_lied_in(
+    tiny: ModelEntry, fault: str, layers: set[int]
+) -> None:
+    cells = runner(tiny)
+    async with memory_swarm(tiny, CUTS, Residual.FP16, {GUILTY: hooks_for(fault, (2, 4))}) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=30)
+        assert (await audited(client, answer, 0, cells)).outcome is Outcome.ACCEPTED
+        verdict = await audited(client, answer, GUILTY, cells)
+        assert verdict.outcome is Outcome.REJECTED
+        assert [g.node for g in verdict.guilty] == [answer.route[GUILTY].node]
+        assert verdict.figures["layer"] in layers
+        assert 0 <= verdict.figures["position"] < answer.proof.rows
+        assert str(verdict.figures["layer"]) in verdict.reason
+
+
+async def test_a_session_without_record_is_no_verdict(tiny: ModelEntry) -> None:
+    cells = runner(tiny)
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
+        swarm.nodes[0].stage.archive._kept.clear()
+        with pytest.raises(HearthringError):
+            await audited(client, answer, 0, cells)

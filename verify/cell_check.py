@@ -1,0 +1,194 @@
+"""Judging opened cells with the weights of one layer at a time.
+
+Each drawn cell is computed again from the residual below it and the opened K and V of the positions
+before; what comes out must be the committed residual, and the row's own K and V the stored ones.
+In the stage's numerics class both are compared bit by bit. Another class rounds differently, so all
+channels of what the layer *added* are compared, within a tolerance: the residual itself is
+dominated by a few huge channels, beside which a skipped layer would hardly show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hearthring.protocol.cells import OpenedColumn
+from hearthring.protocol.errors import BadOpening, HearthringError
+from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.verify.draw import Cell
+from hearthring.verify.opening import Opening, Promise
+from hearthring.verify.rowhash import CHUNK, row_hashes
+from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, rejected
+
+MIXED_ADDED, MIXED_STORED = 0.08, 0.08
+"""Relative error between classes of what a layer added, and of K and V."""
+_STEP = {Residual.FP32: 0.0, Residual.FP16: 2.0**-10, Residual.BF16: 2.0**-7}
+"""How far two roundings of nearly the same value lie apart, as a share of it."""
+
+
+class Recomputed(Protocol):
+    """Cells computed again: residuals ``[cells, width]``, and K and V as stored.
+
+    ``k_said`` and ``v_said``: what the stage stored, in the same floats as ``k_floats``.
+    """
+
+    @property
+    def out(self) -> F32: ...
+    @property
+    def k(self) -> bytes: ...
+    @property
+    def v(self) -> bytes: ...
+    @property
+    def k_floats(self) -> F32: ...
+    @property
+    def v_floats(self) -> F32: ...
+    @property
+    def k_said(self) -> F32: ...
+    @property
+    def v_said(self) -> F32: ...
+
+
+class CellRunner(Protocol):
+    """Own weights of the model, by layer."""
+
+    fingerprint: str
+    """Class of the engine."""
+    kv: str
+    """How it stores K and V."""
+
+    def run(
+        self,
+        layer: int,
+        rows: Sequence[tuple[int, int]],
+        below: F32,
+        stored: tuple[bytes, bytes],
+        kv: str,
+    ) -> Recomputed:
+        """Run rows ``(kind, position)``, positions growing, through one layer.
+
+        ``below``: their residuals under it. ``stored``: K and V of all positions up to the last
+        of them, of type ``kv``. Raises ``BadShape`` or ``NonFinite`` for what can't be any.
+        """
+
+
+def check_cells(
+    promise: Promise,
+    cells: Sequence[Cell],
+    columns: Sequence[OpenedColumn],
+    runner: CellRunner,
+) -> Verdict:
+    """The verdict over a stage from the cells that were drawn and what it opened of them.
+
+    Rejected names the stage, and in its figures ``layer`` and ``position`` of the first cell that
+    is wrong, chunk by chunk. An opening that contradicts the stage's own signature is as wrong as a
+    cell.
+    """
+    body = promise.body
+    guilty = Guilty(body.node, body.start, body.end)
+    same = runner.fingerprint == body.fingerprint and runner.kv == body.kv
+    strength = Strength.BITS if same else Strength.TOLERANCE
+    figures: dict[str, Any] = {"cells": len(cells)}
+    if len(body.cell_roots) != -(-body.rows // CHUNK):
+        return rejected(f"{body.node} didn't commit to its cells", guilty, **figures)
+    try:
+        opening = Opening(promise, columns)
+        figures["bytes"] = opening.bytes
+        found = [
+            one for layer in _layers(cells) for one in _check_layer(promise, opening, layer, runner)
+        ]
+    except HearthringError as error:
+        why = error if isinstance(error, BadOpening) else f"{type(error).__name__}: {error}"
+        return rejected(
+            f"{body.node} opened other cells than it committed to: {why}", guilty, **figures
+        )
+    if same:
+        wrong = [one for one in found if not one.equal]
+        figures["cells_equal"] = len(found) - len(wrong)
+    else:
+        wrong = [one for one in found if one.added > MIXED_ADDED or one.stored > MIXED_STORED]
+        figures |= {
+            "added_error": round(max((one.added for one in found), default=0.0), 5),
+            "stored_error": round(max((one.stored for one in found), default=0.0), 5),
+            "thresholds": {"added_error": MIXED_ADDED, "stored_error": MIXED_STORED},
+        }
+    if wrong:
+        first = min(wrong, key=lambda one: (one.cell.position // CHUNK, one.cell.layer))
+        layer, position = first.cell
+        figures |= {"cells_wrong": len(wrong), "layer": layer, "position": position}
+        reason = f"{body.node} did not compute layer {layer} of the model at position {position}"
+        return rejected(reason, guilty, strength=strength, **figures)
+    how = "bit for bit what the model gives" if same else "within the tolerance between classes"
+    reason = f"every cell that was drawn is {how}"
+    return Verdict(Outcome.ACCEPTED, reason, (), strength, figures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    cell: Cell
+    equal: bool
+    added: float = 0.0
+    stored: float = 0.0
+
+
+def _layers(cells: Sequence[Cell]) -> list[tuple[int, list[int]]]:
+    grouped: dict[int, list[int]] = {}
+    for layer, position in sorted(set(cells)):
+        grouped.setdefault(layer, []).append(position)
+    return list(grouped.items())
+
+
+def _check_layer(
+    promise: Promise, opening: Opening, drawn: tuple[int, list[int]], runner: CellRunner
+) -> list[_Found]:
+    layer, positions = drawn
+    body, residual = promise.body, Residual(promise.body.residual)
+    rows = [(promise.kinds[position], position) for position in positions]
+    width = promise.row_bytes // residual.bytes
+    below, above = (
+        unpack(_joined(opening, boundary, positions), len(rows), width, residual)
+        for boundary in (layer, layer + 1)
+    )
+    stored = opening.stored(layer, positions[-1])
+    made = runner.run(layer, rows, below, stored, body.kv)
+    wire = pack(made.out, residual)
+    hashes = row_hashes(
+        bytes.fromhex(body.model_id),
+        bytes.fromhex(body.fingerprint),
+        layer + 1,
+        [kind for kind, _ in rows],
+        positions,
+        wire,
+        len(rows),
+    )
+    size, found = promise.kv_bytes, []
+    for i, position in enumerate(positions):
+        said = [part[position * size : (position + 1) * size] for part in stored]
+        mine = [part[i * size : (i + 1) * size] for part in (made.k, made.v)]
+        equal = hashes[i] == opening.hash(layer + 1, position) and said == mine
+        added = _added_error(made.out[i], above[i], below[i], residual)
+        kept = max(
+            _relative(made.k_floats[i], made.k_said[i]), _relative(made.v_floats[i], made.v_said[i])
+        )
+        found.append(_Found(Cell(layer, position), equal, added, kept))
+    return found
+
+
+def _joined(opening: Opening, boundary: int, positions: Sequence[int]) -> bytes:
+    return b"".join(opening.residual(boundary, position) for position in positions)
+
+
+def _added_error(mine: F32, said: F32, below: F32, residual: Residual) -> float:
+    """Error of what the layer added, beyond what rounding the sum explains."""
+    beyond = np.abs(mine - said) - np.abs(mine) * np.float32(_STEP[residual])
+    return _ratio(np.maximum(beyond, 0), mine - below)
+
+
+def _relative(mine: F32, said: F32) -> float:
+    return _ratio(mine - said, mine)
+
+
+def _ratio(error: F32, whole: F32) -> float:
+    size = float(np.linalg.norm(whole))
+    off = float(np.linalg.norm(error))
+    return off / size if size else float(off > 0)
