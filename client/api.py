@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
+from hearthring.client.cell_audit import CELLS, WHOLE, audit_by_cells, check_depth
 from hearthring.client.config import (
     SHARING,
     ClientConfig,
@@ -53,7 +54,7 @@ from hearthring.protocol.transport import Transport
 from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.manifest import quiet
-from hearthring.shards.parts import ENDS, replay_parts
+from hearthring.shards.parts import ENDS, replay_parts, window_parts
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.verify.candidates import snapshot
@@ -222,17 +223,24 @@ class AsyncClient:
             return self._entry
 
     async def audit(
-        self, proof: Proof, verifiers: int | None = None, depth: str = "whole"
+        self, proof: Proof, verifiers: int | None = None, depth: str = WHOLE
     ) -> Verdict:
         """Replay a proof offline, with this machine's own weights; or have it judged by so many
         independent ``verifiers`` of the swarm, an odd number.
+
+        ``depth`` ``cells``: don't replay it whole, but have each stage open drawn cells, which own
+        weights check at a small part of the work. Stages do so for their own client, within the
+        audit window. Raises ``BadOption``.
 
         Weights that aren't here are fetched first, if this client knows a swarm that has them.
         Verifiers see the whole proof, tokens included. They need its model; this client doesn't.
         ``depth`` is theirs: see ``SwarmAudit``.
         """
+        check_depth(depth, verifiers, bool(self.config.join))
         if verifiers is not None:
             return await self._learn(proof, await self._ask_swarm(proof, verifiers, depth))
+        if depth == CELLS:
+            return await self._learn(proof, await self._ask_for_cells(proof))
         opened = None
         if join := self.config.join:
             # Without them the verdict says what is missing.
@@ -252,6 +260,15 @@ class AsyncClient:
             own = proof.client == self.transport().identity.node_id
             await asyncio.to_thread(self.reputation.learn, proof, verdict, own)
         return verdict
+
+    async def _ask_for_cells(self, proof: Proof) -> Verdict:
+        join, transport = self.config.join, self.transport()
+        _, records = await find_records(transport, join, self._book, proof.model_id)
+        entry = await find_model(transport, join, proof.model_id, ModelStore())
+        wanted = window_parts(0, entry.manifest.shape.layers)
+        gguf = await obtain(transport, join, entry, wanted, self._progress)
+        threads = self.config.threads
+        return await audit_by_cells(transport, records, proof, gguf, threads, self._progress)
 
     async def _ask_swarm(self, proof: Proof, verifiers: int, depth: str) -> Verdict:
         join = self.config.join

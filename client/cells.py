@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from hearthring.client.route import Stage
 from hearthring.protocol.cells import (
     CellsOpen,
     Commitment,
@@ -14,7 +13,7 @@ from hearthring.protocol.cells import (
 )
 from hearthring.protocol.errors import DeadlineExceeded, Malformed, PeerUnreachable, TooLarge
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import Receipt
+from hearthring.protocol.messages import PROMPT, Receipt
 from hearthring.protocol.tensors import Residual
 from hearthring.protocol.transport import Method, Transport
 from hearthring.protocol.verifying import Grant
@@ -100,7 +99,7 @@ def promise_of(body: ReceiptBody, kinds: Sequence[int], shape: Shape) -> Promise
 
 async def audit_cells(
     transport: Transport,
-    stage: Stage,
+    address: str,
     body: ReceiptBody,
     kinds: Sequence[int],
     shape: Shape,
@@ -109,17 +108,18 @@ async def audit_cells(
     first: int = 0,
     grant: Grant | None = None,
 ) -> Verdict:
-    """Draw cells of one stage by the beacon, have them opened, and judge them.
+    """Draw cells of the stage at an address by the beacon, have them opened, and judge them.
 
     Positions are drawn in ``[first, body.rows)``. ``kinds``: of every row. For a session under way
     ``body`` is the stage's ``ask_commitment``, read; afterwards its receipt. Raises what
     ``ask_cells`` does: an opening that isn't delivered is no verdict yet.
     """
     promise = promise_of(body, kinds, shape)
-    cells = draw(beacon, (body.start, body.end), body.rows, first)
+    prompt = sum(kind == PROMPT for kind in kinds[: body.rows])
+    cells = draw(beacon, (body.start, body.end), body.rows, first, prompt)
     columns: list[OpenedColumn] = []
     if body.cell_roots:
         columns = await ask_cells(
-            transport, stage.address, stage.node, body.session, cells, body.start, grant
+            transport, address, body.node, body.session, cells, body.start, grant
         )
     return await asyncio.to_thread(check_cells, promise, cells, columns, runner)

@@ -106,7 +106,8 @@ class Client:
         return self._run(self._client.model_entry())
 
     def audit(self, proof: Proof, verifiers: int | None = None, depth: str = "whole") -> Verdict:
-        """Replay a proof with this machine's own weights, or ask independent verifiers."""
+        """Replay a proof with this machine's own weights, or ask independent verifiers, or with
+        ``depth="cells"`` check drawn cells only."""
         return self._run(self._client.audit(proof, verifiers, depth))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

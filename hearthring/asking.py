@@ -6,6 +6,7 @@ from typing import Any
 
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
+from hearthring.client.cell_audit import check_depth
 from hearthring.client.config import ClientConfig, threads_of
 from hearthring.client.route import missing_windows
 from hearthring.client.standing import open_reputation
@@ -112,6 +113,7 @@ def audit_file(
     depth: str = "whole",
 ) -> int:
     """Judge a proof file, print the verdict, return the exit code."""
+    check_depth(depth, verifiers, bool(join))
     try:
         proof = Proof.load(file)
         with Bars() as bars:
@@ -141,6 +143,12 @@ def print_verdict(verdict: Verdict) -> None:
     figures = verdict.figures
     if "rows" in figures:
         print(f"  replayed  {figures['rows']} rows in {figures['chunks']} chunks")
+    for stage in figures.get("cell_stages", ()):
+        where = f", wrong at layer {stage['layer']}" if "layer" in stage else ""
+        print(
+            f"  stage     [{stage['start']}, {stage['end']}) {stage['node'][-8:]}: "
+            f"{stage.get('cells', 0)} cells {stage['verdict']}{where}"
+        )
     for stage in figures.get("stages", ()):
         print(
             f"  stage     [{stage['start']}, {stage['end']}) {stage['node'][-8:]}: "

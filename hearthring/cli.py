@@ -343,8 +343,10 @@ def audit(
     depth: Annotated[
         str,
         typer.Option(
-            help="What verifiers replay: the whole answer from its tokens, or each stage from what "
-            "it was sent (whole, stage)."
+            help="whole: replay the answer from its tokens. stage: verifiers replay each stage "
+            "from what it was sent. cells: each stage opens drawn layers and positions, which you "
+            "check with your copy (needs --join; for proofs of your own): a part of the work, "
+            "against whoever computes something cheaper.",
         ),
     ] = "whole",
     threads: Threads = None,

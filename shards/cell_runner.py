@@ -8,7 +8,7 @@ import numpy as np
 from hearthring.protocol.errors import BadShape
 from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
-from hearthring.shards.kv_types import kv_bytes_of, kv_floats
+from hearthring.shards.kv_types import kv_bytes_of, kv_floats, kv_row_bytes
 
 
 class LayerRows(NamedTuple):
@@ -53,15 +53,21 @@ class EngineCells:
         count = rows[-1][1] + 1
         cache = self._engine.new_cache(count, (layer, layer + 1))
         slots = np.arange(count, dtype=np.int64)
-        floats = [kv_floats(kv, data, self._values) for data in stored]
-        if any(len(part) != count for part in floats):
+        size = kv_row_bytes(kv, self._values)
+        if any(len(data) != count * size for data in stored):
             raise BadShape(f"not {count} rows of K and V", field="kv")
-        own = stored if kv == self.kv else tuple(kv_bytes_of(self.kv, f).tobytes() for f in floats)
-        cache.write(layer, slots, own[0], own[1])
+        chosen = np.array([at for _, at in rows], np.int64)
+        cache.write(layer, slots, *(self._own(data, kv) for data in stored))
         entries = [EngineRow(Kind(kind), at, at, slots[: at + 1]) for kind, at in rows]
         out, _ = self._engine.forward((Segment(cache, tuple(entries)),), below)
-        chosen = np.array([at for _, at in rows], np.int64)
         k, v = cache.read(layer, chosen)
-        k_said, v_said = (part[chosen] for part in floats)
+        said = [b"".join(data[at * size : (at + 1) * size] for _, at in rows) for data in stored]
+        k_said, v_said = (kv_floats(kv, data, self._values) for data in said)
         mine = [kv_floats(self.kv, data, self._values) for data in (k, v)]
         return LayerRows(out, k, v, mine[0], mine[1], k_said, v_said)
+
+    def _own(self, data: bytes, kv: str) -> bytes:
+        """Rows in this engine's own type."""
+        if kv == self.kv:
+            return data
+        return kv_bytes_of(self.kv, kv_floats(kv, data, self._values)).tobytes()

@@ -7,7 +7,7 @@ import pytest
 from hearthring.client.answer import Answer
 from hearthring.client.api import AsyncClient
 from hearthring.client.cells import audit_cells
-from hearthring.protocol.errors import HearthringError, QuotaExceeded, UnknownSession
+from hearthring.protocol.errors import BadOption, HearthringError, QuotaExceeded, UnknownSession
 from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.cell_runner import EngineCells
@@ -47,7 +47,7 @@ async def audited(
     shape = (await client.model_entry()).manifest.shape
     beacon = sha256(bytes([seed])).digest()
     where = transport or client.transport()
-    args = (where, answer.route[place], body, proof.kinds, shape, beacon, cells)
+    args = (where, answer.route[place].address, body, proof.kinds, shape, beacon, cells)
     return await audit_cells(*args, **changes)  # type: ignore[arg-type]
 
 
@@ -110,3 +110,32 @@ async def test_a_session_without_record_is_no_verdict(tiny: ModelEntry) -> None:
         swarm.nodes[0].stage.archive._kept.clear()
         with pytest.raises(HearthringError):
             await audited(client, answer, 0, cells)
+
+
+async def test_a_proof_is_audited_by_the_cells_of_every_stage(tiny: ModelEntry) -> None:
+    lying = {GUILTY: hooks_for("swap-layer", (2, 4))}
+    async with memory_swarm(tiny, CUTS, Residual.FP16, lying) as ring:
+        answer = await ring.client().generate(prompt_ids=PROMPT_IDS, max_tokens=20)
+        stranger = ring.client()
+        verdict = await stranger.audit(answer.proof, depth="cells")
+        assert verdict.outcome is Outcome.INCONCLUSIVE
+    async with memory_swarm(tiny, CUTS, Residual.FP16, lying) as ring:
+        client = ring.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=20)
+        verdict = await client.audit(answer.proof, depth="cells")
+        assert verdict.outcome is Outcome.REJECTED
+        assert [g.node for g in verdict.guilty] == [answer.route[1].node]
+        stages = verdict.figures["cell_stages"]
+        assert [stage["verdict"] for stage in stages] == ["accepted", "rejected"]
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as ring:
+        client = ring.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=20)
+        verdict = await client.audit(answer.proof, depth="cells")
+        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
+        again = await client.audit(answer.proof, depth="cells")  # each opens once
+        assert again.outcome is Outcome.INCONCLUSIVE
+        assert again.figures["withheld"] == [stage.node for stage in answer.route]
+        with pytest.raises(BadOption):
+            await client.audit(answer.proof, depth="some")
+        with pytest.raises(BadOption):
+            await client.audit(answer.proof, 3, depth="cells")

@@ -45,3 +45,11 @@ def test_positions_are_drawn_evenly() -> None:
         found[max(c.position for c in draw(beacon, (0, 2), rows) if c.layer == 0)] += 1
     assert min(found[position] for position in range(rows)) > 20
     assert max(found.values()) < 90
+
+
+def test_a_few_generated_rows_behind_a_long_prompt_are_drawn() -> None:
+    for beacon in beacons(50):
+        for layers in (1, 2, 8):
+            cells = draw(beacon, (0, layers), 1000, prompt=980)
+            late = [c for c in cells if c.layer == layers - 1 and c.position >= 980]
+            assert len(late) >= max(2, layers // 2)
