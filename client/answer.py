@@ -12,13 +12,15 @@ class Rerouting:
     """One fail-over: the nodes that were lost, why, when that was noticed, how long it took.
 
     ``at_s`` counts from the request like ``first_token_s``; ``pause_s`` is the time from then until
-    the ring was whole again.
+    the ring was whole again. ``changed`` names stages of another numerics class than before: there
+    are none without ``allow_class_change``.
     """
 
     nodes: tuple[str, ...]
     reason: str
     at_s: float
     pause_s: float
+    changed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,15 @@ class Guessing:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a streamed answer: new text, and the token that brought it."""
+    """A part of a streamed answer: new text, and the token that brought it.
+
+    So many characters before it are ``taken_back``: hardly ever any. A stage was found to have
+    computed something else than it should, and the answer goes on from where it was right.
+    """
 
     text: str
     token_id: int | None
+    taken_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,9 @@ class Answer:
 
     ``token_ids`` holds every generated id, a final end-of-sequence token included; ``text`` ends
     before it, and before a stop string. ``stop_reason``: ``eos``, ``stop`` or ``length``.
-    ``proof`` is ``None`` only when the caller asked for none.
+    ``proof`` is ``None`` only when the caller asked for none. ``class_changes`` are indices in
+    ``token_ids``: of each first token that stages of another numerics class have chosen, which
+    happens with ``allow_class_change`` only.
     """
 
     text: str
@@ -90,6 +99,7 @@ class Answer:
     route: tuple[Stage, ...]
     seed: int | None
     guessing: Guessing
+    class_changes: tuple[int, ...] = ()
     _proof: Proof | None = None
 
     @property
@@ -108,6 +118,7 @@ class Answer:
             "token_ids": self.token_ids,
             "stop_reason": self.stop_reason,
             "seed": self.seed,
+            "class_changes": list(self.class_changes),
             "timings": {
                 "first_token_s": round(t.first_token_s, 4),
                 "decode_tokens_per_s": round(t.decode_tokens_per_s, 2),
@@ -122,6 +133,7 @@ class Answer:
                         "reason": r.reason,
                         "at_s": round(r.at_s, 4),
                         "pause_s": round(r.pause_s, 4),
+                        "changed": r.changed,
                     }
                     for r in t.reroutes
                 ],

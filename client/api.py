@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -29,19 +29,30 @@ from hearthring.client.opening import Opening
 from hearthring.client.peers import PeerTable
 from hearthring.client.proving import prove
 from hearthring.client.replacement import PATIENCE, Avoided, Spares
-from hearthring.client.request import Messages, Options, Progress, PromptModel, Request
+from hearthring.client.request import (
+    Messages,
+    Options,
+    Progress,
+    PromptModel,
+    Request,
+    Unfinished,
+)
 from hearthring.client.ring import RingSession
+from hearthring.client.rollback import RolledBack
 from hearthring.client.route import Stage, View
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
 from hearthring.client.speculation import Speculation
 from hearthring.client.standing import open_reputation
-from hearthring.client.stops import StopWatcher
 from hearthring.client.swarm_audit import SwarmAudit
+from hearthring.client.transcript import Transcript
 from hearthring.protocol.errors import (
+    BadOption,
+    HearthringError,
     LayersOutOfRange,
     ModelNotHere,
     SeedUnreachable,
+    Unavailable,
     UnknownModel,
 )
 from hearthring.protocol.grpc_transport import GrpcTransport
@@ -56,7 +67,6 @@ from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.manifest import quiet
 from hearthring.shards.parts import ENDS, replay_parts, window_parts
 from hearthring.shards.store import ModelEntry, ModelStore
-from hearthring.shards.tokenizer import StreamDecoder
 from hearthring.verify.candidates import snapshot
 from hearthring.verify.evidence_store import Reputation
 from hearthring.verify.proof import Proof
@@ -78,7 +88,8 @@ class AsyncClient:
     ggml for quantised weights, else torch. ``reputation`` tells what a node counts for in
     routes (1 is neutral, 0.5 as if twice as slow, 0 never): by default what this user's audits
     have shown, and a ``Reputation`` goes on learning from them; ``sharing`` whose earlier prompts
-    may speed up this client's, ``patience`` how many seconds a request waits for a whole route
+    may speed up this client's, ``patience`` how many seconds a request waits for a whole
+    route, ``allow_class_change`` whether it may go on in another numerics class
     (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` who
     decides how far, for experiments. Nothing is loaded or dialled before it is needed.
     Several requests may run at once. After an error or a cancellation nothing of a
@@ -99,6 +110,7 @@ class AsyncClient:
         reputation: Callable[[str], float] | None = None,
         sharing: str = "own",
         patience: float = PATIENCE,
+        allow_class_change: bool = False,
         engine: str = "auto",
         draft: str | Make = AUTO,
         pace: MakePace | None = None,
@@ -112,6 +124,7 @@ class AsyncClient:
             threads_of(threads),
             sharing=sharing_of(sharing),
             patience=patience_of(patience),
+            allow_class_change=allow_class_change,
             engine=engine_of(engine),
         )
         # A client of another transport is a part of something, and that something's business.
@@ -158,6 +171,24 @@ class AsyncClient:
             pass
         return stream.answer
 
+    async def resume(self, error: HearthringError) -> Answer:
+        """The whole answer to a request that failed with this error, from where it was."""
+        stream = self.resume_stream(error)
+        async for _ in stream:
+            pass
+        return stream.answer
+
+    def resume_stream(self, error: HearthringError) -> "AnswerStream":
+        """As ``resume``, piece by piece: those that weren't there before the error.
+
+        The tokens are those of a request that never failed. Raises ``BadOption`` for an error that
+        carries no request.
+        """
+        begun = error.unfinished if isinstance(error, Unavailable) else None
+        if not isinstance(begun, Unfinished):
+            raise BadOption("it carries no request", field="error", mend="ask again instead")
+        return AnswerStream(self, begun.request, begun)
+
     async def chat(self, messages: Messages, **options: Any) -> Answer:
         """The assistant's next turn: ``generate(messages=...)``."""
         return await self.generate(messages=messages, **options)
@@ -185,7 +216,7 @@ class AsyncClient:
         ring, ends = await self._open_ring(len(ids), inner)
         async with ring:
             generation = Generation(ring, ends, self._heads, Sampling(), list(ids))
-            await generation.prefill_only()
+            await generation.prefill()
         states = {0: await self._heads.run(ends.embed, ids)} if 0 in layers else {}
         for layer in inner:
             taps = b"".join(ring.taps[layer, row.id] for row in generation.rows)
@@ -300,16 +331,47 @@ class AsyncClient:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def run(self, request: Request, stream: "AnswerStream") -> AsyncIterator[Piece]:
-        """The life of a request: prompt, route, session, tokens, proof, answer."""
+    async def run(
+        self, request: Request, stream: "AnswerStream", begun: Unfinished | None = None
+    ) -> AsyncIterator[Piece]:
+        """The life of a request: prompt, route, session, tokens, proof, answer.
+
+        Of one that has ``begun`` before only the rest is streamed. An ``Unavailable`` that ends it
+        carries what there is so far.
+        """
         model = await self._load()
-        ids = model.ids(request)
+        ids = list(begun.prompt_ids) if begun is not None else model.ids(request)
+        made = list(begun.token_ids) if begun is not None else []
+        classes = [begun.fingerprint if begun is not None else ""]
+        answering = self._answer(request, stream, model, ids, made, classes)
+        try:
+            async with contextlib.aclosing(answering):
+                async for piece in answering:
+                    yield piece
+        except Unavailable as error:
+            error.unfinished = Unfinished(request, tuple(ids), tuple(made), classes[-1])
+            raise
+
+    async def _answer(
+        self,
+        request: Request,
+        stream: "AnswerStream",
+        model: PromptModel,
+        ids: list[int],
+        made: list[int],
+        classes: list[str],
+    ) -> AsyncGenerator[Piece]:
+        """One session for a request, whose tokens so far are always in ``made``.
+
+        ``classes`` ends with the numerics class of the last of them, empty before the first.
+        """
         limit = min(request.max_tokens, model.room(ids))
+        transcript = Transcript(model.tokenizer, request.stop)
+        transcript.rewind(made)
         speculation = await self._speculation(request, model)
         ring, ends = await self._open_ring(
-            len(ids) + limit, extra=speculation.room, cells=request.proof
+            len(ids) + limit, extra=speculation.room, cells=request.proof, like=classes[-1]
         )
-        text, reason, proof = "", "length", None
         if ring.max_rows < len(ids) + limit + speculation.room:
             speculation.stop("no stage has room for guesses")
         async with ring, contextlib.AsyncExitStack() as stack:
@@ -319,38 +381,68 @@ class AsyncClient:
                 ends,
                 self._heads,
                 request.sampling,
-                list(ids),
+                [*ids, *made],
                 speculation,
+                len(ids),
                 begun=stream.begun,
             )
-            decoder, watcher = StreamDecoder(model.tokenizer), StopWatcher(request.stop)
-            tokens = generation.tokens(limit, model.tokenizer.eos_ids)
-            async with contextlib.aclosing(tokens):
-                async for token in tokens:
-                    if token in model.tokenizer.eos_ids:
-                        reason = "eos"
-                        break
-                    emit, stopped = watcher.feed(decoder.feed(token))
-                    text += emit
-                    yield Piece(emit, token)
-                    if stopped:
-                        reason = "stop"
-                        break
-            if reason != "stop":
-                emit, stopped = watcher.feed(decoder.flush())
-                emit += watcher.flush()
-                text, reason = text + emit, "stop" if stopped else reason
-                if emit:
-                    yield Piece(emit, None)
+            if made and ring.route[-1].fingerprint != classes[-1]:
+                generation.class_changes.append(len(ids) + len(made))
+            while True:
+                writing = self._write(generation, transcript, limit, model)
+                async with contextlib.aclosing(writing):
+                    async for piece in writing:
+                        made[:] = generation.token_ids[len(ids) :]
+                        classes[:] = [ring.route[-1].fingerprint]
+                        if piece is not None:
+                            yield piece
+                timings = generation.timings()
+                try:
+                    proof = await self._prove(request, generation, model)
+                    break
+                except RolledBack as back:  # the last stage to be lost had computed something else
+                    generation.take_back(back)
+                    made[:] = generation.token_ids[len(ids) :]
+                    yield transcript.rewind(made)
+            if rest := transcript.finish():
+                yield rest
             learn(self.peers, ring.route, [t.result for t in generation.trips if t.alone])
-            timings = generation.timings()
-            if request.proof:
-                who = self.transport().identity
-                proof = await prove(generation, model.entry.model_id, model.entry.name, who)
-        made = generation.token_ids[len(ids) :]
-        seed = request.sampling.seed
-        guessing = speculation.account()
-        stream.finish(Answer(text, ids, made, reason, timings, ring.route, seed, guessing, proof))
+        stream.finish(
+            Answer(
+                transcript.text,
+                ids,
+                made,
+                transcript.reason,
+                timings,
+                ring.route,
+                request.sampling.seed,
+                speculation.account(),
+                tuple(at - len(ids) for at in generation.class_changes),
+                proof,
+            )
+        )
+
+    async def _write(
+        self, generation: Generation, transcript: Transcript, limit: int, model: PromptModel
+    ) -> AsyncGenerator[Piece | None]:
+        """A piece, or ``None``, for every token until the transcript has ended."""
+        if transcript.ended:
+            return
+        tokens = generation.tokens(limit, model.tokenizer.eos_ids)
+        async with contextlib.aclosing(tokens):
+            async for token in tokens:
+                made = generation.token_ids[generation.prompt_tokens :]
+                yield transcript.rewind(made) if token is None else transcript.feed(token)
+                if transcript.ended:
+                    return
+
+    async def _prove(
+        self, request: Request, generation: Generation, model: PromptModel
+    ) -> Proof | None:
+        if not request.proof:
+            return None
+        who = self.transport().identity
+        return await prove(generation, model.entry.model_id, model.entry.name, who)
 
     async def _speculation(self, request: Request, model: PromptModel) -> Speculation:
         """The request's draft, made on the thread that it will run on."""
@@ -371,18 +463,31 @@ class AsyncClient:
             return self._model
 
     async def _open_ring(
-        self, rows: int, taps: Sequence[int] = (), extra: int = 0, cells: bool = False
+        self,
+        rows: int,
+        taps: Sequence[int] = (),
+        extra: int = 0,
+        cells: bool = False,
+        like: str = "",
     ) -> tuple[RingSession, Ends]:
         """An open session with room for so many rows, and ``extra`` ones if there is room;
         with ``cells`` its stages commit to them.
 
+        Its class is that of the fingerprint ``like``, if that is given and another isn't allowed.
         Raises what ``Opening.open`` does.
         """
         extra = extra if rows + extra <= LIMITS.session_rows else 0
         model = await self._load()
         view = self.view(model.shape.width)
         spares = Spares(
-            self._look, model.shape.layers, rows + extra, self._avoided, view, self.config.patience
+            self._look,
+            model.shape.layers,
+            rows + extra,
+            self._avoided,
+            view,
+            self.config.patience,
+            self.config.allow_class_change,
+            like,
         )
 
         async def make(route: tuple[Stage, ...], records: list[NodeRecord]) -> RingSession:
@@ -447,10 +552,12 @@ class AsyncClient:
 class AnswerStream:
     """Pieces of an answer as they come; ``answer`` once they have. Iterate it once."""
 
-    def __init__(self, client: AsyncClient, request: Request) -> None:
+    def __init__(
+        self, client: AsyncClient, request: Request, begun: Unfinished | None = None
+    ) -> None:
         self.begun = time.monotonic()
         self._answer: Answer | None = None
-        self._pieces = client.run(request, self)
+        self._pieces = client.run(request, self, begun)
 
     def __aiter__(self) -> AsyncIterator[Piece]:
         """The pieces. Closing the iterator early closes the session."""

@@ -5,7 +5,7 @@ token chosen from the cursor's state is either one of its children, and the curs
 none, and every guess falls.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hearthring.client.draft import Candidate
@@ -73,9 +73,10 @@ class Tip:
 class Branches:
     """The tree beneath the cursor. It begins at the last row of the prompt."""
 
-    def __init__(self, last: Row, token: int, state: F32) -> None:
+    def __init__(self, last: Row, token: int, state: F32, newest: int = 0) -> None:
+        """``newest`` is the last row's id ever sent, if that isn't ``last``: none is used twice."""
         self.cursor = Branch(token, last.position, row=last, state=state)
-        self._newest = last.id
+        self.newest = max(newest, last.id)
         self._coming: dict[int, Branch] = {}
 
     def tip(self) -> Tip:
@@ -106,11 +107,17 @@ class Branches:
             above = branch.parent
             assert above is not None
             assert above.row is not None
-            self._newest += 1
-            branch.row = Row(self._newest, above.row.id, branch.position, GENERATED)
+            self.newest += 1
+            branch.row = Row(self.newest, above.row.id, branch.position, GENERATED)
             self._coming[branch.row.id] = branch
             rows.append(branch.row)
         return rows
+
+    def restate(self, states: Mapping[int, F32]) -> None:
+        """Rows that are back have other states, by row id."""
+        for branch in self.cursor.below():
+            if branch.row is not None and branch.state is not None:
+                branch.state = states.get(branch.row.id, branch.state)
 
     def back(self, rows: Sequence[Row], states: F32) -> None:
         """States of rows, ``[rows, width]``. Those of rows that fell are nobody's."""

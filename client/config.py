@@ -25,6 +25,9 @@ class ClientConfig:
     ``sharing``: whose earlier rows stages may use for this client's prompts, and who may profit
     from this client's: its ``own`` sessions, those of ``all`` who say the same, or ``none``.
 
+    ``allow_class_change``: whether a request may go on in another numerics class where a lost stage
+    can't be replaced by one of the same. Its tokens from then on may be others.
+
     ``patience``: seconds that a request waits for a whole route, at its begin or after a loss.
     ``engine``: what computes embedding and head, as in ``open_ends``.
     """
@@ -35,6 +38,7 @@ class ClientConfig:
     data: Path | None = None
     sharing: str = "own"
     patience: float = PATIENCE
+    allow_class_change: bool = False
     engine: str = "auto"
 
     def identity(self) -> Identity:

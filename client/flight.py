@@ -113,6 +113,18 @@ class Flight:
         self.doomed.update(under_way)
         return tuple(under_way)
 
+    def revoke(self, rows: Iterable[int]) -> None:
+        """Rows and all that hang on them are void, whatever was decided; who waits gets zeros.
+
+        ``rows`` holds every living descendant of each.
+        """
+        gone = set(rows)
+        for row_id in gone:
+            self.live.pop(row_id, None)
+        self._decided -= gone
+        self.committed = [row for row in self.committed if row not in gone]
+        self._settle_dead()
+
     def undecided(self) -> tuple[int, ...]:
         """Living rows that aren't committed."""
         return tuple(row for row in self.live if row not in self._decided)
@@ -126,6 +138,11 @@ class Flight:
             self._pending[row.id] = asked
         if not rows:
             self._empty[step_id] = asked
+
+    @staticmethod
+    def refuse(waiting: "asyncio.Future[Result]", rows: Sequence[Row], width: int) -> None:
+        """Rows that won't set out: who waits for them gets zeros."""
+        Asked(0, tuple(rows), width, waiting, 0).settle()
 
     def launch(self, step_id: int, rows: tuple[Row, ...]) -> None:
         """A step sets out."""
@@ -170,6 +187,10 @@ class Flight:
         for asked in self._empty.values():
             asked.settle()
         self._empty.clear()
+        self._settle_dead()
+
+    def _settle_dead(self) -> None:
+        """Nobody waits for rows that don't live."""
         for row_id in [row for row in self._pending if row not in self.live]:
             asked = self._pending.pop(row_id)
             asked.left -= 1

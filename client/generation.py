@@ -9,7 +9,7 @@ and as long as that was guessed its state is there too. Guesses that fell are ca
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,9 +23,10 @@ from hearthring.client.flight import Result
 from hearthring.client.heads import Heads
 from hearthring.client.pace import Trip
 from hearthring.client.ring import RingSession
+from hearthring.client.rollback import RolledBack
 from hearthring.client.sampler import Sampling, choose
 from hearthring.client.speculation import Speculation
-from hearthring.protocol.messages import PROMPT, Row
+from hearthring.protocol.messages import GENERATED, PROMPT, Row
 from hearthring.protocol.tensors import F32
 from hearthring.shards.ends import Ends
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 16
 """Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
-
-
+RESUMED = 64
+"""Rows in a step of tokens that an earlier session has chosen."""
 LIKELY = 0.3
 """States that the text gets to with this chance go through the head together, the others as they
 are needed."""
@@ -62,7 +63,11 @@ class _Decided:
 
 @dataclass(slots=True)
 class Generation:
-    """The growing state of one answer."""
+    """The growing state of one answer.
+
+    ``token_ids`` holds the prompt, and behind its ``prompt_tokens`` (0: all are the prompt's) what
+    an earlier session has chosen.
+    """
 
     ring: RingSession
     ends: Ends
@@ -81,25 +86,32 @@ class Generation:
     trips: list[Trip] = field(default_factory=list)
     """Steps of generated rows that are back."""
     uncommitted: list[int] = field(default_factory=list)
+    class_changes: list[int] = field(default_factory=list)
+    """Positions of tokens, each the first that a ring of other classes has chosen."""
+    resumed: int = 0
+    """Tokens of the answer that were there from the begin."""
     _branches: Branches | None = None
     _flying: deque[_Flying] = field(default_factory=deque)
     _end: int = 0
     """Rows from this position on would come after the last token."""
 
-    async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncGenerator[int]:
-        """Generate at most ``limit`` tokens; the one in ``ends_at`` is the last.
+    async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncGenerator[int | None]:
+        """Generate until the answer has ``limit`` tokens; the one in ``ends_at`` is the last.
 
-        Stopping early is fine at any token: what was sent up to it stays committed, and whatever
-        was sent beyond it is cancelled.
+        ``None`` says that some were taken back: ``token_ids`` has those that are left. Stopping
+        early is fine at any token: what was sent up to it stays committed, and whatever was sent
+        beyond it is cancelled. May be called again after ``take_back``.
         """
-        self.prompt_tokens = len(self.token_ids)
-        self._end = self.prompt_tokens + limit - 1
-        self.prefill_begun = time.monotonic()
-        state = await self._prefill()
-        branches = self._branches = Branches(self.rows[-1], self.token_ids[-1], state)
-        await self.heads.run(self.speculation.begin, self.token_ids)
         try:
-            while True:
+            if not self.rows:
+                await self.prefill()
+        except RolledBack as back:
+            self.take_back(back)
+            yield None
+        self._end = self.prompt_tokens + limit - 1
+        branches = await self._plant()
+        try:
+            while self.made < limit:
                 likely = branches.likely(LIKELY)
                 states = np.stack([branch.state for branch in likely if branch.state is not None])
                 decide = partial(self._decide, branches, likely, limit, ends_at)
@@ -109,27 +121,62 @@ class Generation:
                     self.last_token = time.monotonic()
                     self.first_token = self.first_token or self.last_token
                     yield token
-                    made = len(self.token_ids) - self.prompt_tokens
-                    if token in ends_at or made == limit:
+                    if token in ends_at or self.made == limit:
                         return
                     if branch is not None:
                         self._accept(branch)
                 self._discard(decided.fallen)
                 for step, states in decided.steps:
                     self._launch(branches, step, states)
-                await self._arrival(branches)
+                try:
+                    await self._arrival(branches)
+                except RolledBack as back:
+                    self.take_back(back)
+                    yield None
+                    branches = await self._plant()
         finally:
             self._abandon()
 
-    async def prefill_only(self) -> None:
-        """Prefill alone, for callers that want states and no tokens."""
-        self.prompt_tokens = len(self.token_ids)
-        await self._prefill()
+    @property
+    def made(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - self.prompt_tokens
+
+    def take_back(self, back: RolledBack) -> None:
+        """Forget what is void; the next token is chosen from the last state that is left."""
+        self._restate(back)
+        if back.position is None:
+            return
+        keep = min(back.position + 1, len(self.final))
+        del self.token_ids[keep:], self.rows[keep:], self.final[keep:]
+        committed = set(self.ring.flight.committed)
+        self.uncommitted = [row.id for row in self.rows if row.id not in committed]
+        self._abandon()
+
+    def _restate(self, back: RolledBack) -> None:
+        """Rows that came back with other bytes have other states.
+
+        If nothing is void they are those of another class, and the next token is chosen by it.
+        """
+        if back.position is None:
+            self.class_changes.append(len(self.token_ids))
+        if self._branches is not None:
+            self._branches.restate(back.states)
+        for place, row in enumerate(self.rows[: len(self.final)]):
+            self.final[place] = back.states.get(row.id, self.final[place])
+
+    async def _plant(self) -> Branches:
+        """The tree begins at the last row of the text, whose state is back."""
+        newest = self._branches.newest if self._branches is not None else 0
+        last = self.rows[-1], self.token_ids[-1], self.final[-1]
+        self._branches = Branches(*last, newest)
+        await self.heads.run(self.speculation.begin, self.token_ids)
+        return self._branches
 
     def timings(self) -> Timings:
         """Figures so far."""
         now = time.monotonic()
-        made = len(self.token_ids) - self.prompt_tokens
+        made = self.made - self.resumed
         spent = self.last_token - self.first_token
         # Another route has other stages: the figures are those of the last one's.
         stages_now = len(self.ring.route)
@@ -146,7 +193,8 @@ class Generation:
             stage_queue_s=tuple(float(queue) for _, queue in hops),
             hop_s=self._hop_seconds(),
             reroutes=tuple(
-                Rerouting(m.lost, m.reason, m.at - self.begun, m.seconds) for m in self.ring.mended
+                Rerouting(m.lost, m.reason, m.at - self.begun, m.seconds, m.changed)
+                for m in self.ring.mended
             ),
         )
 
@@ -161,21 +209,37 @@ class Generation:
 
     # -- prompt ----------------------------------------------------------------------------------
 
-    async def _prefill(self) -> F32:
-        """Send the prompt in chunks, several under way; the final state of its last row."""
+    async def prefill(self) -> None:
+        """Send the text that is there in chunks, several under way, and await their states.
+
+        Raises ``RolledBack`` if what an earlier session has chosen is void in part.
+        """
+        self.prompt_tokens = self.prompt_tokens or len(self.token_ids)
+        self.prefill_begun, self.resumed = time.monotonic(), self.made
         waiting: deque[asyncio.Future[Result]] = deque()
-        prompt = self.token_ids
-        chunk = chunk_rows(len(prompt), self.ring.route)
-        for start in range(0, len(prompt), chunk):
-            rows = [Row(p + 1, p, p, PROMPT) for p in range(start, min(start + chunk, len(prompt)))]
-            states = await self.heads.run(self.ends.embed, [prompt[r.position] for r in rows])
+        void = list[int]()
+        for kind, places in self._chunks():
+            if void:  # nothing may hang on what is void
+                break
+            rows = [Row(place + 1, place, place, kind) for place in places]
+            states = await self.heads.run(self.ends.embed, [self.token_ids[p] for p in places])
             if len(waiting) == IN_FLIGHT:
-                await self._receive(waiting.popleft())
+                await self._receive(waiting.popleft(), void)
             waiting.append(self._send(rows, states, [row.id for row in rows]))
             self.rows.extend(rows)
         while waiting:
-            await self._receive(waiting.popleft())
-        return self.final[-1]
+            await self._receive(waiting.popleft(), void)
+        if void:
+            raise RolledBack(min(void), {})
+
+    def _chunks(self) -> Iterator[tuple[int, range]]:
+        """Kind and positions of the text's steps: the prompt, then what was chosen before."""
+        prompt, end = self.prompt_tokens, len(self.token_ids)
+        chunk = chunk_rows(prompt, self.ring.route)
+        for start in range(0, prompt, chunk):
+            yield PROMPT, range(start, min(start + chunk, prompt))
+        for start in range(prompt, end, RESUMED):
+            yield GENERATED, range(start, min(start + RESUMED, end))
 
     def _send(
         self, rows: Sequence[Row], states: F32, certain: list[int]
@@ -184,8 +248,16 @@ class Generation:
         commit, self.uncommitted = self.uncommitted, certain
         return self.ring.send(rows, states, commit)
 
-    async def _receive(self, waiting: "asyncio.Future[Result]") -> None:
-        result = await self.ring.result(waiting)
+    async def _receive(self, waiting: "asyncio.Future[Result]", void: list[int]) -> None:
+        """Take a step's states. Positions that the text was taken back to go to ``void``."""
+        while True:
+            try:
+                result = await self.ring.result(waiting)
+                break
+            except RolledBack as back:
+                self._restate(back)
+                if back.position is not None and back.position + 1 < len(self.rows):
+                    void.append(back.position)
         self.results.append(result)
         self.final.extend(result.states)
 
@@ -204,7 +276,7 @@ class Generation:
         ``logits_of`` the likely ones are there, ``[likely, vocabulary]``.
         """
         ready = dict(zip(map(id, likely), logits_of, strict=True))
-        history, made = list(self.token_ids), len(self.token_ids) - self.prompt_tokens
+        history, made = list(self.token_ids), self.made
         chosen, fallen = list[tuple[int, Branch | None]](), list[Branch]()
         missed = over = False
         while not missed and (state := (cursor := branches.cursor).state) is not None:
@@ -254,7 +326,7 @@ class Generation:
         """Wait until the cursor's state is back, and take what comes before it."""
         while branches.cursor.state is None:
             flying = self._flying.popleft()
-            result = await self.ring.result(flying.waiting)
+            result = await self._outlasting(flying.waiting)
             seconds = time.perf_counter() - flying.sent
             self.results.append(result)
             trip = Trip(result, seconds, flying.alone)
@@ -263,6 +335,16 @@ class Generation:
             branches.back(result.rows, result.states)
         if len(self.final) < len(self.rows):
             self.final.append(branches.cursor.state)
+
+    async def _outlasting(self, waiting: "asyncio.Future[Result]") -> Result:
+        """A result, whatever class it is from. Raises ``RolledBack`` if anything is void."""
+        while True:
+            try:
+                return await self.ring.result(waiting)
+            except RolledBack as back:
+                if back.position is not None:
+                    raise
+                self._restate(back)
 
     def _discard(self, fallen: Sequence[Branch]) -> None:
         """Guesses fell: the stages needn't run them, and nobody waits for them."""

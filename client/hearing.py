@@ -58,11 +58,11 @@ class Hearing:
         signed = claim(ring.session, step.epoch, step.step_id, stage.end, ids, hashes)
         identity.verify(stage.node, signed, step.signature)
         received = ring.ledger.received
-        if any(
-            received.get(row, digest) != digest for row, digest in zip(ids, hashes, strict=True)
-        ):
+        others = [i for i, row in enumerate(ids) if received.get(row, hashes[i]) != hashes[i]]
+        if others and not ring.mending:
             ring.end(stage.failed(Malformed("a row came back with other bytes", field="row")))
             return
+        ring.rollback.differs([rows[i] for i in others], [states[i] for i in others])
         received.update(zip(ids, hashes, strict=True))
         ring.ledger.signed.append(
             SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)

@@ -113,7 +113,7 @@ def given_up(
     who = "; ".join(dict.fromkeys(failed.values())) or error.message
     what = f"nobody who answers serves layers {spans} of {layers}" if spans else "no route opens"
     return NoRoute(
-        f"{what}, for {seconds:.0f} s: {who}",
+        f"{what}, for {seconds:g} s: {who}",
         field="route",
         mend="start a node with --layers START:END",
         missing=tuple(missing),

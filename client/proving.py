@@ -57,6 +57,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
             out_roots=out_roots,
             digests=tuple(await generation.heads.run(_digests, ends, generation.final)),
             row_ids=tuple(ids),
+            class_from=max(generation.class_changes, default=0),
             candidates=ring.candidates,
             received=Evidence(tuple(ring.ledger.signed)) if disputed else None,
         ),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hearthring.client.attachment import Attachment
 from hearthring.client.flight import Sent
-from hearthring.client.replacement import Spares, pause
+from hearthring.client.replacement import Spares, gaps, pause
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, NoRoute, StageFailed
 from hearthring.protocol.limits import LIMITS
@@ -38,12 +38,14 @@ class Mended:
     """One fail-over: who was lost and why, when that was noticed, and how long it took.
 
     ``at`` is a ``time.monotonic`` moment, ``seconds`` the time from it until the ring was whole.
+    ``changed`` names stages of another numerics class than those whose places they took.
     """
 
     lost: tuple[str, ...]
     reason: str
     at: float
     seconds: float
+    changed: str = ""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Recovery:
     mended: list[Mended] = field(default_factory=list)
     _trouble: asyncio.Event = field(default_factory=asyncio.Event)
     _handshake: float = HANDSHAKE
+    _changed: list[str] = field(default_factory=list)
     _unsettled: int | None = None
     """Layer boundary behind which an attempt that was cut short may have left old rows."""
 
@@ -65,7 +68,7 @@ class Recovery:
     async def run(self) -> None:
         """Mend the ring.
 
-        Raises ``NoRoute`` or what the last attempt failed with once ``Spares.patience`` is over.
+        Raises ``NoRoute`` that lists what is missing once ``Spares.patience`` is over.
         """
         ring, begun = self.ring, time.monotonic()
         lost = _lost(ring.attached)
@@ -80,13 +83,22 @@ class Recovery:
                 lost |= _lost(ring.attached)
                 attempt += 1
                 if time.monotonic() - begun > self.spares.patience:
-                    raise _given_up(error, lost) from error
+                    raise _given_up(error, lost, self._gaps(), self.spares.patience) from error
                 if isinstance(error, NoRoute):
                     attempt = max(attempt, 2)  # nothing will change at once
                 continue
             reason = "; ".join(dict.fromkeys(lost.values()))
-            self.mended.append(Mended(tuple(lost), reason, begun, time.monotonic() - begun))
+            took, changed = time.monotonic() - begun, "; ".join(dict.fromkeys(self._changed))
+            self._changed.clear()
+            self.mended.append(Mended(tuple(lost), reason, begun, took, changed))
             return
+
+    def _gaps(self) -> list[tuple[int, int]]:
+        """Windows that no stage runs now."""
+        up = {a.stage for a in self.ring.attached if a.down is None}
+        return gaps(
+            self.ring.route, frozenset(stage for stage in self.ring.route if stage not in up)
+        )
 
     async def _disturbed(self) -> None:
         await self._trouble.wait()
@@ -94,10 +106,13 @@ class Recovery:
 
     async def _attempt(self, again: bool) -> None:
         route = await self._route(again)
+        change = _class_change(self.ring.route, route)
+        self.ring.rollback.class_changing |= bool(change)
+        self._changed += change
         kept = await self._enter(route)
         newest = await self._agree(route, kept)
         await self._replay(kept, newest)
-        self._unsettled = None
+        self._unsettled, self.ring.rollback.class_changing = None, False
 
     async def _route(self, again: bool) -> tuple[Stage, ...]:
         """The route of the next epoch. Who is only suspected stays, if nobody can replace it."""
@@ -118,6 +133,8 @@ class Recovery:
     async def _enter(self, route: tuple[Stage, ...]) -> frozenset[Stage]:
         """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
         ring = self.ring
+        ring.revoke()
+        ring.unsaid.clear()  # the orders of this epoch name the rows that stay
         ring.flight.abandon()
         ring.unsaid.clear()  # the new epoch's orders name the rows that stay, and no others
         ring.epoch, ring.route = ring.epoch + 1, route
@@ -209,11 +226,28 @@ def _lost(attached: Sequence[Attachment]) -> dict[str, str]:
     }
 
 
-def _given_up(error: HearthringError, lost: dict[str, str]) -> HearthringError:
-    """The last attempt's error with what it all began with."""
+def _class_change(old: Sequence[Stage], new: Sequence[Stage]) -> list[str]:
+    """The stages of a new route whose layers were in another numerics class before."""
+    before = {layer: stage for stage in old for layer in range(stage.start, stage.end)}
+    return [
+        f"layers {stage.start} to {stage.end} from {before[stage.start].numerics} to "
+        f"{stage.numerics}"
+        for stage in new
+        if any(before[n].fingerprint != stage.fingerprint for n in range(stage.start, stage.end))
+    ]
+
+
+def _given_up(
+    error: HearthringError, lost: dict[str, str], gaps: Sequence[tuple[int, int]], seconds: float
+) -> NoRoute:
+    """What is missing: the last attempt's error with what it all began with."""
     began = "; ".join(f"{node}: {why}" for node, why in lost.items())
-    if isinstance(error, NoRoute):
-        message = f"{error.message}, and the session has lost {began}"
-        mend = "start a node with --layers START:END"
-        return NoRoute(message, field="route", mend=mend, missing=error.missing)
-    return StageFailed(f"couldn't be replaced ({error}): {began}", field="stage")
+    missing = error.missing if isinstance(error, NoRoute) and error.missing else tuple(gaps)
+    spans = ", ".join(f"[{first}, {last})" for first, last in missing)
+    return NoRoute(
+        f"layers {spans} couldn't be replaced for {seconds:g} s ({error.message}); "
+        f"the session has lost {began}",
+        field="route",
+        mend="start a node with --layers START:END",
+        missing=missing,
+    )

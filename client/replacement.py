@@ -3,9 +3,10 @@
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from hearthring.client.route import Stage, View, find_cover, find_route
+from hearthring.client.route import Stage, View, find_cover
 from hearthring.protocol.errors import HearthringError, NoRoute
 from hearthring.protocol.records import NodeRecord
 
@@ -49,7 +50,9 @@ class Avoided:
 class Spares:
     """Finds stages for a session of ``rows`` rows in a model of so many layers.
 
-    ``patience`` is the time in seconds that the session may be without any whole route.
+    ``patience`` is the time in seconds that the session may be without any whole route. With
+    ``any_class`` a stage of another numerics class may come where there is none of the same but
+    such that failed lately; the residual type stays the same in any case.
     """
 
     look: Look
@@ -58,6 +61,9 @@ class Spares:
     avoided: Avoided = field(default_factory=Avoided)
     view: View = field(default_factory=View)
     patience: float = PATIENCE
+    any_class: bool = False
+    like: str = ""
+    """Fingerprint of the class that the first route has to have: an earlier session's."""
 
     def route(self, records: Sequence[NodeRecord]) -> tuple[Stage, ...]:
         """The best route there is. Raises ``NoRoute``.
@@ -65,13 +71,27 @@ class Spares:
         Nodes that failed lately are used only if there is no other route, and then as few of them
         as can be, those first that failed the least: they may have been restarted.
         """
-        avoid = self.avoided.now()
-        try:
-            return find_route(records, self.layers, rows=self.rows, avoid=avoid, view=self.view)
-        except NoRoute:
-            if not avoid:
-                raise
-            return find_route(records, self.layers, rows=self.rows, view=self._doubting())
+        avoid, view = self.avoided.now(), self._doubting()
+        tries = [(avoid, self.view, self.like), (frozenset[str](), view, self.like)]
+        if self.any_class and self.like:
+            tries.append((frozenset(), view, ""))
+        failure: NoRoute | None = None
+        for without, seen, like in tries:
+            try:
+                return find_cover(
+                    records,
+                    0,
+                    self.layers,
+                    rows=self.rows,
+                    avoid=without,
+                    fingerprint=like,
+                    view=seen,
+                    whole=self.layers,
+                )
+            except NoRoute as error:
+                failure = error
+        assert failure is not None
+        raise failure
 
     async def instead(
         self, route: Sequence[Stage], down: frozenset[Stage], again: bool, anybody: bool
@@ -93,7 +113,11 @@ class Spares:
         except NoRoute:
             if not anybody:
                 raise
-            return self._new(records, route, down, frozenset(), self._doubting())
+        if self.any_class:
+            with suppress(NoRoute):
+                avoid = self.avoided.now() | lost
+                return self._new(records, route, down, avoid, self.view, one_class=False)
+        return self._new(records, route, down, frozenset(), self._doubting())
 
     def _doubting(self) -> View:
         """A view in which nodes that failed lately are there, but cost more than any other."""
@@ -110,8 +134,9 @@ class Spares:
         down: frozenset[Stage],
         avoid: frozenset[str],
         view: View,
+        one_class: bool = True,
     ) -> tuple[Stage, ...]:
-        return new_route(records, route, down, self.layers, self.rows, avoid, view)
+        return new_route(records, route, down, self.layers, self.rows, avoid, view, one_class)
 
 
 def new_route(
@@ -122,19 +147,20 @@ def new_route(
     rows: int,
     avoid: frozenset[str],
     view: View | None = None,
+    one_class: bool = True,
 ) -> tuple[Stage, ...]:
-    """A route that keeps as much of the old one as it can; the class stays the same.
+    """A route that keeps as much of the old one as it can; with ``one_class`` in the same class.
 
     First the gaps are filled and every other stage stays. Where that can't be, the cheapest whole
     route is taken, and stages of the old one that stand in it as they were stay. Raises ``NoRoute``
     with the windows that nobody serves.
     """
-    like = route[0]
+    residual, classes = route[0].residual, {stage.start: stage.fingerprint for stage in route}
     staying = [stage for stage in route if stage not in down]
     taken = frozenset(stage.node for stage in staying)
     filled: list[Stage] = []
     try:
-        for start, end in _gaps(route, down):
+        for start, end in gaps(route, down):
             used = taken | {stage.node for stage in filled}
             filled += find_cover(
                 records,
@@ -142,8 +168,9 @@ def new_route(
                 end,
                 rows=rows,
                 avoid=avoid | used,
-                residual=like.residual,
-                fingerprint=like.fingerprint,
+                residual=residual,
+                fingerprint=classes[start] if one_class else "",
+                one_class=one_class,
                 view=view,
                 whole=layers,
             )
@@ -159,25 +186,26 @@ def new_route(
             layers,
             rows=rows,
             avoid=avoid,
-            residual=like.residual,
-            fingerprint=like.fingerprint,
+            residual=residual,
+            fingerprint=route[0].fingerprint if one_class else "",
+            one_class=one_class,
             view=view,
         )
     by_window = {(s.node, s.start, s.end): s for s in staying}
     return tuple(by_window.get((s.node, s.start, s.end), s) for s in whole)
 
 
-def _gaps(route: Sequence[Stage], down: frozenset[Stage]) -> list[tuple[int, int]]:
+def gaps(route: Sequence[Stage], down: frozenset[Stage]) -> list[tuple[int, int]]:
     """Windows without a stage, neighbouring ones joined."""
-    gaps: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
     for stage in route:
         if stage not in down:
             continue
-        if gaps and gaps[-1][1] == stage.start:
-            gaps[-1] = gaps[-1][0], stage.end
+        if found and found[-1][1] == stage.start:
+            found[-1] = found[-1][0], stage.end
         else:
-            gaps.append((stage.start, stage.end))
-    return gaps
+            found.append((stage.start, stage.end))
+    return found
 
 
 def pause(attempt: int) -> float:

@@ -14,7 +14,7 @@ from hearthring.shards.manifest import Progress
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
 
-__all__ = ["Messages", "Options", "Progress", "PromptModel", "Request"]
+__all__ = ["Messages", "Options", "Progress", "PromptModel", "Request", "Unfinished"]
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -46,6 +46,19 @@ class Options(TypedDict, total=False):
 
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A request that failed, and how far it was: what ``AsyncClient.resume`` goes on from.
+
+    ``fingerprint`` is that of the class in which its last token was chosen, empty if none was.
+    """
+
+    request: "Request"
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

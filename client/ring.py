@@ -21,6 +21,7 @@ from hearthring.client.ledger import Ledger
 from hearthring.client.orders import Ordering, Wishes
 from hearthring.client.recovery import Mended, Recovery
 from hearthring.client.replacement import Spares
+from hearthring.client.rollback import Rollback
 from hearthring.client.route import Stage
 from hearthring.client.watch import Watch
 from hearthring.protocol.errors import (
@@ -31,6 +32,7 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
 from hearthring.protocol.messages import (
+    PROMPT,
     SHARE_OWN,
     Cancel,
     Evidence,
@@ -110,7 +112,7 @@ class RingSession:
         self._behind: list[_Behind | tuple[int, ...]] = []
         self.unsaid: list[int] = []
         """Discarded rows that no step has told the stages of."""
-        self._hearing = Hearing(self)
+        self._hearing, self.rollback = Hearing(self), Rollback()
         self.blamed = set[str]()
         """Nodes whose failure ended the session, if one did."""
         self.accusing = set[str]()
@@ -127,6 +129,11 @@ class RingSession:
     def mendable(self) -> bool:
         """Whether lost stages are replaced."""
         return self._recovery is not None
+
+    @property
+    def mending(self) -> bool:
+        """Whether lost stages are being replaced now."""
+        return self._mending is not None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -226,17 +233,48 @@ class RingSession:
             attached.post(Cancel(under_way))
 
     async def result(self, waiting: "asyncio.Future[Result]") -> Result:
-        """Await a step's result. Raises ``StageFailed``, ``NoRoute`` or ``DeadlineExceeded``."""
+        """Await a step's result. Raises ``StageFailed``, ``NoRoute`` or ``DeadlineExceeded``.
+
+        ``RolledBack`` means that some of what was sent is void, perhaps this step too; if it isn't,
+        its result may still be awaited.
+        """
         limit = LIMITS.step
         if self._recovery is not None:
             limit += self._recovery.spares.patience + LIMITS.recovery
         try:
             async with asyncio.timeout(limit):
-                return await waiting
+                result = await waiting
+                if self.rollback.due:
+                    await self.whole()
         except TimeoutError:
             raise DeadlineExceeded(f"a step took longer than {limit:.0f} s", field="ring") from None
+        self.rollback.tell(self.flight.live)
+        return result
+
+    def roll_back(self, to: int, evict: str = "", why: str = "it failed a check") -> None:
+        """Take back every generated row behind position ``to``; what the prompt's is stays.
+
+        The node ``evict`` is replaced and avoided; its replacement computes anew what it had run,
+        and should that differ further up, more is taken back. Whoever awaits a result next gets
+        ``RolledBack``.
+        """
+        self.rollback.keep_to(to)
+        guilty = next((a for a in self.attached if a.stage.node == evict), None)
+        if guilty is not None:
+            self.lose(guilty, StageFailed(why, field=evict))
+        elif self._mending is None:
+            self.revoke()
+
+    def revoke(self) -> None:
+        """Give up the rows that are void; the next step, or epoch, tells the stages."""
+        void = self.rollback.void(self.flight.live)
+        self.flight.revoke(void)
+        self.unsaid.extend(void)
 
     def _send(self, step: "_Behind") -> None:
+        if self.rollback.void_from is not None and any(one.row.kind != PROMPT for one in step.sent):
+            self.flight.refuse(step.waiting, [one.row for one in step.sent], step.width)
+            return  # it rests on rows that are void, which its sender doesn't know yet
         self._step += 1
         self.flight.commit(step.commit)
         self.flight.live.update((one.row.id, one) for one in step.sent)
@@ -298,8 +336,10 @@ class RingSession:
         """Commit the last rows everywhere and collect receipts; ``None`` where one is withheld.
 
         A stage that is lost now is replaced as any other, since its receipt is needed; if it can't
-        be, there is none of it.
+        be, there is none of it. Raises ``RolledBack`` if its replacement computed something else.
         """
+        if self._mending is None:
+            self.rollback.tell(self.flight.live)
         self.flight.commit(commit)
         route, receipts = self.route, list[Receipt | None]()
         for _ in range(_FINISHES):
@@ -311,6 +351,7 @@ class RingSession:
             try:
                 async with asyncio.timeout(LIMITS.receipt):
                     await self.whole()
+                    self.rollback.tell(self.flight.live)
             except (HearthringError, TimeoutError):
                 break
         self.route = route
@@ -437,6 +478,7 @@ class RingSession:
             self.end(error)
             return
         self._mending = None
+        self.revoke()
         self._owed = tuple(self.flight.committed)
         behind, self._behind = self._behind, []
         for step in behind:

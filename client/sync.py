@@ -10,6 +10,7 @@ from hearthring.client.api import AnswerStream, AsyncClient
 from hearthring.client.drafts import AUTO, Make
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import Messages, Options, Progress
+from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.loops import new_event_loop
 from hearthring.protocol.records import NodeRecord
@@ -38,6 +39,7 @@ class Client:
         sharing: str = "own",
         draft: str | Make = AUTO,
         patience: float = PATIENCE,
+        allow_class_change: bool = False,
         engine: str = "auto",
     ) -> None:
         self._loop = new_event_loop()
@@ -51,6 +53,7 @@ class Client:
                 progress=progress,
                 sharing=sharing,
                 patience=patience,
+                allow_class_change=allow_class_change,
                 engine=engine,
                 draft=draft,
             )
@@ -84,6 +87,14 @@ class Client:
     def generate(self, prompt: str | None = None, **options: Unpack[Options]) -> Answer:
         """The whole answer to a prompt."""
         return self._run(self._client.generate(prompt, **options))
+
+    def resume(self, error: HearthringError) -> Answer:
+        """The whole answer to a request that failed with this error, from where it was."""
+        return self._run(self._client.resume(error))
+
+    def resume_stream(self, error: HearthringError) -> "SyncAnswerStream":
+        """As ``resume``, piece by piece: those that weren't there before the error."""
+        return SyncAnswerStream(self._client.resume_stream(error), self._run)
 
     def chat(self, messages: Messages, **options: Any) -> Answer:
         """The assistant's next turn."""

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hearthring.client.answer import Answer
+from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
 from hearthring.client.cell_audit import check_depth
 from hearthring.client.config import ClientConfig, threads_of
@@ -25,25 +25,26 @@ def ask_once(
     model: str | None,
     threads: int | None,
     engine: str,
+    manner: dict[str, Any],
     raw: str | None,
     messages: list[dict[str, str]],
     options: dict[str, Any],
     proof: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask, stream, save the proof, and say how it went."""
+    """Ask, stream, save the proof, and say how it went. ``manner`` are options of the client."""
     if proof is not None and not proof.absolute().parent.is_dir():
         raise BadOption(f"there is no folder {proof.absolute().parent}", field="proof")
     with (
         Bars() as bars,
-        Client(join, model, threads=threads, engine=engine, progress=bars) as client,
+        Client(join, model, threads=threads, engine=engine, progress=bars, **manner) as client,
     ):
         question = {} if raw is not None else {"messages": messages}
         stream = client.stream(raw, **question, **options)  # type: ignore[arg-type]
         for piece in stream:
             bars.close()
             if not as_json:
-                print(piece.text, end="", flush=True)
+                show(piece)
         answer = stream.answer
     saved = str(answer.proof.save(proof)) if proof is not None else None
     if as_json:
@@ -55,11 +56,20 @@ def ask_once(
         print(f"proof saved to {saved}; check it with `hearthring audit {saved}`", file=sys.stderr)
 
 
+def show(piece: Piece) -> None:
+    """Print new text. What is taken back stands on the screen already, so that is said."""
+    if piece.taken_back:
+        note = f"the last {piece.taken_back} characters were wrong; a stage was replaced"
+        print(f"\n({note})", file=sys.stderr, flush=True)
+    print(piece.text, end="", flush=True)
+
+
 def chat(
     join: list[str],
     model: str | None,
     threads: int | None,
     engine: str,
+    manner: dict[str, Any],
     system: str | None,
     options: dict[str, Any],
 ) -> None:
@@ -67,7 +77,7 @@ def chat(
     messages = [{"role": "system", "content": system}] if system is not None else []
     with (
         Bars() as bars,
-        Client(join, model, threads=threads, engine=engine, progress=bars) as client,
+        Client(join, model, threads=threads, engine=engine, progress=bars, **manner) as client,
     ):
         print("an empty line ends the chat", file=sys.stderr)
         while text := _line("you> "):
@@ -76,8 +86,8 @@ def chat(
             try:
                 for piece in client.stream(messages=messages, proof=False, **options):
                     bars.close()
-                    said += piece.text
-                    print(piece.text, end="", flush=True)
+                    said = said[: len(said) - piece.taken_back] + piece.text
+                    show(piece)
             except KeyboardInterrupt:
                 print(" (stopped)", end="")
             print(flush=True)
@@ -100,8 +110,14 @@ def summary(answer: Answer) -> str:
     guesses = f", {guessing.tokens_per_trip:.2f} a trip" if guessing.draft != "none" else ""
     return (
         f"{made} tokens{guesses}, {t.decode_tokens_per_s:.1f} tokens/s, first after "
-        f"{t.first_token_s:.2f} s{seed}; layers {ring}"
+        f"{t.first_token_s:.2f} s{seed}; layers {ring}{_changes(answer)}"
     )
+
+
+def _changes(answer: Answer) -> str:
+    """From which tokens stages of another numerics class have chosen."""
+    at = ", ".join(str(index) for index in answer.class_changes)
+    return f"; another numerics class from token {at} on" if at else ""
 
 
 def audit_file(

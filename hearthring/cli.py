@@ -9,6 +9,7 @@ import typer
 
 from hearthring.model_commands import model_app
 from hearthring.options import (
+    ClassChange,
     DiskBudget,
     Draft,
     EndsEngine,
@@ -17,6 +18,7 @@ from hearthring.options import (
     Json,
     Model,
     NodeThreads,
+    Patience,
     Threads,
 )
 from hearthring.proof_commands import proof_app
@@ -266,6 +268,8 @@ def ask(
         typer.Option(help="Save the output proof here.", metavar="FILE"),
     ] = None,
     draft: Draft = "auto",
+    patience: Patience = 30.0,
+    allow_class_change: ClassChange = False,
     explain_speculation: Explain = False,
     threads: Threads = None,
     engine: EndsEngine = "auto",
@@ -293,8 +297,10 @@ def ask(
     }
     if explain_speculation:
         options["explain"] = remark
+    manner = {"patience": patience, "allow_class_change": allow_class_change}
+    question = text if raw else None
     ask_once(
-        join or [], model, threads, engine, text if raw else None, messages, options, proof, as_json
+        join or [], model, threads, engine, manner, question, messages, options, proof, as_json
     )
 
 
@@ -310,6 +316,8 @@ def chat(
         typer.Option(help="A system message."),
     ] = None,
     draft: Draft = "auto",
+    patience: Patience = 30.0,
+    allow_class_change: ClassChange = False,
     explain_speculation: Explain = False,
     threads: Threads = None,
     engine: EndsEngine = "auto",
@@ -325,7 +333,8 @@ def chat(
     }
     if explain_speculation:
         options["explain"] = remark
-    talk(join or [], model, threads, engine, system, options)
+    manner = {"patience": patience, "allow_class_change": allow_class_change}
+    talk(join or [], model, threads, engine, manner, system, options)
 
 
 @app.command()

@@ -52,6 +52,21 @@ Draft = Annotated[
         metavar="NAME",
     ),
 ]
+Patience = Annotated[
+    float,
+    typer.Option(
+        help="Seconds to wait for layers that nobody serves, at the begin or after a loss.",
+        metavar="SECONDS",
+    ),
+]
+ClassChange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-class-change",
+        help="Go on with other kernels or precision where a lost stage can't be replaced by one "
+        "that computes the same bits; answer and proof say from which token.",
+    ),
+]
 Explain = Annotated[
     bool,
     typer.Option("--explain-speculation", help="Say on standard error what is guessed, and why."),

@@ -119,9 +119,13 @@ class BadEvidence(DataError):
 
 
 class Unavailable(HearthringError):
-    """Something that is needed isn't there now; trying again later may help."""
+    """Something that is needed isn't there now; trying again later may help.
+
+    If it ended a request, ``unfinished`` is what there was of it, for ``AsyncClient.resume``.
+    """
 
     exit_code = 69
+    unfinished: object = None
 
 
 class ModelNotHere(Unavailable):

@@ -224,9 +224,13 @@ def _judge_tokens(
         chosen, lead = replayer.choose(proof, position - 1, states[position - 1])
         if chosen != proof.token_ids[position]:
             wrong.append(position)
-            if strength is Strength.BITS or not np.isfinite(lead) or lead > TOKEN_MARGIN:
+            exact = strength is Strength.BITS and position >= proof.class_from
+            if exact or not np.isfinite(lead) or lead > TOKEN_MARGIN:
                 beyond.append(position)
     figures |= {"tokens_checked": len(answer), "tokens_different": len(wrong)}
+    other = max(0, proof.class_from - proof.prompt_tokens)
+    if other:
+        figures["tokens_of_another_class"] = other
     if beyond:
         reason = f"the token at position {beyond[0]} isn't the one that the sampling rule gives"
         return rejected(f"{reason}: the client chose it", strength=strength, **figures)
@@ -235,4 +239,6 @@ def _judge_tokens(
         Strength.TOLERANCE: "every stage is within the tolerance between numerics classes",
         Strength.NONE: "",
     }[strength]
+    if other:
+        how += f"; {other} tokens were chosen in another numerics class, and are within tolerance"
     return Verdict(Outcome.ACCEPTED, how, (), strength, figures)

@@ -73,7 +73,8 @@ class Proof:
     """Everything that was promised about one answer.
 
     ``token_ids``: prompt, then answer; empty where the text is hidden, and then ``text`` says how
-    many there are.
+    many there are. Tokens before position ``class_from`` were chosen by stages of another numerics
+    class, since lost: the stages of the proof have run all rows, but didn't make these choices.
     """
 
     client: str
@@ -92,6 +93,7 @@ class Proof:
     out_roots: tuple[bytes, ...]
     digests: tuple[bytes, ...]
     row_ids: tuple[int, ...] = ()
+    class_from: int = 0
     candidates: tuple[Candidate, ...] = ()
     received: Evidence | None = None
     created_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
@@ -206,6 +208,8 @@ def read(data: bytes) -> Proof:
         raise BadProof(f"a body of format {body.version}", field="proof.version")
     if not 0 < body.prompt_tokens <= body.tokens:
         raise BadProof("no prompt, or a longer one than all tokens", field="proof.prompt_tokens")
+    if body.class_from and not body.prompt_tokens < body.class_from <= body.tokens:
+        raise BadProof("not a token of the answer", field="proof.class_from")
     text = TextHash(body.tokens, body.prompt_hash, body.answer_hash)
     ids = data[len(signed) :]
     values = {name: getattr(body, name) for name in _SAME}
@@ -281,5 +285,6 @@ _SAME = (
     "out_roots",
     "digests",
     "row_ids",
+    "class_from",
     "created_ms",
 )

@@ -1,0 +1,255 @@
+"""A stage that computed something else than it should costs time, not truth: the text is taken
+back to where it was right, and goes on from there. And a request that failed goes on later."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from hearthring.client.answer import Answer
+from hearthring.client.auditing import audit_offline
+from hearthring.client.generation import Generation
+from hearthring.client.ring import RingSession
+from hearthring.client.rollback import RolledBack
+from hearthring.client.sampler import Sampling
+from hearthring.client.transcript import Transcript
+from hearthring.node.config import NodeHooks
+from hearthring.protocol.errors import BadOption, HearthringError, NoRoute
+from hearthring.protocol.tensors import F32
+from hearthring.shards.engine import Engine, KvCache, Numerics, Segment, Window
+from hearthring.shards.store import ModelEntry
+from hearthring.shards.tokenizer import Tokenizer
+from hearthring.verify.verdict import Outcome, Strength
+from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
+
+PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 200)]
+TOKENS = 10
+SAMPLING = {"temperature": 0.9, "seed": 4}
+OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": TOKENS, **SAMPLING}
+CUTS = (0, 1, 2, 4)
+
+
+@dataclass
+class Turncoat:
+    """An engine that lies from its n-th batch on, and calls out before its m-th."""
+
+    honest: Engine
+    lies: int
+    dies: int = 0
+    burn: Callable[[], None] = lambda: None
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    seen: int = 0
+
+    @property
+    def start(self) -> int:
+        return self.honest.start
+
+    @property
+    def end(self) -> int:
+        return self.honest.end
+
+    @property
+    def width(self) -> int:
+        return self.honest.width
+
+    @property
+    def numerics(self) -> Numerics:
+        return self.honest.numerics
+
+    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
+        return self.honest.new_cache(slots, window)
+
+    def forward(
+        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+    ) -> tuple[F32, dict[int, F32]]:
+        self.seen += 1
+        if self.seen == self.dies:
+            self.loop.call_soon_threadsafe(self.burn)
+        output, tapped = self.honest.forward(segments, states, taps)
+        return (output * np.float32(1.5) if self.seen >= self.lies else output), tapped
+
+
+async def swarm_with_a_liar(
+    swarm: MemorySwarm, place: int, lies: int, dies: int = 0
+) -> tuple[MemoryNode, MemoryNode]:
+    """The liar that is chosen first, and its honest replacement."""
+    dying: list[asyncio.Task[None]] = []
+    node: list[MemoryNode] = []
+
+    def burn() -> None:
+        dying.append(asyncio.create_task(swarm.kill(node[0])))
+
+    for at, window in enumerate(pairwise(CUTS)):
+        if at == place:
+            hooks = NodeHooks(engine=lambda e: Turncoat(e, lies, dies, burn))
+            node.append(await swarm.node(window, hooks=hooks))
+        else:
+            await swarm.node(window)
+    return node[0], await swarm.node((CUTS[place], CUTS[place + 1]), row_seconds=0.5)
+
+
+@pytest.fixture
+async def undisturbed(tiny: ModelEntry) -> Answer:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        return await swarm.client().generate(**OPTIONS)  # type: ignore[arg-type]
+
+
+LIES = {"in the prompt": (2, 4), "all the time": (1, 9), "at a token": (7, 10)}
+
+
+@pytest.mark.parametrize("batches", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("place", range(3))
+async def test_what_a_dead_liar_said_is_taken_back(
+    tiny: ModelEntry, undisturbed: Answer, place: int, batches: tuple[int, int]
+) -> None:
+    async with memory_swarm(tiny, ()) as swarm:
+        _, spare = await swarm_with_a_liar(swarm, place, *batches)
+        stream = swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
+        text, taken_back = "", 0
+        async with asyncio.timeout(60):
+            async for piece in stream:
+                taken_back += piece.taken_back
+                text = text[: len(text) - piece.taken_back] + piece.text
+        answer = stream.answer
+    assert answer.route[place].node == spare.node_id
+    assert answer.token_ids == undisturbed.token_ids
+    assert answer.text == text == undisturbed.text
+    assert answer.proof.out_roots == undisturbed.proof.out_roots
+    verdict = audit_offline(answer.proof, 1)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+
+
+@dataclass
+class Run:
+    """A generation whose session the test holds."""
+
+    ring: RingSession
+    generation: Generation
+    backs: list[int] = field(default_factory=list)
+
+    async def go(self, at: int = 0, then: Callable[[], None] = lambda: None) -> list[int]:
+        """Its tokens; ``then`` is called once, when there are ``at`` of them."""
+        called = False
+        async with asyncio.timeout(60):
+            async for token in self.generation.tokens(TOKENS, frozenset()):
+                if token is None:
+                    self.backs.append(self.generation.made)
+                elif self.generation.made == at and not called:
+                    called = True
+                    then()
+        return self.generation.token_ids[len(PROMPT_IDS) :]
+
+
+async def start(swarm: MemorySwarm) -> Run:
+    client = swarm.client()
+    ring, ends = await client._open_ring(len(PROMPT_IDS) + 4 * TOKENS)
+    sampling = Sampling(temperature=0.9, seed=4)
+    return Run(ring, Generation(ring, ends, client._heads, sampling, list(PROMPT_IDS)))
+
+
+@pytest.mark.parametrize("to", [-1, len(PROMPT_IDS) - 1, len(PROMPT_IDS) + 2])
+async def test_rows_behind_a_position_are_made_anew(
+    tiny: ModelEntry, undisturbed: Answer, to: int
+) -> None:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        run = await start(swarm)
+        async with run.ring:
+            assert await run.go(6, lambda: run.ring.roll_back(to)) == undisturbed.token_ids
+            assert run.ring.epoch == 0
+            assert [row.position for row in run.generation.rows] == list(range(209))
+            receipts = await run.ring.finish(run.generation.uncommitted)
+            assert None not in receipts
+    assert run.backs == [max(to, len(PROMPT_IDS) - 1) + 1 - len(PROMPT_IDS)]
+
+
+@pytest.mark.parametrize("place", range(3))
+async def test_a_convicted_stage_is_replaced_and_all_it_spoilt_is_found(
+    tiny: ModelEntry, undisturbed: Answer, place: int
+) -> None:
+    """It lies from its eighth batch on; the check knows only of the last token."""
+    async with memory_swarm(tiny, ()) as swarm:
+        liar, spare = await swarm_with_a_liar(swarm, place, 8)
+        run = await start(swarm)
+        async with run.ring:
+            last = len(PROMPT_IDS) + 6
+            made = await run.go(8, lambda: run.ring.roll_back(last, liar.node_id, "it lied"))
+            assert made == undisturbed.token_ids
+            assert run.ring.route[place].node == spare.node_id
+            assert "it lied" in run.ring.mended[0].reason
+    assert min(run.backs) < 6, "the lies before the convicted one were found in the replay"
+
+
+async def test_an_unknown_node_cant_be_evicted_but_rows_are_taken_back(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        run = await start(swarm)
+        async with run.ring:
+            await run.generation.prefill()
+            run.ring.roll_back(3, "nobody")
+            with pytest.raises(RolledBack) as told:
+                await run.ring.finish([])
+            assert told.value.position == len(PROMPT_IDS) - 1, "the prompt stays"
+
+
+async def broken(
+    tiny: ModelEntry, act: Callable[[MemorySwarm, HearthringError], Awaitable[None]]
+) -> None:
+    """A request that fails in its middle."""
+    async with memory_swarm(tiny, (0, 2, 4)) as swarm:
+        client = swarm.client(patience=0.3)
+        stream = client.stream(**OPTIONS)  # type: ignore[arg-type]
+        pieces = aiter(stream)
+        for _ in range(4):
+            await anext(pieces)
+        await swarm.kill(swarm.nodes[1])
+        with pytest.raises(NoRoute) as failed:
+            async for _ in pieces:
+                pass
+        assert failed.value.missing == ((2, 4),)
+        await act(swarm, failed.value)
+
+
+async def test_a_request_that_failed_goes_on_when_the_swarm_is_whole(
+    tiny: ModelEntry, undisturbed: Answer
+) -> None:
+    async def act(swarm: MemorySwarm, error: HearthringError) -> None:
+        with pytest.raises(NoRoute) as again:
+            await swarm.client(patience=0.3).resume(error)
+        await swarm.node((2, 4))
+        stream = swarm.client().resume_stream(again.value)
+        pieces = [piece async for piece in stream]
+        answer = stream.answer
+        assert answer.token_ids == undisturbed.token_ids
+        assert answer.text == undisturbed.text
+        assert [p.token_id for p in pieces] == undisturbed.token_ids[4:]
+        verdict = audit_offline(answer.proof, 1)
+        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+
+    await broken(tiny, act)
+
+
+async def test_what_isnt_a_requests_error_cant_be_resumed(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, (0, 4)) as swarm:
+        for error in (NoRoute("x"), BadOption("y")):
+            with pytest.raises(BadOption, match="carries no request"):
+                await swarm.client().resume(error)
+
+
+def test_a_transcript_says_what_is_taken_back(tiny: ModelEntry) -> None:
+    tokenizer = Tokenizer.from_gguf(tiny.open())
+    ids = tokenizer.encode("the sky is blue", specials=False)
+    transcript = Transcript(tokenizer, ["red"])
+    for token in ids:
+        assert transcript.feed(token) is not None
+    assert transcript.finish() is None
+    assert transcript.text == "the sky is blue"
+    piece = transcript.rewind(tokenizer.encode("the sky is r", specials=False))
+    assert (transcript.text, piece.text, piece.taken_back) == ("the sky is ", "", 4)
+    assert not transcript.ended
+    for token in tokenizer.encode("ed!", specials=False):
+        transcript.feed(token)
+    assert (transcript.reason, transcript.text, transcript.ended) == ("stop", "the sky is ", True)
+    piece = transcript.rewind([*ids, next(iter(tokenizer.eos_ids))])
+    assert (piece.text, piece.taken_back, transcript.reason) == ("blue", 0, "eos")
