@@ -85,7 +85,6 @@ class Bench:
         cells = {way: Cell() for way in WAYS}
         for prompt in prompts:
             question = {"messages": [{"role": "user", "content": prompt}]}
-            await self.ask(None, None, **question)  # the prompt's rows are kept from now on
             for _ in range(self.rounds):
                 before = await self.ask(None, None, **question)
                 for way, pace in WAYS.items():
@@ -103,7 +102,8 @@ class Bench:
 async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one home."""
     found: dict[str, Any] = {}
-    async with AsyncClient([invite], "smollm2", threads=1) as client:
+    # Without sharing: rows of earlier answers would be copied instead of computed.
+    async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
         bench = Bench(client, options.tokens, options.rounds)
         cases: list[tuple[str, tuple[str, ...], Callable[[Answer], Draft]]] = [
             (kind, KINDS[kind], lambda answer: SuffixDraft()) for kind in options.kinds

@@ -10,6 +10,7 @@ is kept in plain tokens, and once guessing has lost what it may, it stops until 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from hearthring.client.chunks import STEP_SECONDS
 from hearthring.client.cost import rows_worth
 from hearthring.client.draft import Candidate
 from hearthring.client.meter import Meter
@@ -44,7 +45,7 @@ class Controller:
 
     def ask(self, place: Place) -> int:
         """Candidates to look at; none before a plain cycle was measured, or while at rest."""
-        if self._resting or not self.meter.cycle.known:
+        if self._resting or not self.meter.plain:
             return 0
         if not place.flying:
             return ROWS
@@ -56,16 +57,16 @@ class Controller:
         if place.flying:
             return self._further(place, candidates, order, chances)
         price = 1.0 + self.meter.waiting  # a row of ours makes others wait as well
-        cycle = self.meter.cycle.fit()
+        plain, row = self.meter.plain, self.meter.seconds(2) - self.meter.plain
 
         def seconds(rows: int) -> float:
-            return cycle.seconds(1) + (rows - 1) * cycle.row * price * GAIN
+            return plain + (rows - 1) * row * price * GAIN
 
         count = rows_worth(chances, seconds)
         self._rate = (1 + sum(chances[:count])) / seconds(1 + count)
         self._say(
             f"{count} of {len(candidates)} guesses: {1 + sum(chances[:count]):.2f} tokens in "
-            f"{seconds(1 + count) * 1e3:.1f} ms, plain {seconds(1) * 1e3:.1f} ms a token"
+            f"{seconds(1 + count) * 1e3:.1f} ms, plain {plain * 1e3:.1f} ms a token"
         )
         return order[:count]
 
@@ -77,11 +78,11 @@ class Controller:
         chances: Sequence[float],
     ) -> Sequence[int]:
         turn = self.meter.turn.fit()
-        rate = max(self._rate, 1 / self.meter.cycle.fit().seconds(1))
+        rate = max(self._rate, 1 / self.meter.plain)
         best, count, tokens = 0.0, 0, 0.0
         for rows, chance in enumerate(chances, 1):
             tokens += place.chance * chance
-            gain = tokens - GAIN * rate * turn.seconds(rows)
+            gain = tokens - GAIN * rate * (turn.seconds(rows) + STEP_SECONDS)
             if gain > best:
                 best, count = gain, rows
         if count:
@@ -104,8 +105,8 @@ class Controller:
     def wrote(self, tokens: int, seconds: float) -> None:
         """So many tokens were chosen at once, so long after the ones before."""
         if self._out:
-            self.meter.cycle.add(self._out, seconds)
-        plain = self.meter.cycle.fit().seconds(1)
+            self.meter.round(self._out, seconds)
+        plain = self.meter.plain
         self._credit += ALLOWED * tokens
         if self._guessed and plain:
             self._credit = min(MOST, self._credit + tokens - seconds / plain)

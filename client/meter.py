@@ -12,7 +12,7 @@ from hearthring.shards.timings import Fit
 
 FADE = 0.97
 """What a measurement counts after the next one: contexts grow, loads change."""
-WILD = 4.0
+WILD = 2.5
 """A time so much above the line's is somebody else's pause, and counts as this much."""
 SLOPE = 0.5
 """Before it is measured: what a row more takes of what a step of one row takes at its stages."""
@@ -67,14 +67,31 @@ class Line:
 @dataclass(slots=True)
 class Meter:
     """``cycle``: from one choice of tokens to the next, when a single step made the trip.
-    ``turn``: the slowest stage of a step among others. ``waiting``: how long steps wait for other
-    sessions at the stages, as a share of their computing."""
+    ``turn``: the slowest stage of a step, among others if there were such. ``waiting``: how long
+    steps wait for other sessions at the stages, as a share of their computing."""
 
     cycle: Line = field(default_factory=Line)
     turn: Line = field(default_factory=Line)
     hop: float = 0.0
     waiting: float = 0.0
+    _among: bool = False
+    _singles: deque[float] = field(default_factory=lambda: deque[float](maxlen=9))
     _hops: deque[float] = field(default_factory=lambda: deque[float](maxlen=9))
+
+    @property
+    def plain(self) -> float:
+        """Seconds a token without guesses, the median of late; 0 before two were measured."""
+        return median(self._singles) if len(self._singles) > 1 else 0.0
+
+    def round(self, rows: int, seconds: float) -> None:
+        """From one choice to the next, a single step of so many rows under way."""
+        self.cycle.add(rows, seconds)
+        if rows == 1:
+            self._singles.append(seconds)
+
+    def seconds(self, rows: int) -> float:
+        """What a single step of so many rows should take from one choice to the next."""
+        return self.plain + (rows - 1) * self.cycle.fit().row
 
     def trip(self, result: Result, seconds: float, alone: bool) -> None:
         """A step is back after so many seconds; ``alone``: none of the same session was out."""
@@ -91,5 +108,7 @@ class Meter:
             if rows == 1:
                 self.cycle.slope = SLOPE * computing
                 self.turn.slope = SLOPE * most
-        if not alone or not self.turn.known:
+        if not alone and not self._among:
+            self._among, self.turn = True, Line(self.turn.slope)
+        if not alone or not self._among:
             self.turn.add(rows, most)
