@@ -1,12 +1,13 @@
 """Opening cells: which columns to show of a session, and where their bytes come from.
 
-An open session has its K and V, and the residuals of its last chunks. Of one that has ended a stage
-keeps what came in: rows have the same bits whenever they are run, so running them again, a chunk at
+An open session has its K and V, and the residuals of its last chunks; an older row is run again
+alone, which the K and V before it make possible. Of a session that has ended a stage keeps what
+came in: rows have the same bits whenever they are run, so running them again, a chunk at
 a time between other sessions' steps, gives the cells that it committed to.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from hearthring.protocol.messages import Row
 from hearthring.protocol.tensors import Residual, unpack
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment, Window
 from hearthring.shards.slots import SlotMap
-from hearthring.shards.tracing import TracingEngine
+from hearthring.shards.tracing import Trace, TracingEngine
 from hearthring.verify import merkle
 from hearthring.verify.draw import Cell
 from hearthring.verify.opening import needed, residuals
@@ -119,6 +120,9 @@ class Live:
     kept: Retention
     slots: SlotMap
     cache: KvCache
+    engine: Engine
+    again: dict[int, Trace] = field(default_factory=dict)
+    """Traces of rows that were run again, by position."""
 
     @property
     def sealed(self) -> Sequence[SealedChunk]:
@@ -138,9 +142,28 @@ class Live:
         if boundary == self.window[1]:
             return bytes(self.kept[row].wire)
         found = self.book.residual(row, boundary)
-        if found is None:
-            raise UnknownRow(f"position {position} isn't kept any more", field="cells.position")
-        return found
+        if found is not None:
+            return found
+        if position not in self.again:
+            self.again[position] = self._run_again(position)
+        return self.again[position][boundary - self.window[0] - 1, 0].tobytes()
+
+    def _run_again(self, position: int) -> Trace:
+        """A row's trace once more: all that it needs is its input and the K and V before it."""
+        chunks = range(position // CHUNK + 1)
+        ids = [row for chunk in chunks for row in self._ids(chunk)][: position + 1]
+        path = np.array([self.slots.slot(row) for row in ids], np.int64)
+        kept, numerics = self.kept[ids[-1]], self.engine.numerics
+        states = unpack(bytes(kept.input), 1, self.engine.width, numerics.residual)
+        entry = EngineRow(Kind(kept.row.kind), position, int(path[-1]), path)
+        # An engine that isn't exact might store other bits than were committed to.
+        own, layers = path[-1:], range(*self.window)
+        stored = [self.cache.read(layer, own) for layer in layers]
+        assert isinstance(self.engine, TracingEngine)
+        trace = self.engine.forward_traced((Segment(self.cache, (entry,)),), states).trace
+        for layer, (k, v) in zip(layers, stored, strict=True):
+            self.cache.write(layer, own, k, v)
+        return trace
 
     def _ids(self, chunk: int) -> tuple[int, ...]:
         return _chunk(self, chunk).ids

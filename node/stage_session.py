@@ -373,7 +373,7 @@ class StageSession:
         if self._openings > len(self._cells.sealed):
             raise QuotaExceeded("opened as often as it has chunks", field="cells.session")
         window = self.wish.start, self.wish.end
-        sources = self._cells, self._kept, self._slots, self._cache
+        sources = self._cells, self._kept, self._slots, self._cache, self._engine
         return Live(window, (self._model, self._class), *sources)
 
     def evidence(self) -> Evidence:

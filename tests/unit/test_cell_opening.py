@@ -151,9 +151,34 @@ async def test_a_stage_refuses_what_it_can_t_or_needn_t_show(peer: Peer) -> None
         await ask_commitment(mine, *where, bytes(16))
 
 
-async def test_old_chunks_residuals_are_gone_while_a_session_is_open(peer: Peer) -> None:
-    with pytest.raises(UnknownRow):
-        await opened(peer, (Cell(WINDOW[1] - 1, 5),))
+async def test_old_rows_are_run_again_while_a_session_is_open(
+    peer: Peer, engine: TorchEngine, cells: EngineCells
+) -> None:
+    promise = await committed(peer, engine.shape)
+    drawn = tuple(Cell(layer, position) for layer in range(*WINDOW) for position in (3, 5, 31))
+    verdict = check_cells(promise, drawn, await opened(peer, drawn), cells)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
+    assert (await peer.finish(())).cell_roots[:3] == promise.body.cell_roots
+
+
+async def test_rows_that_were_reused_are_shown_too(
+    stage: Rig, engine: TorchEngine, cells: EngineCells
+) -> None:
+    who = stage.client()
+    for _ in range(2):
+        peer = await stage.open(who, cells=True, max_rows=120)
+        await peer.run(chain(1, PROMPT_ROWS, ROOT))
+        rest = chain(PROMPT_ROWS + 1, ROWS - PROMPT_ROWS, PROMPT_ROWS, GENERATED)
+        await peer.run(rest, commit=range(1, PROMPT_ROWS + 1))
+        await peer.run((), commit=[row.id for row in rest])
+        promise = await committed(peer, engine.shape)
+        drawn = draw(bytes(32), WINDOW, FULL, prompt=PROMPT_ROWS)
+        verdict = check_cells(promise, drawn, await opened(peer, drawn), cells)
+        assert verdict.outcome is Outcome.ACCEPTED, verdict
+        await peer.finish(())
+        await peer.leave()
+        await stage.settled(0)
+        await stage.stage._worker.run(lambda: None)
 
 
 async def test_another_class_compares_within_a_tolerance(
