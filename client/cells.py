@@ -106,17 +106,20 @@ async def audit_cells(
     beacon: bytes,
     runner: CellRunner,
     first: int = 0,
+    rows: int | None = None,
     grant: Grant | None = None,
 ) -> Verdict:
     """Draw cells of the stage at an address by the beacon, have them opened, and judge them.
 
-    Positions are drawn in ``[first, body.rows)``. ``kinds``: of every row. For a session under way
-    ``body`` is the stage's ``ask_commitment``, read; afterwards its receipt. Raises what
-    ``ask_cells`` does: an opening that isn't delivered is no verdict yet.
+    Positions are drawn in ``[first, rows)``, all that ``body`` covers if ``rows`` is None.
+    ``kinds``: of every row. For a session under way ``body`` is the stage's ``ask_commitment``,
+    read; afterwards its receipt. Raises what ``ask_cells`` does: an opening that isn't delivered is
+    no verdict yet.
     """
     promise = promise_of(body, kinds, shape)
-    prompt = sum(kind == PROMPT for kind in kinds[: body.rows])
-    cells = draw(beacon, (body.start, body.end), body.rows, first, prompt)
+    rows = body.rows if rows is None else min(rows, body.rows)
+    prompt = sum(kind == PROMPT for kind in kinds[:rows])
+    cells = draw(beacon, (body.start, body.end), rows, first, prompt)
     columns: list[OpenedColumn] = []
     if body.cell_roots:
         columns = await ask_cells(

@@ -146,7 +146,8 @@ class Live:
             return found
         if position not in self.again:
             self.again[position] = self._run_again(position)
-        return self.again[position][boundary - self.window[0] - 1, 0].tobytes()
+        trace = self.again[position]
+        return bytes(trace[boundary - self.window[0] - 1, 0].data)
 
     def _run_again(self, position: int) -> Trace:
         """A row's trace once more: all that it needs is its input and the K and V before it."""

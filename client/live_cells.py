@@ -1,0 +1,139 @@
+"""Spot checks of a ring at work: do its stages compute what they commit to?
+
+Every stage says what it has committed to so far; only then does the client draw, with chance of its
+own, cells among the rows that weren't checked before. What one stage signed it sent must be what
+the next signed it took, and the ends must be the client's own.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hearthring.client.cells import ask_commitment, audit_cells
+from hearthring.client.ring import RingSession
+from hearthring.client.route import Stage
+from hearthring.protocol.errors import BadReceipt, HearthringError
+from hearthring.protocol.transport import Transport
+from hearthring.shards.shape import Shape
+from hearthring.verify import receipts
+from hearthring.verify.cell_check import CellRunner
+from hearthring.verify.claims import proven_rows
+from hearthring.verify.receipts import ReceiptBody
+from hearthring.verify.rowhash import CHUNK, chunk_roots
+from hearthring.verify.verdict import Guilty, Outcome, Verdict, rejected
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCheck:
+    """What a spot check found.
+
+    ``verified``: rows from position 0 on that are checked now, those of earlier checks included;
+    whatever failed, they don't grow. ``verdicts`` are those over stages, by node; ``failed`` names
+    the stages to leave, and why.
+    """
+
+    verified: int
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+async def check_live(
+    transport: Transport,
+    ring: RingSession,
+    kinds: Sequence[int],
+    shape: Shape,
+    runners: dict[tuple[int, int], CellRunner],
+    verified: int = 0,
+) -> LiveCheck:
+    """Check the rows that all stages have committed to in full chunks, after ``verified``.
+
+    ``kinds``: of every row so far; ``runners`` by window. A stage that doesn't show what it must
+    within ``LIMITS.opening`` has failed, but a stage that the ring is replacing, or that came in
+    another epoch meanwhile, hasn't. Raises nothing for what peers do.
+    """
+    epoch, route = ring.epoch, ring.route
+    said = await asyncio.gather(*(_commitment(transport, ring, stage) for stage in route))
+    bodies, failed = list[ReceiptBody](), dict[str, str]()
+    for stage, body in zip(route, said, strict=True):
+        if isinstance(body, ReceiptBody):
+            bodies.append(body)
+        else:
+            failed[stage.node] = f"it didn't commit to its cells: {body}"
+    if ring.epoch != epoch:
+        return LiveCheck(verified)
+    if failed:
+        return LiveCheck(verified, {}, failed)
+    rows = min(body.rows for body in bodies) // CHUNK * CHUNK
+    if rows <= verified:
+        return LiveCheck(verified)
+    first = verified // CHUNK * CHUNK
+    if disputed := await _links(ring, bodies, first, rows):
+        return LiveCheck(verified, {}, disputed if ring.epoch == epoch else {})
+
+    async def one(stage: Stage, body: ReceiptBody) -> Verdict:
+        try:
+            runner = runners[stage.start, stage.end]
+            return await audit_cells(
+                *(transport, stage.address, body, kinds, shape, secrets.token_bytes(32), runner),
+                first=first,
+                rows=rows,
+            )
+        except HearthringError as error:
+            guilty = Guilty(stage.node, stage.start, stage.end)
+            return rejected(f"it didn't open its cells: {type(error).__name__}: {error}", guilty)
+
+    found = await asyncio.gather(*(one(*pair) for pair in zip(route, bodies, strict=True)))
+    if ring.epoch != epoch:
+        return LiveCheck(verified)
+    verdicts = {stage.node: verdict for stage, verdict in zip(route, found, strict=True)}
+    failed = {n: v.reason for n, v in verdicts.items() if v.outcome is Outcome.REJECTED}
+    return LiveCheck(verified if failed else rows, verdicts, failed)
+
+
+async def _commitment(
+    transport: Transport, ring: RingSession, stage: Stage
+) -> ReceiptBody | HearthringError:
+    """What a stage has committed to, if it is about this session; else what is wrong."""
+    try:
+        said = await ask_commitment(transport, stage.address, stage.node, ring.session)
+        body = receipts.read(said)
+    except HearthringError as error:
+        return error
+    promised = (stage.node, ring.session, stage.start, stage.end, stage.fingerprint)
+    if (body.node, body.session, body.start, body.end, body.fingerprint) != promised:
+        return BadReceipt("it is about something else", field="commitment")
+    chunks = -(-body.rows // CHUNK)
+    if {len(body.in_roots), len(body.out_roots), len(body.cell_roots)} != {chunks}:
+        return BadReceipt("another number of chunks", field="commitment")
+    return body
+
+
+async def _links(
+    ring: RingSession, bodies: Sequence[ReceiptBody], first: int, rows: int
+) -> dict[str, str]:
+    """Who is to blame where two accounts of one link differ: by the sender's signatures."""
+    chunks = slice(first // CHUNK, rows // CHUNK)
+    ids = ring.flight.committed[first:rows]
+    ledger = ring.ledger
+    ends = [
+        tuple(chunk_roots(range(len(ids)), [hashes[row] for row in ids]))
+        for hashes in (ledger.sent, ledger.received)
+    ]
+    sent = ends[0]
+    for place, body in enumerate(bodies):
+        if body.in_roots[chunks] != sent:
+            if place == 0:
+                return {body.node: "it claims rows that it wasn't sent"}
+            before, shown = bodies[place - 1], await ring.evidence(place)
+            signed = (
+                {} if shown is None else proven_rows(shown, ring.session, before.node, body.start)
+            )
+            hashes = [signed.get(row, (bytes(32),))[-1] for row in ids]
+            if tuple(chunk_roots(range(len(ids)), hashes)) == body.in_roots[chunks]:
+                return {before.node: "it signed its rows one way and its commitment another"}
+            return {body.node: "it claims rows that it can't show it was sent"}
+        sent = body.out_roots[chunks]
+    if sent != ends[1]:  # its signatures over the rows that came back are checked and kept
+        return {bodies[-1].node: "it signed its rows one way and its commitment another"}
+    return {}

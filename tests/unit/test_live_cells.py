@@ -1,0 +1,136 @@
+"""Spot checks while a ring is at work."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hearthring.client.live_cells import LiveCheck, check_live
+from hearthring.client.ring import RingSession
+from hearthring.node.config import NodeHooks
+from hearthring.node.stage_session import StageSession
+from hearthring.protocol.messages import PROMPT, Receipt, Row
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.cell_runner import EngineCells
+from hearthring.shards.ends import Ends
+from hearthring.shards.engines import load_engine
+from hearthring.shards.store import ModelEntry
+from hearthring.verify import receipts
+from hearthring.verify.cell_check import CellRunner
+from hearthring.verify.verdict import Strength
+from tests.liar import hooks_for, session
+from tests.memory_ring import memory_swarm
+
+CUTS, WINDOWS = (0, 2, 4), ((0, 2), (2, 4))
+IDS = list(range(10, 110))
+Runners = dict[tuple[int, int], CellRunner]
+
+
+class TwoFaced(StageSession):
+    """Commits to other rows than it signed on the way."""
+
+    def commitment(self) -> Receipt | None:
+        honest = super().commitment()
+        assert honest is not None
+        body = receipts.read(honest)
+        return receipts.sign(replace(body, out_roots=body.in_roots), self._who)
+
+
+class Framing(StageSession):
+    """Claims rows that it wasn't sent."""
+
+    def commitment(self) -> Receipt | None:
+        honest = super().commitment()
+        assert honest is not None
+        body = receipts.read(honest)
+        return receipts.sign(replace(body, in_roots=body.out_roots), self._who)
+
+
+class Silent(StageSession):
+    """Commits to nothing."""
+
+    def commitment(self) -> Receipt | None:
+        return None
+
+
+@pytest.fixture
+def runners(tiny: ModelEntry) -> Runners:
+    gguf = tiny.open()
+    shape = gguf.shape
+    own = EngineCells(
+        load_engine("torch", gguf, (0, 4), Residual.FP16, 1), shape.kv_heads * shape.head_width
+    )
+    return dict.fromkeys(WINDOWS, own)
+
+
+class Talk:
+    """A ring to which rows are sent by hand."""
+
+    def __init__(self, ring: RingSession, ends: Ends, entry: ModelEntry, runners: Runners) -> None:
+        self.ring, self.ends, self.sent = ring, ends, 0
+        self.shape, self.runners, self.transport = entry.manifest.shape, runners, ring._transport
+
+    async def say(self, rows: int) -> None:
+        """Send rows and commit them."""
+        made = [Row(p + 1, p, p, PROMPT) for p in range(self.sent, self.sent + rows)]
+        states = self.ends.embed(IDS[self.sent : self.sent + rows])
+        await self.ring.result(self.ring.send(made, states))
+        nothing = np.empty((0, self.shape.width), np.float32)
+        await self.ring.result(self.ring.send([], nothing, [row.id for row in made]))
+        self.sent += rows
+
+    async def check(self, verified: int = 0) -> LiveCheck:
+        kinds = [PROMPT] * self.sent
+        return await check_live(
+            self.transport, self.ring, kinds, self.shape, self.runners, verified
+        )
+
+
+@asynccontextmanager
+async def talk(
+    entry: ModelEntry, runners: Runners, hooks: dict[int, NodeHooks]
+) -> AsyncIterator[Talk]:
+    async with memory_swarm(entry, CUTS, Residual.FP16, hooks) as swarm:
+        ring, ends = await swarm.client()._open_ring(len(IDS), cells=True)
+        async with ring:
+            yield Talk(ring, ends, entry, runners)
+
+
+async def test_an_honest_ring_is_verified_chunk_by_chunk(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    async with talk(tiny, runners, {}) as one:
+        await one.say(20)
+        assert await one.check() == LiveCheck(0)
+        verified = 0
+        for rows, expected in ((20, 32), (24, 64), (1, 64), (35, 96)):
+            await one.say(rows)
+            found = await one.check(verified)
+            verified = found.verified
+            assert (verified, found.failed) == (expected, {})
+            assert all(v.strength is Strength.BITS for v in found.verdicts.values())
+
+
+@pytest.mark.parametrize(
+    ("place", "hooks"),
+    [
+        (1, hooks_for("noise:0.01", (2, 4))),
+        (0, hooks_for("swap-layer", (0, 2))),
+        (0, hooks_for("flip-sign", (0, 2))),
+        (0, NodeHooks(session=session(TwoFaced))),
+        (1, NodeHooks(session=session(TwoFaced))),
+        (0, NodeHooks(session=session(Framing))),
+        (1, NodeHooks(session=session(Framing))),
+        (1, NodeHooks(session=session(Silent))),
+    ],
+)
+async def test_a_liar_at_work_is_named_and_nothing_of_it_verified(
+    tiny: ModelEntry, runners: Runners, place: int, hooks: NodeHooks
+) -> None:
+    async with talk(tiny, runners, {place: hooks}) as one:
+        await one.say(70)
+        found = await one.check()
+        assert found.verified == 0
+        assert list(found.failed) == [one.ring.route[place].node]
