@@ -24,6 +24,7 @@ from hearthring.client.draft import Setting
 from hearthring.client.drafts import AUTO, Make, MakePace, check_draft, open_speculation
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
+from hearthring.client.lessons import Lesson, open_lessons
 from hearthring.client.measuring import MeasuringTransport, learn
 from hearthring.client.opening import Opening
 from hearthring.client.peers import PeerTable
@@ -42,6 +43,7 @@ from hearthring.client.rollback import RolledBack
 from hearthring.client.route import Stage, View
 from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
+from hearthring.client.situation import situation_of
 from hearthring.client.speculation import Speculation
 from hearthring.client.standing import open_reputation
 from hearthring.client.swarm_audit import SwarmAudit
@@ -129,6 +131,7 @@ class AsyncClient:
         )
         # A client of another transport is a part of something, and that something's business.
         self.reputation = reputation or (open_reputation() if transport is None else None)
+        self._lessons = open_lessons() if transport is None else None
         self._progress = progress
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
@@ -374,6 +377,7 @@ class AsyncClient:
         )
         if ring.max_rows < len(ids) + limit + speculation.room:
             speculation.stop("no stage has room for guesses")
+        speculation.lesson = self._lesson(request, ids, ring.route, speculation)
         async with ring, contextlib.AsyncExitStack() as stack:
             stack.callback(speculation.close)
             generation = Generation(
@@ -407,6 +411,8 @@ class AsyncClient:
             if rest := transcript.finish():
                 yield rest
             learn(self.peers, ring.route, [t.result for t in generation.trips if t.alone])
+            if speculation.lesson is not None:
+                await self._heads.run(speculation.lesson.end, speculation.tally)
         stream.finish(
             Answer(
                 transcript.text,
@@ -451,6 +457,22 @@ class AsyncClient:
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, open_speculation, wish, setting, self._pace, request.explain
         )
+
+    def _lesson(
+        self, request: Request, ids: Sequence[int], route: Sequence[Stage], drafted: Speculation
+    ) -> Lesson | None:
+        """What earlier answers teach for this one; it is remembered in turn."""
+        if self._lessons is None or drafted.draft is None or self._model is None:
+            return None
+        situation = situation_of(
+            self._model.entry.model_id,
+            request.sampling.temperature,
+            request.wording,
+            len(ids),
+            route,
+            self.peers.nearest() / 2,
+        )
+        return Lesson(self._lessons, drafted.name, situation, ids, request.explain)
 
     async def _load(self) -> PromptModel:
         async with self._loading:

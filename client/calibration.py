@@ -40,15 +40,21 @@ class Calibration:
     """How often candidates of one draft were chosen, by the chance that the draft gave them.
 
     A candidate counts when its parent was chosen, else nobody knows. Before anything was seen,
-    ``rate`` is the draft's own chance.
+    ``rate`` is the draft's own chance, or what ``expect`` made of it.
     """
 
     def __init__(self) -> None:
-        centres = np.array([0.0, *EDGES, 1.0])
-        self._stated = PRIOR * (centres[1:] + centres[:-1]) / 2
-        self._chosen = self._stated.copy()
-        self._seen = np.full(len(EDGES) + 1, PRIOR)
+        buckets = len(EDGES) + 1
+        self._stated, self._chosen, self._seen = (np.zeros(buckets) for _ in range(3))
         self._curve: tuple[F64, F64] | None = None
+        self._shift, self._prior = 0.0, PRIOR
+
+    def expect(self, shift: float, rounds: float) -> None:
+        """Take the draft at its word but for ``shift`` in log odds, until experience outweighs it.
+
+        Each bucket counts as if ``rounds`` candidates had shown it. What was seen is kept.
+        """
+        self._shift, self._prior, self._curve = shift, rounds, None
 
     def saw(self, chance: float, chosen: bool) -> None:
         """A candidate whose parent was chosen was chosen itself, or wasn't."""
@@ -65,7 +71,11 @@ class Calibration:
     def rate(self, chance: float) -> float:
         """The chance that such a candidate is chosen: nondecreasing in ``chance``, 0 to 1."""
         if self._curve is None:
-            stated = self._stated / self._seen
-            chosen = isotonic(self._chosen / self._seen, self._seen)
+            ends = np.array([0.0, *EDGES, 1.0])
+            centres = (ends[1:] + ends[:-1]) / 2
+            weights = self._seen + self._prior
+            stated = (self._stated + self._prior * centres) / weights
+            expected = 1 / (1 + (1 - centres) / centres * exp(-self._shift))
+            chosen = isotonic((self._chosen + self._prior * expected) / weights, weights)
             self._curve = np.array([0.0, *stated, 1.0]), np.array([0.0, *chosen, chosen[-1]])
         return float(np.interp(chance, *self._curve))

@@ -75,6 +75,13 @@ class Request:
     draft: str | Make | None = None
     explain: Callable[[str], None] | None = None
 
+    @property
+    def wording(self) -> str:
+        """The question's text, as far as it is one."""
+        if self.messages is not None:
+            return "\n".join(str(message.get("content", "")) for message in self.messages)
+        return self.prompt or ""
+
     @staticmethod
     def read(prompt: str | None, options: Options) -> "Request":
         """Raises ``BadOption`` that names the option and what it allows."""

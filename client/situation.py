@@ -7,6 +7,7 @@ from math import log
 import numpy as np
 
 from hearthring.client.philox import F64
+from hearthring.client.route import Stage
 
 LOOK = 16
 """Tokens of the answer after which ``overlap`` and ``entropy`` are known."""
@@ -19,7 +20,8 @@ class Situation:
 
     ``overlap``: share of the first answer's runs of three tokens that the prompt has too, 0 to 1.
     ``entropy``: mean of the model's distributions there, in nats. Both None until known. ``step``
-    and ``row``: seconds of all stages for a step and for each row of it, ``hop`` a hop's seconds.
+    and ``row``: seconds of all stages for a step of prompt rows and for each row of it, as they
+    announce it; ``hop`` the seconds of a way to the nearest node.
     """
 
     model: str
@@ -59,6 +61,22 @@ FEATURES = (
     "row",
     "hop",
 )
+
+
+def situation_of(
+    model: str, temperature: float, text: str, tokens: int, route: Sequence[Stage], hop: float
+) -> Situation:
+    """A request of ``tokens`` prompt tokens that goes through a route, before it begins."""
+    return Situation(
+        model,
+        temperature,
+        tokens,
+        looks_like_code(text),
+        len(route),
+        sum(stage.prompt_step_seconds for stage in route),
+        sum(stage.prompt_row_seconds for stage in route),
+        hop,
+    )
 
 
 def overlap(prompt: Sequence[int], answer: Sequence[int]) -> float | None:

@@ -8,6 +8,7 @@ from hearthring.client.answer import Guessing
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.calibration import Calibration
 from hearthring.client.draft import Candidate, Draft
+from hearthring.client.lessons import Lesson, Tally
 from hearthring.client.pace import Explain, Fixed, Pace, Place, Trip, subtree
 
 ROOM = 64
@@ -30,6 +31,8 @@ class Speculation:
     tokens: int = 0
     hits: int = 0
     draft_s: float = 0.0
+    lesson: Lesson | None = None
+    tally: Tally = field(default_factory=Tally)
     _calibration: Calibration = field(default_factory=Calibration)
     _wrote: float = 0.0
 
@@ -65,11 +68,14 @@ class Speculation:
         if self.draft is not None:
             self.draft.forget()
             self.draft.observe(prompt)
+            if self.lesson is not None:
+                self.lesson.begin(self._calibration)
 
     def judged(self, guesses: Iterable[Branch], token: int) -> None:
         """A token was chosen where these were guessed."""
         for guess in guesses:
             self._calibration.saw(guess.said, guess.token == token)
+            self.tally.saw(guess.said, guess.token == token)
 
     def wrote(self, tokens: Sequence[int], hits: int) -> None:
         """Tokens were chosen, ``hits`` of them as guessed."""
@@ -80,6 +86,8 @@ class Speculation:
         self._wrote = now
         if self.draft is not None:
             self.draft.observe(tokens)
+            if self.lesson is not None:
+                self.lesson.wrote(tokens, self._calibration)
 
     def back(self, trip: Trip) -> None:
         """A step is back."""

@@ -158,6 +158,20 @@ def test_an_overconfident_draft_is_corrected() -> None:
     assert 0 <= rates[0] <= rates[-1] <= 1
 
 
+def test_what_is_expected_of_a_draft_gives_way_to_what_it_does() -> None:
+    draw, calibration = np.random.default_rng(3), Calibration()
+    calibration.expect(-2.0, 8.0)
+    assert calibration.rate(0.5) == pytest.approx(1 / (1 + np.exp(2)), abs=0.02)
+    assert calibration.rate(0.0) <= calibration.rate(0.9) < 0.65
+    for _ in range(6_000):
+        stated = draw.random()
+        calibration.saw(stated, bool(draw.random() < stated))
+    for chance in (0.3, 0.5, 0.8):
+        assert calibration.rate(chance) == pytest.approx(chance, abs=0.08)
+    calibration.expect(0.0, 4.0)  # another opinion, the same experience
+    assert calibration.rate(0.5) == pytest.approx(0.5, abs=0.08)
+
+
 def test_old_experience_fades() -> None:
     calibration = Calibration()
     for _ in range(2000):

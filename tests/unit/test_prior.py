@@ -35,7 +35,7 @@ def experiences(count: int, seed: int = 0) -> list[Experience]:
         )
         for draft in ("suffix", "model"):
             rate = true_rate(draft, situation)
-            made.append(Experience(situation, draft, 80, int(draw.binomial(80, rate))))
+            made.append(Experience(situation, draft, 80, int(draw.binomial(80, rate)), rate**2))
     return made
 
 
@@ -75,17 +75,33 @@ def test_expectations_count_for_five_to_ten_rounds() -> None:
 
 
 def test_a_draft_or_model_never_seen_gets_what_others_got() -> None:
-    learnt = learn([Experience(CHAT, "suffix", 50, 45)] * 20)
+    learnt = learn([Experience(CHAT, "suffix", 50, 45, 0.5)] * 20)
     assert learnt.expect("suffix", CHAT).acceptance > 0.8
     other = learnt.expect("other", replace(CHAT, model="model-b")).acceptance
     assert DEFAULT < other < learnt.expect("suffix", CHAT).acceptance
 
 
+def test_what_a_draft_states_too_much_is_taken_off() -> None:
+    """Log odds that are off by a constant, whatever a draft states: that is the shift."""
+    for off in (-1.5, 0.0, 1.0):
+        draw, seen = np.random.default_rng(2), []
+        for _ in range(60):
+            stated = float(draw.uniform(0.1, 0.9))
+            rate = 1 / (1 + (1 - stated) / stated * np.exp(-off))
+            seen.append(Experience(CHAT, "suffix", 80, int(draw.binomial(80, rate)), stated))
+        learnt = learn(seen)
+        assert learnt.expect("suffix", CHAT).shift == pytest.approx(off, abs=0.15)
+        assert learnt.known("suffix") == 60
+    assert learn([]).expect("suffix", CHAT).shift == 0
+
+
 def test_extremes_stay_chances() -> None:
     for accepted in (0, 50):
-        learnt = learn([Experience(CHAT, "suffix", 50, accepted)] * 100)
+        learnt = learn([Experience(CHAT, "suffix", 50, accepted, 0.5)] * 100)
         assert 0 < learnt.expect("suffix", CHAT).acceptance < 1
-    assert learn([Experience(CHAT, "suffix", 0, 0)]).expect("suffix", CHAT).rounds == LEAST_ROUNDS
+    assert (
+        learn([Experience(CHAT, "suffix", 0, 0, 0.0)]).expect("suffix", CHAT).rounds == LEAST_ROUNDS
+    )
     wild = Situation("m", 100.0, 10**6, True, 64, 1e-9, 1e-9, 1e3, 1.0, 99.0)
     assert len(wild.features()) == len(FEATURES)
     assert max(abs(value or 0) for value in wild.features()) < 5
@@ -119,12 +135,12 @@ def test_a_spoilt_history_fails_nobody(tmp_path: Path) -> None:
     history.forget()
     history.add(experiences(1)[0])
     with sqlite3.connect(path) as base:
-        base.execute(
-            "INSERT INTO experience (draft, tried, accepted, situation) VALUES ('x', 1, 1, '{}')"
-        )
-        base.execute(
-            "INSERT INTO experience (draft, tried, accepted, situation) VALUES ('x', 1, 1, '{')"
-        )
+        for told in ("{}", "{"):
+            base.execute(
+                "INSERT INTO experience (draft, tried, accepted, stated, situation) "
+                "VALUES ('x', 1, 1, 1, ?)",
+                (told,),
+            )
     base.close()
     assert len(history.all()) == 1
     blocked = History(tmp_path / "history.sqlite" / "below")
