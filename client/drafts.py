@@ -6,6 +6,7 @@ from dataclasses import replace
 from hearthring.client.controller import Controller
 from hearthring.client.draft import Draft, Setting
 from hearthring.client.pace import Explain, Pace
+from hearthring.client.several import SeveralDrafts
 from hearthring.client.speculation import Speculation
 from hearthring.client.suffix import SuffixDraft
 from hearthring.protocol.errors import BadOption
@@ -20,12 +21,15 @@ DRAFTS: dict[str, Make] = {"suffix": lambda setting: SuffixDraft()}
 
 
 def check_draft(wish: str | Make) -> str | Make:
-    """A wish as it is, if there is such a draft: ``NAME``, ``NAME:ARGUMENT``, or what makes one.
+    """A wish as it is, if there is such a draft: ``NAME``, ``NAME:ARGUMENT``, several of them
+    joined by ``+``, or what makes one.
 
     Raises ``BadOption`` that lists the names.
     """
-    name = wish.partition(":")[0] if isinstance(wish, str) else AUTO
-    if name not in (AUTO, NONE, *DRAFTS) or not (isinstance(wish, str) or callable(wish)):
+    parts = wish.split("+") if isinstance(wish, str) else []
+    names = [part.partition(":")[0] for part in parts]
+    known = {*DRAFTS, *((AUTO, NONE) if len(names) == 1 else ())}
+    if not set(names) <= known or not (isinstance(wish, str) or callable(wish)):
         allowed = ", ".join((AUTO, NONE, *DRAFTS))
         raise BadOption(f"{wish!r} isn't allowed", field="draft", mend=f"allowed: {allowed}")
     return wish
@@ -44,9 +48,21 @@ def open_speculation(
     if wish == NONE:
         return Speculation()
     if isinstance(wish, str):
-        name, _, argument = wish.partition(":")
-        make = DRAFTS["suffix" if name == AUTO else name]
-        draft = make(replace(setting, argument=argument))
+        draft = _named("suffix" if wish == AUTO else wish, setting)
     else:
         draft = wish(setting)
     return Speculation(draft, Controller(explain) if pace is None else pace(), explain)
+
+
+def _named(wish: str, setting: Setting) -> Draft:
+    """One draft, or several as one. What was made is given up if another can't be."""
+    made: list[Draft] = []
+    try:
+        for part in wish.split("+"):
+            name, _, argument = part.partition(":")
+            made.append(DRAFTS[name](replace(setting, argument=argument)))
+    except BaseException:
+        for draft in made:
+            draft.close()
+        raise
+    return made[0] if len(made) == 1 else SeveralDrafts(made)

@@ -48,7 +48,7 @@ Draft = Annotated[
     str,
     typer.Option(
         help="What guesses tokens to come: it changes the speed, and nothing of the answer. auto, "
-        "none, or a draft's name.",
+        "none, a draft's name, or several joined by +, of which the best so far guesses.",
         metavar="NAME",
     ),
 ]
