@@ -377,6 +377,7 @@ class AsyncClient:
         )
         if ring.max_rows < len(ids) + limit + speculation.room:
             speculation.stop("no stage has room for guesses")
+        speculation.rule = request.rule
         speculation.lesson = self._lesson(request, ids, ring.route, speculation)
         async with ring, contextlib.AsyncExitStack() as stack:
             stack.callback(speculation.close)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hearthring.client.acceptance import Place
 from hearthring.client.answer import Rerouting, Timings
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.chunks import chunk_rows
@@ -24,7 +25,7 @@ from hearthring.client.heads import Heads
 from hearthring.client.pace import Trip
 from hearthring.client.ring import RingSession
 from hearthring.client.rollback import RolledBack
-from hearthring.client.sampler import Sampling, choose
+from hearthring.client.sampler import Sampling
 from hearthring.client.speculation import Speculation
 from hearthring.protocol.messages import GENERATED, PROMPT, Row
 from hearthring.protocol.tensors import F32
@@ -283,7 +284,8 @@ class Generation:
             logits = ready.get(id(cursor))
             if logits is None:
                 logits = self.ends.logits(self.ends.norm(state[None])[0])
-            token = choose(logits, history, len(history), self.sampling)
+            place = Place(logits, history, len(history), self.sampling)
+            token = self.speculation.rule.judge(place, tuple(cursor.children), None).token
             branch = cursor.children.get(token)
             self.speculation.judged(cursor.children.values(), token)
             fallen += branches.move(token)

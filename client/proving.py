@@ -11,7 +11,14 @@ from hearthring.protocol.tensors import F32, bf16_bits
 from hearthring.shards.ends import Ends
 from hearthring.verify import receipts
 from hearthring.verify.digest import digests
-from hearthring.verify.proof import Proof, ProofSampling, StageProof, sign
+from hearthring.verify.proof import (
+    DRAFTED_RULES,
+    SAMPLING_RULE,
+    Proof,
+    ProofSampling,
+    StageProof,
+    sign,
+)
 from hearthring.verify.rowhash import CHUNK, chunk_roots
 
 
@@ -52,6 +59,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
             token_ids=tuple(generation.token_ids),
             prompt_tokens=generation.prompt_tokens,
             sampling=proof_sampling(generation.sampling),
+            sampling_rule=sampling_rule(generation.sampling, generation.speculation.rule.name),
             stages=tuple(stages),
             in_roots=in_roots,
             out_roots=out_roots,
@@ -63,6 +71,11 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
         ),
         who,
     )
+
+
+def sampling_rule(sampling: Sampling, acceptance: str) -> str:
+    """The rule's name in a proof; at temperature 0 all of them choose alike."""
+    return DRAFTED_RULES.get(acceptance, SAMPLING_RULE) if sampling.temperature else SAMPLING_RULE
 
 
 def proof_sampling(sampling: Sampling) -> ProofSampling:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from hearthring.client.acceptance import RULES, Rule, rule_named
 from hearthring.client.drafts import Make, check_draft
 from hearthring.client.sampler import Sampling
 from hearthring.client.stops import StopWatcher
@@ -26,8 +27,9 @@ class Options(TypedDict, total=False):
     0 the likeliest token is taken; above it the answer depends on ``seed`` alone, and a drawn seed
     is in the answer. ``stop``: strings that end the answer and aren't part of it. ``proof`` False
     saves the receipts. ``draft`` guesses tokens to come (``client/drafts.py``); it changes how fast
-    an answer comes, and nothing else. ``explain`` is told each decision about it, in words, from a
-    thread.
+    an answer comes, and nothing else. ``acceptance`` is the rule by which guesses are taken
+    (``client/acceptance.py``): any but ``gumbel`` makes answers above temperature 0 depend on them.
+    ``explain`` is told each decision about guesses, in words, from a thread.
     """
 
     messages: Messages
@@ -42,6 +44,7 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str]
     proof: bool
     draft: str | Make
+    acceptance: str
     explain: Callable[[str], None]
 
 
@@ -73,6 +76,7 @@ class Request:
     stop: tuple[str, ...] = ()
     proof: bool = True
     draft: str | Make | None = None
+    rule: Rule = RULES["gumbel"]
     explain: Callable[[str], None] | None = None
 
     @property
@@ -106,6 +110,7 @@ class Request:
             stops,
             options.get("proof", True),
             check_draft(options["draft"]) if "draft" in options else None,
+            rule_named(options.get("acceptance", "gumbel")),
             options.get("explain"),
         )
 

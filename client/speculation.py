@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from hearthring.client.acceptance import RULES, Rule
 from hearthring.client.answer import Guessing
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.calibration import Calibration
@@ -31,6 +32,8 @@ class Speculation:
     tokens: int = 0
     hits: int = 0
     draft_s: float = 0.0
+    rule: Rule = RULES["gumbel"]
+    """What accepts guesses. They aren't drawn from a distribution: it judges them as they are."""
     lesson: Lesson | None = None
     tally: Tally = field(default_factory=Tally)
     _calibration: Calibration = field(default_factory=Calibration)

@@ -9,6 +9,7 @@ import typer
 
 from hearthring.model_commands import model_app
 from hearthring.options import (
+    Acceptance,
     ClassChange,
     DiskBudget,
     Draft,
@@ -270,6 +271,7 @@ def ask(
     draft: Draft = "auto",
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
+    acceptance: Acceptance = "gumbel",
     explain_speculation: Explain = False,
     threads: Threads = None,
     engine: EndsEngine = "auto",
@@ -294,6 +296,7 @@ def ask(
         "seed": seed,
         "stop": tuple(stop or ()),
         "draft": draft,
+        "acceptance": acceptance,
     }
     if explain_speculation:
         options["explain"] = remark
@@ -318,6 +321,7 @@ def chat(
     draft: Draft = "auto",
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
+    acceptance: Acceptance = "gumbel",
     explain_speculation: Explain = False,
     threads: Threads = None,
     engine: EndsEngine = "auto",
@@ -330,6 +334,7 @@ def chat(
         "temperature": temperature,
         "top_p": top_p,
         "draft": draft,
+        "acceptance": acceptance,
     }
     if explain_speculation:
         options["explain"] = remark

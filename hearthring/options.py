@@ -67,6 +67,15 @@ ClassChange = Annotated[
         "that computes the same bits; answer and proof say from which token.",
     ),
 ]
+Acceptance = Annotated[
+    str,
+    typer.Option(
+        help="Rule by which guesses are taken: gumbel, leviathan, specinfer or sequoia. With any "
+        "but the first, answers above temperature 0 depend on the guesses, too, and an audit can't "
+        "replay how tokens were chosen.",
+        metavar="RULE",
+    ),
+]
 Explain = Annotated[
     bool,
     typer.Option("--explain-speculation", help="Say on standard error what is guessed, and why."),

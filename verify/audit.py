@@ -19,7 +19,7 @@ from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
 from hearthring.verify import consistency
 from hearthring.verify.digest import Comparison, compare_all
-from hearthring.verify.proof import Proof
+from hearthring.verify.proof import SAMPLING_RULE, Proof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 from hearthring.verify.verdict import (
@@ -225,7 +225,9 @@ def _judge_tokens(
         if chosen != proof.token_ids[position]:
             wrong.append(position)
             exact = strength is Strength.BITS and position >= proof.class_from
-            if exact or not np.isfinite(lead) or lead > TOKEN_MARGIN:
+            # What was drafted isn't known: then a token is only wrong if no draft could lead to it.
+            certain = proof.sampling_rule == SAMPLING_RULE
+            if not np.isfinite(lead) or (certain and (exact or lead > TOKEN_MARGIN)):
                 beyond.append(position)
     figures |= {"tokens_checked": len(answer), "tokens_different": len(wrong)}
     other = max(0, proof.class_from - proof.prompt_tokens)
@@ -234,6 +236,7 @@ def _judge_tokens(
     if beyond:
         reason = f"the token at position {beyond[0]} isn't the one that the sampling rule gives"
         return rejected(f"{reason}: the client chose it", strength=strength, **figures)
+    figures["tokens_replayed"] = proof.sampling_rule == SAMPLING_RULE
     how = {
         Strength.BITS: "every row is bit for bit what the model gives",
         Strength.TOLERANCE: "every stage is within the tolerance between numerics classes",

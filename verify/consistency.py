@@ -13,7 +13,7 @@ from hearthring.protocol.tensors import Residual
 from hearthring.verify import receipts
 from hearthring.verify.beacon import commitment
 from hearthring.verify.claims import proven_rows
-from hearthring.verify.proof import SAMPLING_RULE, Proof, StageProof
+from hearthring.verify.proof import DRAFTED_RULES, SAMPLING_RULE, Proof, StageProof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots
 from hearthring.verify.verdict import Guilty, Verdict, inconclusive, rejected
@@ -43,7 +43,7 @@ def contradiction(proof: Proof, layers: int) -> Verdict | None:
     for name in (proof.model_id, *(f for b in named for f in _classes(b))):
         if not _HASH.fullmatch(name):
             return rejected("a model id or numerics class that isn't a hash")
-    if proof.sampling_rule != SAMPLING_RULE:
+    if proof.sampling_rule not in (SAMPLING_RULE, *DRAFTED_RULES.values()):
         return inconclusive(f"the sampling rule {proof.sampling_rule!r:.100} isn't known here")
     if proof.residual not in list(Residual):
         return rejected(f"the residual type {proof.residual!r} isn't known")

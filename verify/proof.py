@@ -34,7 +34,14 @@ from hearthring.verify.merkle import HASH_BYTES
 from hearthring.verify.proof_view import as_json, slots
 
 FORMAT = 1
-SAMPLING_RULE = "penalty,temperature,top-k,top-p,min-p,gumbel-philox4x32-10"
+_STEPS = "penalty,temperature,top-k,top-p,min-p"
+SAMPLING_RULE = f"{_STEPS},gumbel-philox4x32-10"
+"""The default: it can be replayed from logits and seed alone."""
+DRAFTED_RULES = {
+    name: f"{_STEPS},{name}-philox4x32-10" for name in ("leviathan", "specinfer", "sequoia")
+}
+"""Rules whose tokens depend on what was drafted for them, too: a replay can say which tokens they
+could have given, and no more."""
 _MAGIC = b"hearthring proof\n"
 _CONTEXT = b"hearthring/proof/1"
 _HEAD = len(_MAGIC) + 1 + 4
