@@ -104,6 +104,7 @@ async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     # Without sharing: rows of earlier answers would be copied instead of computed.
     async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
+        client._lessons = None  # no run learns from another
         bench = Bench(client, options.tokens, options.rounds)
         cases: list[tuple[str, tuple[str, ...], Callable[[Answer], Draft]]] = [
             (kind, KINDS[kind], lambda answer: SuffixDraft()) for kind in options.kinds

@@ -6,6 +6,7 @@ import pytest
 
 from hearthring.client.calibration import Calibration
 from hearthring.client.lessons import ENOUGH, Lesson, Lessons, Tally
+from hearthring.client.pace import Fixed
 from hearthring.client.prior import Experience, History
 from hearthring.client.situation import LOOK, Situation
 from hearthring.shards.store import ModelEntry
@@ -68,6 +69,7 @@ async def test_lessons_of_a_ring(tiny: ModelEntry, tmp_path: Path) -> None:
         plain = await client.generate("a b a b a b a b", draft="none", max_tokens=40)
         history = History(tmp_path / "speculation.db")
         client._lessons = Lessons(history)
+        client._pace = lambda: Fixed(3)
         for _ in range(2):
             answer = await client.generate(
                 "a b a b a b a b", draft="suffix", max_tokens=40, explain=said.append
