@@ -23,10 +23,12 @@ Look = Callable[[bool], Awaitable[list[NodeRecord]]]
 
 @dataclass(slots=True)
 class Avoided:
-    """Nodes that failed a short while ago. Each failure doubles the time; none is for ever."""
+    """Nodes that failed a short while ago. Each failure doubles the time; only a conviction is for
+    ever."""
 
     clock: Callable[[], float] = time.monotonic
     _nodes: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _convicted: set[str] = field(default_factory=set)
 
     def add(self, node: str) -> None:
         """A node has failed."""
@@ -36,12 +38,20 @@ class Avoided:
         seconds = min(AVOID_SECONDS * 2**times, AVOID_MOST)
         self._nodes[node] = times + 1, self.clock() + seconds
 
+    def convict(self, node: str) -> None:
+        """A node was shown to lie: it isn't used again, even if there is no other."""
+        self._convicted.add(node)
+
     def now(self) -> frozenset[str]:
         """The nodes to avoid now."""
-        return frozenset(node for node, (_, until) in self._nodes.items() if until > self.clock())
+        now = self.clock()
+        failed = {node for node, (_, until) in self._nodes.items() if until > now}
+        return frozenset(failed | self._convicted)
 
     def weight(self, node: str) -> float:
-        """What a node counts for among others: 1, or less the more often it failed lately."""
+        """What a node counts for among others: 1, less the more often it failed lately, or 0."""
+        if node in self._convicted:
+            return 0.0
         times, until = self._nodes.get(node, (0, 0.0))
         return DOUBT ** -min(times, 8) if until > self.clock() else 1.0
 

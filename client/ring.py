@@ -254,11 +254,13 @@ class RingSession:
     def roll_back(self, to: int, evict: str = "", why: str = "it failed a check") -> None:
         """Take back every generated row behind position ``to``; what the prompt's is stays.
 
-        The node ``evict`` is replaced and avoided; its replacement computes anew what it had run,
-        and should that differ further up, more is taken back. Whoever awaits a result next gets
-        ``RolledBack``.
+        The node ``evict`` is replaced, and never used again by this client; its replacement
+        computes anew what it had run, and should that differ further up, more is taken back.
+        Whoever awaits a result next gets ``RolledBack``.
         """
         self.rollback.keep_to(to)
+        if evict and self._recovery is not None:
+            self._recovery.spares.avoided.convict(evict)
         guilty = next((a for a in self.attached if a.stage.node == evict), None)
         if guilty is not None:
             self.lose(guilty, StageFailed(why, field=evict))

@@ -20,7 +20,7 @@ from bench.homelab import Home
 from hearthring import AsyncClient
 from hearthring.client.answer import Answer
 from hearthring.protocol.errors import HearthringError
-from tests.chaos.swarm import PLACES, ChaosSwarm, Member, machine
+from tests.chaos.swarm import ChaosSwarm, Member, machine
 
 TOKENS = 64
 PATIENCE = 120.0
@@ -204,7 +204,20 @@ class Campaign:
             "detection_s": _quantiles(detections),
             "recovery_s": _quantiles(recoveries),
             "pause_s": _quantiles(pauses),
+            "slowest": [] if not pauses else _slowest(self.runs),
         }
+
+
+def _slowest(runs: Sequence[Run]) -> list[str]:
+    """What happened in the generation with the longest wait."""
+    run = max(runs, key=lambda run: run.pause)
+    begun = [f"fault after {at - run.begun:.2f} s" for at in run.struck]
+    if run.answer is None:
+        return begun
+    return begun + [
+        f"after {r.at_s:.2f} s, for {r.pause_s:.2f} s: {r.reason}"
+        for r in run.answer.timings.reroutes
+    ]
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -231,8 +244,8 @@ async def kills(campaign: Campaign, number: int, seed: int) -> None:
             await asyncio.to_thread(victim.process.process.wait, GONE_SECONDS)
 
     for n, fault in enumerate(draw_faults(number, seed, (0, 0))):
-        await campaign.run(n, fault, strike)
         await campaign.swarm.whole()
+        await campaign.run(n, fault, strike)
 
 
 async def stops(campaign: Campaign, number: int, seed: int, most: float = 20.0) -> None:
@@ -256,7 +269,8 @@ async def partitions(
 
     async def strike(fault: Fault, victims: list[Member]) -> None:
         for victim in victims:
-            others = () if fault.victim < 0.5 else (machine((victim.place + 1) % len(PLACES)),)
+            next_ = machine((victim.place + 1) % len(campaign.swarm.members))
+            others = () if fault.victim < 0.5 else (next_,)
             await asyncio.to_thread(home.cut, machine(victim.place), *others, one_way=fault.one_way)
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(home.mend)

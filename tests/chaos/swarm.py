@@ -18,7 +18,6 @@ from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.transport import Transport
 
 STAGES, SPARES = 4, 2
-PLACES = range(STAGES + SPARES)
 CLIENT = "me"
 STATUS_SECONDS = 1.0
 READY_SECONDS = 180.0
@@ -48,11 +47,8 @@ class Member:
     flags: list[str]
     prefix: Sequence[str]
     process: NodeProcess
+    spare: bool = False
     invitation: str = ""
-
-    @property
-    def spare(self) -> bool:
-        return self.place >= STAGES
 
     @property
     def node_id(self) -> str:
@@ -116,12 +112,14 @@ async def chaos_swarm(
     model: str,
     layers: int,
     *flags: str,
+    stages: int = STAGES,
+    spares: int = SPARES,
     prefix: Prefix = lambda place: (),
     address: Address = lambda place: "127.0.0.1",
 ) -> AsyncIterator[ChaosSwarm]:
     """Stages with equal shares of the layers, and spares with all of them. Stopped at the end."""
-    windows = [f"{layers * i // STAGES}:{layers * (i + 1) // STAGES}" for i in range(STAGES)]
-    windows += [f"0:{layers}"] * SPARES
+    windows = [f"{layers * i // stages}:{layers * (i + 1) // stages}" for i in range(stages)]
+    windows += [f"0:{layers}"] * spares
     swarm = ChaosSwarm(model)
     try:
         for place, window in enumerate(windows):
@@ -131,7 +129,7 @@ async def chaos_swarm(
             for member in swarm.members[:2]:
                 given += ["--join", member.invitation]
             process = NodeProcess(f"node {place}", given, before=prefix(place))
-            member = Member(place, given, prefix(place), process)
+            member = Member(place, given, prefix(place), process, place >= stages)
             swarm.members.append(member)
             if place < 2:  # the others start together, and know these two
                 member.invitation = await asyncio.to_thread(process.ready, READY_SECONDS)

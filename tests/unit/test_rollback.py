@@ -143,8 +143,8 @@ class Run:
         return self.generation.token_ids[len(PROMPT_IDS) :]
 
 
-async def start(swarm: MemorySwarm) -> Run:
-    client = swarm.client()
+async def start(swarm: MemorySwarm, patience: float = 30.0) -> Run:
+    client = swarm.client(patience)
     ring, ends = await client._open_ring(len(PROMPT_IDS) + 4 * TOKENS)
     sampling = Sampling(temperature=0.9, seed=4)
     return Run(ring, Generation(ring, ends, client._heads, sampling, list(PROMPT_IDS)))
@@ -180,6 +180,17 @@ async def test_a_convicted_stage_is_replaced_and_all_it_spoilt_is_found(
             assert run.ring.route[place].node == spare.node_id
             assert "it lied" in run.ring.mended[0].reason
     assert min(run.backs) < 6, "the lies before the convicted one were found in the replay"
+
+
+async def test_a_convicted_stage_isnt_used_even_if_there_is_no_other(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, (0, 4)) as swarm:
+        run = await start(swarm, 0.3)
+        liar = swarm.nodes[0].node_id
+        async with run.ring:
+            with pytest.raises(NoRoute) as failed:
+                await run.go(2, lambda: run.ring.roll_back(0, liar, "it lied"))
+        assert failed.value.missing == ((0, 4),)
+        assert "it lied" in str(failed.value)
 
 
 async def test_an_unknown_node_cant_be_evicted_but_rows_are_taken_back(tiny: ModelEntry) -> None:
