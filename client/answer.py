@@ -88,7 +88,8 @@ class Answer:
     before it, and before a stop string. ``stop_reason``: ``eos``, ``stop`` or ``length``.
     ``proof`` is ``None`` only when the caller asked for none. ``class_changes`` are indices in
     ``token_ids``: of each first token that stages of another numerics class have chosen, which
-    happens with ``allow_class_change`` only.
+    happens with ``allow_class_change`` only. ``verified``: how many of its first tokens spot checks
+    found to rest on what the model gives, ``None`` without any; ``caught``: nodes they evicted.
     """
 
     text: str
@@ -100,6 +101,8 @@ class Answer:
     seed: int | None
     guessing: Guessing
     class_changes: tuple[int, ...] = ()
+    verified: int | None = None
+    caught: tuple[str, ...] = ()
     _proof: Proof | None = None
 
     @property
@@ -119,6 +122,8 @@ class Answer:
             "stop_reason": self.stop_reason,
             "seed": self.seed,
             "class_changes": list(self.class_changes),
+            "verified": self.verified,
+            "caught": list(self.caught),
             "timings": {
                 "first_token_s": round(t.first_token_s, 4),
                 "decode_tokens_per_s": round(t.decode_tokens_per_s, 2),

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
-from hearthring.client.cell_audit import CELLS, WHOLE, audit_by_cells, check_depth
+from hearthring.client.cell_audit import CELLS, WHOLE, audit_by_cells, check_depth, load_cells
 from hearthring.client.config import (
     SHARING,
     ClientConfig,
@@ -45,6 +45,7 @@ from hearthring.client.sampler import Sampling
 from hearthring.client.seeds import find_records, known_nodes
 from hearthring.client.situation import situation_of
 from hearthring.client.speculation import Speculation
+from hearthring.client.spot_checks import SpotChecks
 from hearthring.client.standing import open_reputation
 from hearthring.client.swarm_audit import SwarmAudit
 from hearthring.client.transcript import Transcript
@@ -60,10 +61,12 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import GENERATED, PROMPT
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32, Residual, unpack
 from hearthring.protocol.transport import Transport
+from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.manifest import quiet
@@ -138,6 +141,8 @@ class AsyncClient:
         self._heads = Heads(self._thread)
         self._loading = asyncio.Lock()
         self._finding = asyncio.Lock()
+        self._loading_cells = asyncio.Lock()
+        self._cells: dict[tuple[int, int, str], EngineCells] = {}
         self._entry: ModelEntry | None = None
         self._model: PromptModel | None = None
         self._ends: dict[Residual, Ends] = {}
@@ -373,7 +378,10 @@ class AsyncClient:
         transcript.rewind(made)
         speculation = await self._speculation(request, model)
         ring, ends = await self._open_ring(
-            len(ids) + limit, extra=speculation.room, cells=request.proof, like=classes[-1]
+            len(ids) + limit,
+            extra=speculation.room,
+            cells=request.proof or request.spot_check > 0,
+            like=classes[-1],
         )
         if ring.max_rows < len(ids) + limit + speculation.room:
             speculation.stop("no stage has room for guesses")
@@ -391,6 +399,8 @@ class AsyncClient:
                 len(ids),
                 begun=stream.begun,
             )
+            checks = self._spot_checks(request, generation)
+            stack.push_async_callback(checks.close)
             if made and ring.route[-1].fingerprint != classes[-1]:
                 generation.class_changes.append(len(ids) + len(made))
             while True:
@@ -399,10 +409,12 @@ class AsyncClient:
                     async for piece in writing:
                         made[:] = generation.token_ids[len(ids) :]
                         classes[:] = [ring.route[-1].fingerprint]
+                        checks.look()
                         if piece is not None:
                             yield piece
                 timings = generation.timings()
                 try:
+                    await checks.finish()
                     proof = await self._prove(request, generation, model)
                     break
                 except RolledBack as back:  # the last stage to be lost had computed something else
@@ -425,6 +437,8 @@ class AsyncClient:
                 request.sampling.seed,
                 speculation.account(),
                 tuple(at - len(ids) for at in generation.class_changes),
+                checks.answers(len(ids), len(made)),
+                tuple(checks.caught),
                 proof,
             )
         )
@@ -450,6 +464,30 @@ class AsyncClient:
             return None
         who = self.transport().identity
         return await prove(generation, model.entry.model_id, model.entry.name, who)
+
+    def _spot_checks(self, request: Request, generation: Generation) -> SpotChecks:
+        """Checks of a request's ring; own layers are fetched and loaded for the first."""
+        ring = generation.ring
+
+        async def runner_of(stage: Stage) -> EngineCells:
+            key = stage.start, stage.end, stage.fingerprint
+            async with self._loading_cells:
+                if key not in self._cells:
+                    entry, join = await self.model_entry(), self.config.join
+                    wanted = window_parts(stage.start, stage.end)
+                    gguf = await obtain(self.transport(), join, entry, wanted, self._progress)
+                    residual, window = Residual(stage.residual), (stage.start, stage.end)
+                    self._cells[key] = await asyncio.to_thread(
+                        load_cells, gguf, stage.numerics, residual, window, self.config.threads
+                    )
+            return self._cells[key]
+
+        def kinds() -> list[int]:
+            prompt = generation.prompt_tokens
+            return [PROMPT] * prompt + [GENERATED] * max(0, len(generation.rows) - prompt)
+
+        shape = generation.ends.shape
+        return SpotChecks(self.transport(), ring, shape, kinds, runner_of, request.spot_check)
 
     async def _speculation(self, request: Request, model: PromptModel) -> Speculation:
         """The request's draft, made on the thread that it will run on."""

@@ -7,13 +7,14 @@ the next signed it took, and the ends must be the client's own.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from hearthring.client.cells import ask_commitment, audit_cells
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
-from hearthring.protocol.errors import BadReceipt, HearthringError
+from hearthring.protocol.errors import BadReceipt, HearthringError, Unavailable
+from hearthring.protocol.opening import answers_status
 from hearthring.protocol.transport import Transport
 from hearthring.shards.shape import Shape
 from hearthring.verify import receipts
@@ -21,7 +22,10 @@ from hearthring.verify.cell_check import CellRunner
 from hearthring.verify.claims import proven_rows
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots
-from hearthring.verify.verdict import Guilty, Outcome, Verdict, rejected
+from hearthring.verify.verdict import Guilty, Outcome, Verdict, inconclusive, rejected
+
+RunnerOf = Callable[[Stage], Awaitable[CellRunner]]
+"""Own layers of a stage's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +47,14 @@ async def check_live(
     ring: RingSession,
     kinds: Sequence[int],
     shape: Shape,
-    runners: dict[tuple[int, int], CellRunner],
+    runner_of: RunnerOf,
     verified: int = 0,
 ) -> LiveCheck:
     """Check the rows that all stages have committed to in full chunks, after ``verified``.
 
-    ``kinds``: of every row so far; ``runners`` by window. A stage that doesn't show what it must
-    within ``LIMITS.opening`` has failed, but a stage that the ring is replacing, or that came in
-    another epoch meanwhile, hasn't. Raises nothing for what peers do.
+    ``kinds``: of every row so far. A stage that is alive and doesn't show what it must within
+    ``LIMITS.opening`` has failed; one that can't be reached, or a ring that was mended meanwhile,
+    is for another time. Raises nothing for what peers do.
     """
     epoch, route = ring.epoch, ring.route
     said = await asyncio.gather(*(_commitment(transport, ring, stage) for stage in route))
@@ -58,11 +62,11 @@ async def check_live(
     for stage, body in zip(route, said, strict=True):
         if isinstance(body, ReceiptBody):
             bodies.append(body)
-        else:
+        elif await _withholds(transport, stage, body):
             failed[stage.node] = f"it didn't commit to its cells: {body}"
     if ring.epoch != epoch:
         return LiveCheck(verified)
-    if failed:
+    if len(bodies) < len(route):
         return LiveCheck(verified, {}, failed)
     rows = min(body.rows for body in bodies) // CHUNK * CHUNK
     if rows <= verified:
@@ -73,22 +77,32 @@ async def check_live(
 
     async def one(stage: Stage, body: ReceiptBody) -> Verdict:
         try:
-            runner = runners[stage.start, stage.end]
+            runner = await runner_of(stage)
             return await audit_cells(
                 *(transport, stage.address, body, kinds, shape, secrets.token_bytes(32), runner),
                 first=first,
                 rows=rows,
             )
         except HearthringError as error:
-            guilty = Guilty(stage.node, stage.start, stage.end)
-            return rejected(f"it didn't open its cells: {type(error).__name__}: {error}", guilty)
+            why = f"it didn't open its cells: {type(error).__name__}: {error}"
+            if not await _withholds(transport, stage, error):
+                return inconclusive(why)
+            return rejected(why, Guilty(stage.node, stage.start, stage.end))
 
     found = await asyncio.gather(*(one(*pair) for pair in zip(route, bodies, strict=True)))
     if ring.epoch != epoch:
         return LiveCheck(verified)
     verdicts = {stage.node: verdict for stage, verdict in zip(route, found, strict=True)}
     failed = {n: v.reason for n, v in verdicts.items() if v.outcome is Outcome.REJECTED}
-    return LiveCheck(verified if failed else rows, verdicts, failed)
+    passed = all(verdict.outcome is Outcome.ACCEPTED for verdict in found)
+    return LiveCheck(rows if passed else verified, verdicts, failed)
+
+
+async def _withholds(transport: Transport, stage: Stage, error: HearthringError) -> bool:
+    """Whether a stage that showed nothing could have: then it has failed."""
+    if not isinstance(error, Unavailable):
+        return True
+    return await answers_status(transport, stage.address, stage.node)
 
 
 async def _commitment(

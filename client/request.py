@@ -30,6 +30,8 @@ class Options(TypedDict, total=False):
     an answer comes, and nothing else. ``acceptance`` is the rule by which guesses are taken
     (``client/acceptance.py``): any but ``gumbel`` makes answers above temperature 0 depend on them.
     ``explain`` is told each decision about guesses, in words, from a thread.
+    ``spot_check``: the share of an answer, 0 to 1, at which its stages must show what they computed
+    while they do; it takes the model's layers, to compare with.
     """
 
     messages: Messages
@@ -46,6 +48,7 @@ class Options(TypedDict, total=False):
     draft: str | Make
     acceptance: str
     explain: Callable[[str], None]
+    spot_check: float
 
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
@@ -78,6 +81,7 @@ class Request:
     draft: str | Make | None = None
     rule: Rule = RULES["gumbel"]
     explain: Callable[[str], None] | None = None
+    spot_check: float = 0.0
 
     @property
     def wording(self) -> str:
@@ -112,7 +116,14 @@ class Request:
             check_draft(options["draft"]) if "draft" in options else None,
             rule_named(options.get("acceptance", "gumbel")),
             options.get("explain"),
+            _share(options.get("spot_check", 0.0)),
         )
+
+
+def _share(rate: float) -> float:
+    if not 0 <= rate <= 1:
+        raise BadOption(f"{rate!r} isn't allowed", field="spot_check", mend="0 to 1")
+    return rate
 
 
 class PromptModel:

@@ -135,7 +135,9 @@ class StageSession:
 
     def settle(self) -> None:
         """What can wait until a step has left: commit to the cells of full chunks."""
-        self._settle(whole=False)
+        cells = self._cells
+        if cells is not None and len(self._slots.committed) >= (len(cells.sealed) + 1) * CHUNK:
+            self._settle(whole=False)
 
     @property
     def last(self) -> bool:
@@ -366,12 +368,16 @@ class StageSession:
         return receipts.sign(self._body(full, ()), self._who)
 
     def inside(self) -> Live:
-        """What can be shown of it; as often as there are chunks. Raises ``QuotaExceeded``."""
+        """What can be shown of it; a little more often than it has chunks.
+
+        Raises ``QuotaExceeded``.
+        """
         if self._cells is None:
             raise UnknownRow("no cells were committed to", field="cells.session")
         self._openings += 1
-        if self._openings > len(self._cells.sealed):
-            raise QuotaExceeded("opened as often as it has chunks", field="cells.session")
+        if self._openings > len(self._cells.sealed) + LIMITS.openings:
+            raise QuotaExceeded("opened more often than it has chunks", field="cells.session")
+        self._settle(whole=False)
         window = self.wish.start, self.wish.end
         sources = self._cells, self._kept, self._slots, self._cache, self._engine
         return Live(window, (self._model, self._class), *sources)
@@ -458,8 +464,6 @@ class StageSession:
 
     def _settle(self, whole: bool) -> None:
         if self._cells is None:
-            return
-        if not whole and len(self._slots.committed) < (len(self._cells.sealed) + 1) * CHUNK:
             return
         kept = [self._kept[row.id] for row in self._slots.committed]
         self._cells.seal(

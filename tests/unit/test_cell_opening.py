@@ -16,6 +16,7 @@ from hearthring.protocol.errors import (
     UnknownRow,
     UnknownSession,
 )
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import GENERATED, PROMPT, ROOT
 from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.shape import Shape
@@ -137,11 +138,14 @@ async def test_a_stage_refuses_what_it_can_t_or_needn_t_show(peer: Peer) -> None
         (LayersOutOfRange, (Cell(WINDOW[1], 3),)),
         (LayersOutOfRange, (Cell(WINDOW[0] - 1, 3),)),
         (UnknownRow, (Cell(WINDOW[0], ROWS),)),
-        (QuotaExceeded, (Cell(WINDOW[0], 0),)),  # as many openings as chunks
     ]
     for error, drawn in cases:
         with pytest.raises(error):
             await opened(peer, drawn)
+    for _ in range(FULL // 32 + LIMITS.openings - len(cases)):
+        await opened(peer, (Cell(WINDOW[0], 0),))
+    with pytest.raises(QuotaExceeded):
+        await opened(peer, (Cell(WINDOW[0], 0),))
     stranger = peer.rig.client()
     with pytest.raises(UnknownSession):
         await ask_commitment(stranger, *where, session)

@@ -9,6 +9,7 @@ import pytest
 
 from hearthring.client.live_cells import LiveCheck, check_live
 from hearthring.client.ring import RingSession
+from hearthring.client.route import Stage
 from hearthring.node.config import NodeHooks
 from hearthring.node.stage_session import StageSession
 from hearthring.protocol.messages import PROMPT, Receipt, Row
@@ -81,10 +82,13 @@ class Talk:
         await self.ring.result(self.ring.send([], nothing, [row.id for row in made]))
         self.sent += rows
 
+    async def runner_of(self, stage: Stage) -> CellRunner:
+        return self.runners[stage.start, stage.end]
+
     async def check(self, verified: int = 0) -> LiveCheck:
         kinds = [PROMPT] * self.sent
         return await check_live(
-            self.transport, self.ring, kinds, self.shape, self.runners, verified
+            self.transport, self.ring, kinds, self.shape, self.runner_of, verified
         )
 
 

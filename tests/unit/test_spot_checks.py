@@ -1,0 +1,75 @@
+"""Answers that are checked while they come: liars are evicted, and what they said is said anew."""
+
+import pytest
+
+from hearthring.node.config import NodeHooks
+from hearthring.protocol.errors import BadOption
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.store import ModelEntry
+from tests.liar import LyingEngine, hooks_for
+from tests.memory_ring import MemorySwarm, memory_swarm
+
+PROMPT_IDS = list(range(10, 50))
+OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": 70, "temperature": 0.8, "seed": 3}
+CUTS = (0, 2, 4)
+
+
+async def plain(tiny: ModelEntry) -> list[int]:
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        answer = await swarm.client().generate(**OPTIONS)
+        assert answer.verified is None
+        return answer.token_ids
+
+
+async def with_spare(
+    swarm: MemorySwarm, place: int, hooks: NodeHooks
+) -> tuple[str, dict[str, object]]:
+    """A node that lies, which is chosen first, and an honest one of the same layers."""
+    window = (CUTS[place], CUTS[place + 1])
+    liar = await swarm.node(window, Residual.FP16, hooks, row_seconds=0.0001)
+    for other in range(2):
+        await swarm.node((CUTS[other], CUTS[other + 1]), Residual.FP16, row_seconds=0.01)
+    return liar.node_id, {}
+
+
+async def test_an_honest_answer_is_verified_to_its_last_full_chunk(tiny: ModelEntry) -> None:
+    expected = await plain(tiny)
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        answer = await swarm.client().generate(**OPTIONS, spot_check=1.0)
+        assert answer.token_ids == expected
+        rows = len(PROMPT_IDS) + len(expected) - 1
+        full = (rows - 1) // 32 * 32  # the last row is committed by the receipt only
+        assert answer.verified is not None
+        assert answer.verified >= full - len(PROMPT_IDS) + 1
+        assert answer.caught == ()
+        with pytest.raises(BadOption):
+            await swarm.client().generate(**OPTIONS, spot_check=1.5)
+
+
+class Later(LyingEngine):
+    """Computes truly until it has run so many batches."""
+
+    batches = 0
+
+    def _spoilt(self, output):  # type: ignore[no-untyped-def]
+        self.batches += 1
+        return super()._spoilt(output) if self.batches > 45 else output
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("when", ["always", "later"])
+async def test_a_liar_is_evicted_and_the_answer_is_the_honest_one(
+    tiny: ModelEntry, place: int, when: str
+) -> None:
+    expected = await plain(tiny)
+    hooks = hooks_for("scale:1.2", (CUTS[place], CUTS[place + 1]))
+    if when == "later":
+        hooks = NodeHooks(engine=lambda honest: Later(honest, lambda states: states * 2))
+    async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
+        liar, _ = await with_spare(swarm, place, hooks)
+        answer = await swarm.client().generate(**OPTIONS, spot_check=1.0)
+        assert answer.caught == (liar,)
+        assert liar not in [stage.node for stage in answer.route]
+        assert answer.token_ids == expected
+        assert answer.verified
+        assert answer.proof.rows == len(PROMPT_IDS) + len(expected) - 1
