@@ -52,6 +52,10 @@ def ask_once(
         return
     print(flush=True)
     print(summary(answer), file=sys.stderr)
+    if answer.verified is not None:
+        print(f"{answer.verified} of {len(answer.token_ids)} tokens verified", file=sys.stderr)
+    for node in answer.caught:
+        print(f"caught {node}: it computed something else, and was replaced", file=sys.stderr)
     if saved:
         print(f"proof saved to {saved}; check it with `hearthring audit {saved}`", file=sys.stderr)
 

@@ -268,6 +268,14 @@ def ask(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Save the output proof here.", metavar="FILE"),
     ] = None,
+    spot_check: Annotated[
+        float,
+        typer.Option(
+            help="Share of the answer, 0 to 1, at which stages must show what they computed while "
+            "they do. Who can't is replaced, and the answer taken back. Needs the model's layers.",
+            metavar="RATE",
+        ),
+    ] = 0.0,
     draft: Draft = "auto",
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
@@ -297,6 +305,7 @@ def ask(
         "stop": tuple(stop or ()),
         "draft": draft,
         "acceptance": acceptance,
+        "spot_check": spot_check,
     }
     if explain_speculation:
         options["explain"] = remark
