@@ -1,7 +1,8 @@
 """Rules by which a token is chosen where something was drafted for its place.
 
 A rule takes what the ring returned for a place (its logits) and the children drafted for it, and
-says which token is chosen and whether it is one of them. ``walk`` goes down a tree by it.
+says which token is chosen and whether it is one of them. Going down a tree by it yields as many
+tokens as children were accepted, and one more.
 
 =========== ======================== ==========================================================
 name        a draft supplies         what comes out
@@ -22,14 +23,14 @@ sampler for ``gumbel``, draws for drafting and for judging in the others. Places
 share their draws, whichever branch they are on, and only one of them ever counts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from hearthring.client.chance import DRAFTING, JUDGING, Drawn
-from hearthring.client.draft import Candidate, Draft
+from hearthring.client.draft import Draft
 from hearthring.client.philox import F64, gumbel
 from hearthring.client.rejection import Draws, Verdict, draw_children, judge_children
 from hearthring.client.sampler import Sampling, choose, distribution
@@ -150,32 +151,3 @@ class DrawingDraft(Draft, Protocol):
         ``[vocab]``, the one that was given to ``offer``; None if they weren't drawn. Until the next
         ``propose`` or ``forget``.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """Where a walk went: accepted candidates by index, root's child first, and one token more."""
-
-    accepted: tuple[int, ...]
-    token: int
-
-
-def walk(proposal: Sequence[Candidate], judge: Callable[[int, tuple[int, ...]], Verdict]) -> Path:
-    """From the root down while a child is accepted; what ``judge`` chose last ends the path.
-
-    ``judge(at, children)`` gets a candidate's index, -1 for the root, and its children's tokens in
-    the proposal's order. A parent stands before its children. n accepted candidates yield n + 1
-    tokens, so at least one.
-    """
-    children: dict[int, list[int]] = {}
-    for index, candidate in enumerate(proposal):
-        assert -1 <= candidate.parent < index
-        children.setdefault(candidate.parent, []).append(index)
-    accepted, at = list[int](), -1
-    while True:
-        below = children.get(at, [])
-        verdict = judge(at, tuple(proposal[index].token for index in below))
-        if verdict.child < 0:
-            return Path(tuple(accepted), verdict.token)
-        at = below[verdict.child]
-        accepted.append(at)

@@ -1,9 +1,13 @@
-"""Every outcome of something that chance decides, with its exact probability."""
+"""Every outcome of something that chance decides, with its exact probability; walks down a tree."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+
+from hearthring.client.draft import Candidate
+from hearthring.client.rejection import Verdict
 
 T = TypeVar("T")
 
@@ -42,3 +46,32 @@ def outcomes(run: Callable[[_Script], T]) -> Iterator[tuple[float, T]]:
         result = run(script)
         untried += script.untried
         yield script.probability, result
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where a walk went: accepted candidates by index, root's child first, and one token more."""
+
+    accepted: tuple[int, ...]
+    token: int
+
+
+def walk(proposal: Sequence[Candidate], judge: Callable[[int, tuple[int, ...]], Verdict]) -> Path:
+    """From the root down while a child is accepted; what ``judge`` chose last ends the path.
+
+    ``judge(at, children)`` gets a candidate's index, -1 for the root, and its children's tokens in
+    the proposal's order. A parent stands before its children. n accepted candidates yield n + 1
+    tokens, so at least one.
+    """
+    children: dict[int, list[int]] = {}
+    for index, candidate in enumerate(proposal):
+        assert -1 <= candidate.parent < index
+        children.setdefault(candidate.parent, []).append(index)
+    accepted, at = list[int](), -1
+    while True:
+        below = children.get(at, [])
+        verdict = judge(at, tuple(proposal[index].token for index in below))
+        if verdict.child < 0:
+            return Path(tuple(accepted), verdict.token)
+        at = below[verdict.child]
+        accepted.append(at)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from hearthring.client.acceptance import RULES, Place, rule_named, walk
+from hearthring.client.acceptance import RULES, Place, rule_named
 from hearthring.client.chance import Chance, Drawn
 from hearthring.client.draft import Candidate
 from hearthring.client.philox import block, gumbel, philox
 from hearthring.client.rejection import Draws, Verdict, draw_children, judge_children, restrict
 from hearthring.client.sampler import Sampling, choose, distribution
 from hearthring.protocol.errors import BadOption, BadShape
-from tests.outcomes import outcomes
+from tests.outcomes import outcomes, walk
 
 VOCABULARY = 6
 PAIRS = 8

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from bench.predict import acceptance_of, gain, measured_ring, policy_named
 from bench.simulator import PLAIN, Policy, simulate
 from bench.simulator.clock import Clock
 from bench.simulator.truth import Truth
@@ -135,3 +136,22 @@ def test_tokens_are_known_in_order() -> None:
         assert len(written.known) >= 200
         assert all(before <= after for before, after in pairwise(written.known))
         assert written.rows >= 1 - 1e-9
+
+
+def test_predictions_start_from_what_was_measured() -> None:
+    """A run that behaved as the simulator is foretold: its plain rate, acceptance and gain."""
+    case = {
+        "plain_tokens_per_s": 10.0,
+        "stage_ms": [8.0, 6.0, 4.0, 2.0],
+        "ways": {"chain of 4": {"tokens_per_trip": 1 + 0.6 + 0.36 + 0.216 + 0.1296}},
+    }
+    ring = measured_ring(case, 10.0, 0.75, 2)
+    assert plain(ring).rate == pytest.approx(10.0)
+    assert acceptance_of("chat", case) == pytest.approx(0.6)
+    assert acceptance_of("a=0.85", case) == 0.85
+    assert policy_named("chain of 4") == Policy(5)
+    assert policy_named("8 steps of 3") == Policy(3, 8, head=4)
+    assert policy_named("controller") is None
+    expected = chain(ring, [0.6], 4).rate / 10.0
+    assert gain(ring, 0.6, 4_000, Policy(5)) == pytest.approx(expected, rel=0.03)
+    assert gain(ring, 0.6, 500, PLAIN, Policy(5)) >= gain(ring, 0.6, 500, Policy(5))
