@@ -9,7 +9,7 @@ another stage fail meanwhile, it begins again.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,8 @@ class Recovery:
     mended: list[Mended] = field(default_factory=list)
     _trouble: asyncio.Event = field(default_factory=asyncio.Event)
     _handshake: float = HANDSHAKE
+    _doubted: frozenset[Stage] = frozenset()
+    """Stages that stay although they were suspected: they have less time to answer."""
     _changed: list[str] = field(default_factory=list)
     _unsettled: int | None = None
     """Layer boundary behind which an attempt that was cut short may have left old rows."""
@@ -115,20 +117,32 @@ class Recovery:
         self._unsettled, self.ring.rollback.class_changing = None, False
 
     async def _route(self, again: bool) -> tuple[Stage, ...]:
-        """The route of the next epoch. Who is only suspected stays, if nobody can replace it."""
+        """The route of the next epoch. Who is only suspected stays, if nobody can replace it.
+
+        Once it has let an attempt fail, nodes that failed before it are tried too: whoever failed
+        least.
+        """
         ring = self.ring
         up = {a.stage for a in ring.attached if a.down is None}
         down = frozenset(stage for stage in ring.route if stage not in up)
         doubtful = [a for a in ring.attached if a.down is not None and a.suspected]
         try:
-            return await self.spares.instead(ring.route, down, again, not doubtful)
+            route = await self.spares.instead(ring.route, down, again, again or not doubtful)
+            self._trust(a for a in doubtful if a.stage in route)
+            return route
         except HearthringError:
             if not doubtful:
                 raise
-            for attached in doubtful:
-                attached.down, attached.suspected = None, False
+            self._trust(doubtful)
             rest = down - {a.stage for a in doubtful}
             return await self.spares.instead(ring.route, rest, True, True) if rest else ring.route
+
+    def _trust(self, doubtful: Iterable[Attachment]) -> None:
+        """They are to stay after all."""
+        self._doubted = frozenset(attached.stage for attached in doubtful)
+        for attached in self.ring.attached:
+            if attached.stage in self._doubted:
+                attached.down, attached.suspected = None, False
 
     async def _enter(self, route: tuple[Stage, ...]) -> frozenset[Stage]:
         """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
@@ -154,7 +168,9 @@ class Recovery:
         async def tell(place: int, attached: Attachment) -> None:
             try:
                 order = ring.order(place)
-                answer = await attached.ask(order, Rerouted, self._handshake, order.epoch)
+                doubted = attached.stage in self._doubted
+                seconds = self._handshake / (3 if doubted else 1)
+                answer = await attached.ask(order, Rerouted, seconds, order.epoch)
             except DeadlineExceeded as error:
                 ring.suspect(attached, error)
                 raise

@@ -11,6 +11,7 @@ import pytest
 
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
+from hearthring.client.replacement import AVOID_SECONDS
 from hearthring.node.config import NodeHooks
 from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Engine, KvCache, Numerics, Segment, Window
@@ -193,4 +194,26 @@ async def test_a_leaving_stage_that_nobody_replaces_serves_on(
         async for _ in pieces:
             pass
         await draining
+    same(stream.answer, undisturbed)
+
+
+async def test_a_silent_stage_gives_way_to_one_that_failed_before(
+    tiny: ModelEntry, undisturbed: Answer
+) -> None:
+    """Who doesn't answer may only be slow, but isn't waited for while somebody else might do."""
+    async with doomed(tiny, {}) as swarm:
+        silent, other = swarm.swarm.nodes[2], await swarm.node((2, 4))
+        client = swarm.swarm.client()
+        client._avoided.add(other.node_id)
+        stream = client.stream(**OPTIONS)  # type: ignore[arg-type]
+        pieces = aiter(stream)
+        for _ in range(3):
+            await anext(pieces)
+        for place in silent.stage._places._taken.values():
+            place.outbox = asyncio.Queue()  # nobody reads it, so nothing gets to the client
+        async for _ in pieces:
+            pass
+        assert stream.answer.route[2].node == other.node_id
+        # Were the silent one asked again and again, it would take as long as the other is avoided.
+        assert sum(r.pause_s for r in stream.answer.timings.reroutes) < AVOID_SECONDS / 2
     same(stream.answer, undisturbed)
