@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
+from hearthring.client.calibrations import calibration_of
 from hearthring.client.replay import EngineReplayer
 from hearthring.client.window_replay import Breathe, replayer_like
 from hearthring.protocol.errors import (
@@ -94,7 +95,8 @@ class OfflineJudge:
                 ends = open_ends(_ends_of(proof), model, residual, self._threads)
                 embedded = ends.embed(proof.token_ids[: proof.rows])
                 taken = Opened(pack(embedded, residual))
-            verdict = audit_stage(proof, place, shape.width, replayer, taken, sent)
+            known = calibration_of(proof.model_id)
+            verdict = audit_stage(proof, place, shape.width, replayer, taken, sent, known)
         except HearthringError as error:
             return inconclusive(f"this machine can't replay it: {error}"), ""
         return verdict, replayer.fingerprint
@@ -112,7 +114,8 @@ def _judge_whole(
         replayer = _replayer(proof, gguf, threads, breathe)
     except HearthringError as error:
         return inconclusive(f"this machine can't replay it: {error}"), ""
-    return audit(proof, layers, replayer, progress), replayer.fingerprint
+    known = calibration_of(proof.model_id)
+    return audit(proof, layers, replayer, progress, known), replayer.fingerprint
 
 
 def _replayer(proof: Proof, gguf: GgufFile, threads: int, breathe: Breathe) -> EngineReplayer:

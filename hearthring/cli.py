@@ -388,6 +388,36 @@ def audit(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="An alias, a path, or a model id.", metavar="MODEL")
+    ] = "smollm2",
+    texts: Annotated[
+        int, typer.Option(help="Texts to measure with; more make a tighter bound.", min=8)
+    ] = 32,
+    residual: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A residual type, fp32, fp16 or bf16 (repeat it).", show_default="all"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For drawing the texts.", min=0)] = 0,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the thresholds here.", metavar="FILE", show_default="model cache"),
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Measure how far apart honest machines are on a model, and set its audits' thresholds.
+
+    The model writes texts, which every engine and kernel policy of this machine runs. Audits here
+    then use the thresholds wherever bits can't be compared. Half of the texts bound how often
+    honest work is beyond a threshold; a quarter sets nothing and only counts such cases.
+    """
+    from hearthring.models import calibrate_model
+
+    calibrate_model(model, texts, residual or [], seed, output, threads)
+
+
+@app.command()
 def swarm(join: Join = None, model: Model = None, as_json: Json = False) -> None:
     """Show who serves which layers, and which nobody serves."""
     from hearthring.asking import show_swarm

@@ -2,11 +2,15 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
+from hearthring.protocol.errors import BadOption
+from hearthring.protocol.tensors import Residual
 from hearthring.shards.disk import ENVIRONMENT, part_files, prune, read_size
 from hearthring.shards.parts import describe_parts
 from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.terminal import Bars
 
 
 def describe(entry: ModelEntry) -> dict[str, Any]:
@@ -48,3 +52,38 @@ def prune_parts(budget: str) -> None:
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     print(json.dumps(value, ensure_ascii=False))
+
+
+def calibrate_model(
+    model: str,
+    texts: int,
+    residuals: list[str],
+    seed: int,
+    output: Path | None,
+    threads: int | None,
+) -> None:
+    """Measure, keep the thresholds, and say what they are worth."""
+    from hearthring.client.calibrating import calibrate
+    from hearthring.client.calibrations import save
+    from hearthring.client.config import threads_of
+
+    if wrong := [name for name in residuals if name not in list(Residual)]:
+        raise BadOption(f"{wrong[0]!r} isn't one of fp32, fp16, bf16", field="residual")
+    kinds = [Residual(name) for name in residuals] or list(Residual)
+    if output is not None and not output.absolute().parent.is_dir():
+        raise BadOption(f"there is no folder {output.absolute().parent}", field="output")
+    with Bars() as bars:
+        entry = ModelStore().find(model, bars)
+        found = calibrate(
+            entry.open(), entry.model_id, texts, threads_of(threads), kinds, seed, bars
+        )
+    try:
+        where = save(found) if output is None else str(output)
+        if output is not None:
+            output.write_text(found.to_json())
+    except OSError as error:
+        raise BadOption(f"{error.filename}: {error.strerror}", field="output") from None
+    for sort, tolerance in sorted(found.sorts.items()):
+        print(f"  {sort:<32}honest requests beyond a threshold: at most {tolerance.bound:.1%}")
+    print(f"  held out  {found.exceeded} of {found.held_out} texts were beyond a threshold")
+    print(f"  kept in   {where}")

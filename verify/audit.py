@@ -22,6 +22,7 @@ from hearthring.verify.digest import Comparison, compare_all
 from hearthring.verify.proof import SAMPLING_RULE, Proof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
+from hearthring.verify.tolerance import GENERIC, NOTHING, Calibration, Tolerance
 from hearthring.verify.verdict import (
     Guilty,
     Outcome,
@@ -30,11 +31,6 @@ from hearthring.verify.verdict import (
     inconclusive,
     rejected,
 )
-
-MIXED_EXP, MIXED_MEAN, MIXED_CHUNK_EXP = 10.0, 4.0, 64
-"""Tolerance between classes, SmolLM2-135M: request means, and the single chunk beyond doubt."""
-TOKEN_MARGIN = 0.5
-"""Logits by which another class's best token may differ before the mismatch counts."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,20 +67,29 @@ class _Boundary:
 
 
 def audit(
-    proof: Proof, layers: int, replayer: Replayer, progress: Progress = lambda *_: None
+    proof: Proof,
+    layers: int,
+    replayer: Replayer,
+    progress: Progress = lambda *_: None,
+    calibration: Calibration = NOTHING,
 ) -> Verdict:
-    """Replay a proof with own weights. The verdict always comes with its figures."""
+    """Replay a proof with own weights. The verdict always comes with its figures.
+
+    ``calibration`` says what another class may differ by; it is not asked within the class.
+    """
     if verdict := consistency.contradiction(proof, layers):
         return verdict
     if proof.is_hidden:
         return inconclusive("its text is hidden: only who knows it can reveal it and replay it")
     try:
-        return _replay(proof, replayer, progress)
+        return _replay(proof, replayer, progress, calibration)
     except HearthringError as error:
         return rejected(f"what the proof says can't be run: {error}")
 
 
-def _replay(proof: Proof, replayer: Replayer, progress: Progress) -> Verdict:
+def _replay(
+    proof: Proof, replayer: Replayer, progress: Progress, calibration: Calibration
+) -> Verdict:
     bodies = [body for body in consistency.bodies_of(proof) if body is not None]
     same = proof.fingerprint == replayer.ends_fingerprint and all(
         body.fingerprint == replayer.fingerprint for body in bodies
@@ -111,9 +116,10 @@ def _replay(proof: Proof, replayer: Replayer, progress: Progress) -> Verdict:
     progress("checking tokens", len(bodies), len(bodies))
     if same:
         verdict = _judge_bits(proof, bodies, replays, figures)
-    else:
-        verdict = _judge_tolerance(bodies, replays, figures)
-    return verdict or _judge_tokens(proof, replayer, states, strength, figures)
+        return verdict or _judge_tokens(proof, replayer, states, None, figures)
+    tolerance = calibration.tolerance(body.numerics for body in bodies)
+    verdict = _judge_tolerance(bodies, replays, tolerance, figures)
+    return verdict or _judge_tokens(proof, replayer, states, tolerance, figures)
 
 
 def _roots(
@@ -181,20 +187,19 @@ def _judge_bits(
 
 
 def _judge_tolerance(
-    bodies: list[ReceiptBody], replays: list[_Boundary], figures: dict[str, Any]
+    bodies: list[ReceiptBody],
+    replays: list[_Boundary],
+    tolerance: Tolerance,
+    figures: dict[str, Any],
 ) -> Verdict | None:
     figures["thresholds"] = {
-        "exp_mismatches_mean": MIXED_EXP,
-        "mantissa_mean": MIXED_MEAN,
-        "exp_mismatches_chunk": MIXED_CHUNK_EXP,
+        "exp_mismatches_mean": [tolerance.digest_at(body.end)[0] for body in bodies],
+        "mantissa_mean": [tolerance.digest_at(body.end)[1] for body in bodies],
+        "exp_mismatches_chunk": tolerance.chunk_exp,
+        "false_rejections_at_most": tolerance.bound,
     }
     for body, replay in zip(bodies, replays, strict=True):
-        mean, worst = replay.comparison.mean, replay.comparison.chunks
-        if (
-            mean.exp_mismatches > MIXED_EXP
-            or mean.mantissa_mean > MIXED_MEAN
-            or any(chunk.exp_mismatches >= MIXED_CHUNK_EXP for chunk in worst)
-        ):
+        if _beyond(replay.comparison, tolerance.digest_at(body.end), tolerance.chunk_exp):
             figures["suspects"] = [b.node for b in bodies if b.end <= body.end]
             reason = (
                 f"the output of layer {body.end} is farther from the replay than other kernels "
@@ -204,30 +209,47 @@ def _judge_tolerance(
     return None
 
 
+def _beyond(found: Comparison, limits: tuple[float, float], chunk: float) -> bool:
+    mean = (found.mean.exp_mismatches, found.mean.mantissa_mean)
+    return (
+        mean[0] > limits[0]
+        or mean[1] > limits[1]
+        or any(one.exp_mismatches > chunk for one in found.chunks)
+    )
+
+
 def _judge_tokens(
-    proof: Proof, replayer: Replayer, states: F32, strength: Strength, figures: dict[str, Any]
+    proof: Proof,
+    replayer: Replayer,
+    states: F32,
+    tolerance: Tolerance | None,
+    figures: dict[str, Any],
 ) -> Verdict:
-    """Replay the choice of every token; the stages are cleared by now."""
+    """Replay the choice of every token; the stages are cleared by now. No tolerance: by bits."""
+    strength = Strength.BITS if tolerance is None else Strength.TOLERANCE
     try:
         normed = compare_all(proof.digests, _chunks(replayer.norm(states)))
     except BadProof as error:
         return rejected(f"the client's digest of the final norm is none: {error}")
     figures["final_norm_exp_mismatches_mean"] = round(normed.mean.exp_mismatches, 3)
-    if strength is Strength.BITS and any(
-        chunk.exp_mismatches or chunk.mantissa_mean for chunk in normed.chunks
-    ):
+    figures["final_norm_mantissa_mean"] = _figure(normed.mean.mantissa_mean)
+    limits = (0.0, 0.0) if tolerance is None else tolerance.norm
+    if limits and _beyond(normed, limits, tolerance.chunk_exp if tolerance else 0.0):
         reason = "the client signed a digest of the final norm that isn't that of its rows"
         return rejected(reason, strength=strength, **figures)
     answer = range(proof.prompt_tokens, len(proof.token_ids))
     wrong, beyond = [], []
+    # Logits are divided by the temperature before they are compared.
+    heat = proof.sampling.temperature or 1.0
+    margin = (tolerance or GENERIC).token_margin / heat
     for position in answer:
         chosen, lead = replayer.choose(proof, position - 1, states[position - 1])
         if chosen != proof.token_ids[position]:
             wrong.append(position)
-            exact = strength is Strength.BITS and position >= proof.class_from
+            exact = tolerance is None and position >= proof.class_from
             # What was drafted isn't known: then a token is only wrong if no draft could lead to it.
             certain = proof.sampling_rule == SAMPLING_RULE
-            if not np.isfinite(lead) or (certain and (exact or lead > TOKEN_MARGIN)):
+            if not np.isfinite(lead) or (certain and (exact or lead > margin)):
                 beyond.append(position)
     figures |= {"tokens_checked": len(answer), "tokens_different": len(wrong)}
     other = max(0, proof.class_from - proof.prompt_tokens)

@@ -19,6 +19,7 @@ from hearthring.verify.consistency import bodies_of
 from hearthring.verify.proof import Proof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
+from hearthring.verify.tolerance import NOTHING, Calibration
 from hearthring.verify.verdict import (
     Guilty,
     Outcome,
@@ -27,14 +28,6 @@ from hearthring.verify.verdict import (
     inconclusive,
     rejected,
 )
-
-DEVIATION_MEAN, DEVIATION_CHUNK = 0.06, 0.12
-"""Mean deviation of a request, and of its worst chunk, that other kernels explain.
-
-Measured over ten layers of SmolLM2-135M, ggml's 8-bit activations against torch in fp32: means up
-to 0.014 (0.038 with 8-bit keys and values), chunks up to 0.033 (0.047). Noise of 5 % of a row's
-spread gives 0.12 to 0.15, a left-out layer 0.32 to 0.45.
-"""
 
 
 class StageReplayer(Protocol):
@@ -72,10 +65,12 @@ def audit_stage(
     replayer: StageReplayer,
     taken: Opened,
     sent: Opened | None = None,
+    calibration: Calibration = NOTHING,
 ) -> Verdict:
     """Replay the stage at ``place`` from its recorded input; ``width`` is the model's.
 
-    ``taken`` are the rows it took, ``sent`` those it sent: needed between classes only. The proof
+    ``taken`` are the rows it took, ``sent`` those it sent: needed between classes only, as is
+    ``calibration``, which says what they may differ by. The proof
     must be free of contradictions. A record that isn't opened makes the verdict inconclusive.
     """
     body = bodies_of(proof)[place]
@@ -98,7 +93,8 @@ def audit_stage(
     if same:
         return _judge_bits(proof, body, replay, residual)
     assert sent is not None
-    return _judge_channels(body, replay, unpack(sent.wire, proof.rows, width, residual))
+    limits = calibration.tolerance([body.numerics]).stage(body.end - body.start)
+    return _judge_channels(body, replay, unpack(sent.wire, proof.rows, width, residual), limits)
 
 
 def _trouble(
@@ -132,18 +128,18 @@ def _judge_bits(proof: Proof, body: ReceiptBody, replay: F32, residual: Residual
     return rejected(reason, guilty, strength=Strength.BITS, **figures)
 
 
-def _judge_channels(body: ReceiptBody, replay: F32, sent: F32) -> Verdict:
-    off = deviations(replay, sent)
-    chunks = [float(off[at : at + CHUNK].mean()) for at in range(0, len(off), CHUNK)]
-    mean, worst = float(off.mean()), max(chunks)
+def _judge_channels(
+    body: ReceiptBody, replay: F32, sent: F32, limits: tuple[float, float]
+) -> Verdict:
+    mean, worst = deviation(replay, sent)
     figures: dict[str, Any] = {
-        "rows": len(off),
-        "chunks": len(chunks),
+        "rows": len(sent),
+        "chunks": -(-len(sent) // CHUNK),
         "deviation_mean": round(mean, 4),
         "deviation_worst_chunk": round(worst, 4),
-        "thresholds": {"deviation_mean": DEVIATION_MEAN, "deviation_chunk": DEVIATION_CHUNK},
+        "thresholds": {"deviation_mean": limits[0], "deviation_chunk": limits[1]},
     }
-    if mean <= DEVIATION_MEAN and worst <= DEVIATION_CHUNK:
+    if mean <= limits[0] and worst <= limits[1]:
         how = "the stage's output is within the tolerance between numerics classes in all channels"
         return Verdict(Outcome.ACCEPTED, how, (), Strength.TOLERANCE, figures)
     reason = (
@@ -152,6 +148,14 @@ def _judge_channels(body: ReceiptBody, replay: F32, sent: F32) -> Verdict:
     )
     guilty = Guilty(body.node, body.start, body.end)
     return rejected(reason, guilty, strength=Strength.TOLERANCE, **figures)
+
+
+def deviation(replay: F32, sent: F32) -> tuple[float, float]:
+    """Mean of ``deviations`` over the request, and over its worst chunk."""
+    off = deviations(replay, sent)
+    return float(off.mean()), max(
+        float(off[at : at + CHUNK].mean()) for at in range(0, len(off), CHUNK)
+    )
 
 
 def deviations(replay: F32, sent: F32) -> F32:

@@ -1,0 +1,111 @@
+"""Thresholds between classes: how they are set, kept, chosen and used."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hearthring.protocol.errors import BadOption, Malformed
+from hearthring.verify.calibrating import MARGIN, exceedance_bound, fit
+from hearthring.verify.tolerance import GENERIC, Calibration, Tolerance, sort_of, widest
+
+GGML = "ggml-0.26.0-avx2/f32+q4_1/kv-f16/prompt-openblas-0.3.31-SkylakeX-fp32/fp16"
+LOW = "ggml-0.26.0-avx512/f32+q4_1/kv-f16/prompt-dot/fp16"
+TORCH = "torch-2.13.0+cpu/fp32/mv+gemm64/fp32"
+
+
+def texts(count: int, seed: int = 0) -> list[Tolerance]:
+    """Figures as measurements give them: of one spread, some heavier than others."""
+    draw = np.random.default_rng(seed)
+    return [
+        Tolerance(
+            tuple(draw.gamma(4, 2, 3).tolist()),
+            tuple(draw.gamma(4, 0.5, 3).tolist()),
+            float(draw.gamma(4, 4)),
+            tuple(draw.gamma(9, 0.004, 2).tolist()),
+            tuple(draw.gamma(9, 0.006, 2).tolist()),
+            float(draw.gamma(4, 0.05)),
+        )
+        for _ in range(count)
+    ]
+
+
+def beyond(text: Tolerance, limits: Tolerance) -> bool:
+    return widest([replace(text, bound=0.0), limits]) != limits
+
+
+def test_a_class_is_of_a_sort() -> None:
+    assert sort_of(GGML) == "ggml/kv-f16/prompt-fp32/fp16"
+    assert sort_of(LOW) == sort_of(LOW.replace("avx512", "neon")) == "ggml/kv-f16/prompt-dot/fp16"
+    assert sort_of(TORCH) == "torch/fp32/fp32"
+    assert sort_of(LOW.replace("kv-f16", "kv-q8_0")) != sort_of(LOW)
+    assert sort_of(LOW.replace("/fp16", "/packed/fp16")) != sort_of(LOW)
+    assert sort_of("torch-2.13.0/cuda:0/bf16/batched/fp16") not in ("torch/fp32/fp16", sort_of(LOW))
+    assert sort_of("") == "/"
+
+
+def test_a_route_takes_the_widest_of_its_sorts() -> None:
+    one, two = texts(2)
+    known = Calibration("m", {sort_of(GGML): one, sort_of(LOW): two})
+    assert known.tolerance([LOW]) == two
+    assert known.tolerance([LOW, GGML]) == widest([one, two])
+    assert known.tolerance([LOW, TORCH]) is GENERIC  # of a class that nobody measured
+    assert known.tolerance([]) is GENERIC
+    assert GENERIC.norm is None
+
+
+def test_thresholds_by_boundary_and_layers() -> None:
+    limits = Tolerance((1.0, 2.0, 9.0), (0.1, 0.2, 0.9), 5.0, (0.01, 0.02), (0.03, 0.04))
+    assert [limits.digest_at(b) for b in (1, 2, 8)] == [(1.0, 0.1), (2.0, 0.2), (9.0, 0.9)]
+    assert limits.norm == (9.0, 0.9)
+    assert [limits.stage(n) for n in (1, 2, 30)] == [(0.01, 0.03), (0.02, 0.04), (0.02, 0.04)]
+
+
+def test_the_bound_holds_for_texts_that_set_nothing() -> None:
+    """Over many calibrations, new texts are beyond a threshold less often than the bound says."""
+    found = fit(texts(40))
+    assert found.tolerance.bound == 1 / 21
+    rates = {}
+    for margin in (0.0, MARGIN):
+        fits = [fit(texts(16, seed), margin) for seed in range(200)]
+        rates[margin] = np.mean(
+            [beyond(t, f.tolerance) for i, f in enumerate(fits) for t in texts(10, 1000 + i)]
+        )
+    # Without a margin the bound is what is met, up to the error of 2000 draws.
+    assert 0.05 < rates[0.0] < fits[0].tolerance.bound + 0.02
+    assert rates[MARGIN] < rates[0.0] / 2
+
+
+def test_held_out_texts_set_nothing() -> None:
+    measured = texts(16)
+    spoilt = [*measured[:-1], replace(measured[-1], chunk_exp=1e4)]
+    assert fit(spoilt).tolerance == fit(measured).tolerance
+    assert (fit(measured).exceeded, fit(spoilt).exceeded) == (0, 1)
+    set_by = [*measured[:5], replace(measured[5], chunk_exp=1e4), *measured[6:]]
+    assert fit(set_by).tolerance.chunk_exp > 1e4
+    with pytest.raises(BadOption):
+        fit(measured[:7])
+
+
+def test_the_limits_of_clopper_and_pearson() -> None:
+    assert exceedance_bound(0, 10) == pytest.approx(1 - 0.05 ** (1 / 10))
+    assert exceedance_bound(1, 20) == pytest.approx(0.2161, abs=1e-4)
+    assert exceedance_bound(4, 4) == 1.0
+
+
+def test_a_calibration_is_kept_as_json() -> None:
+    known = Calibration("m" * 64, {"a/b": texts(1)[0]}, 32, 8, 1)
+    assert Calibration.from_json(known.to_json()) == known
+    said = json.loads(known.to_json())
+    for name in said:
+        with pytest.raises(Malformed):
+            Calibration.from_json(json.dumps({k: v for k, v in said.items() if k != name}))
+    sort = said["sorts"]["a/b"]
+    wrong = [{**sort, "exp": value} for value in ([], 3, ["x"], [-1], [float("nan")], [1] * 5000)]
+    wrong += [{**sort, "more": 1}, {**sort, "bound": [1]}, {**sort, "token_margin": float("inf")}]
+    for one in (*({**said, "sorts": {"a/b": bad}} for bad in wrong), {**said, "version": 2}, [], 1):
+        with pytest.raises(Malformed):
+            Calibration.from_json(json.dumps(one))
+    with pytest.raises(Malformed):
+        Calibration.from_json("[" * 100_000)

@@ -1,0 +1,136 @@
+"""Thresholds from measurements of honest work, with a bound on false accusations.
+
+Each text gives one figure per threshold: the largest over all honest pairs of classes. Texts are
+drawn alike and split three ways. The *first* give every figure its middle and spread, in
+logarithms: figures of one field share a spread, since they are of one nature. Over the *second* one
+number per text says by how many spreads it is above the middle anywhere; the largest of these, and
+a margin, set all thresholds. The rest is *held out*: it sets nothing and is only counted.
+
+Why this bounds accusations: a new honest text and the n of the second part are exchangeable, so the
+new one is the largest of n + 1 with probability at most 1 / (n + 1), whatever the distribution
+(split conformal prediction; Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World").
+The margin only lowers it. The bound is on the whole request: all boundaries, chunks and tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearthring.protocol.errors import BadOption
+from hearthring.verify.tolerance import Tolerance
+
+MARGIN = 1.5
+"""Spreads by which a threshold lies beyond the farthest honest text."""
+FLOOR = Tolerance((2.0,), (0.2,), 4.0, (0.002,), (0.004,), 0.1, 0.0)
+"""Added to figures before their logarithm: those that happen to be zero aren't always."""
+NARROWEST = 0.1
+"""A spread at least: texts and machines differ by more than a few texts show."""
+LEAST = 8
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Thresholds, and what the held-out texts say of them.
+
+    ``reach``: by text of the held-out part, its largest figure as a share of its threshold.
+    ``held_out_bound``: with 95 % confidence, by the held-out texts alone, honest requests exceed a
+    threshold no more often (Clopper and Pearson).
+    """
+
+    tolerance: Tolerance
+    reach: tuple[float, ...]
+
+    @property
+    def exceeded(self) -> int:
+        """Held-out texts that exceed a threshold."""
+        return sum(one > 1 for one in self.reach)
+
+    @property
+    def held_out_bound(self) -> float:
+        """See the class."""
+        return exceedance_bound(self.exceeded, len(self.reach))
+
+
+def fit(texts: Sequence[Tolerance], margin: float = MARGIN) -> Fit:
+    """Thresholds from one ``Tolerance`` of measured figures per text; their ``bound`` is ignored.
+
+    A quarter of the texts sets middles and spreads, half of them the reach, a quarter is held out.
+    Raises ``BadOption`` for fewer than 8 texts: the bound would say nothing.
+    """
+    if len(texts) < LEAST:
+        raise BadOption(f"{len(texts)} texts", field="texts", mend=f"at least {LEAST}")
+    first, last = len(texts) // 4, len(texts) - len(texts) // 4
+    scales = [_Scale.of(name, texts[:first]) for name in _NAMES]
+    farthest = max(scale.score(text) for scale in scales for text in texts[first:last])
+    limits = {scale.name: scale.limit(max(farthest, 0.0) + margin) for scale in scales}
+    tolerance = Tolerance(**limits, bound=1 / (last - first + 1))
+    return Fit(tolerance, tuple(_reach(text, tolerance) for text in texts[last:]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """One field's figures: their middle, entry by entry, and the spread that they share."""
+
+    name: str
+    middle: NDArray[np.float64]
+    spread: float
+
+    @classmethod
+    def of(cls, name: str, texts: Sequence[Tolerance]) -> "_Scale":
+        logs = np.stack([_log(name, text) for text in texts])
+        middle = logs.mean(axis=0)
+        spread = float(np.sqrt(((logs - middle) ** 2).sum() / logs[1:].size)) if texts[1:] else 0.0
+        return cls(name, middle, max(spread, NARROWEST))
+
+    def score(self, text: Tolerance) -> float:
+        return float(((_log(self.name, text) - self.middle) / self.spread).max())
+
+    def limit(self, spreads: float) -> Any:
+        values = np.exp(self.middle + spreads * self.spread) - _array(getattr(FLOOR, self.name))
+        rounded = [round(float(value), 5) for value in values]
+        return tuple(rounded) if isinstance(getattr(FLOOR, self.name), tuple) else rounded[0]
+
+
+def exceedance_bound(exceeded: int, texts: int) -> float:
+    """Upper limit of a rate at 95 % confidence, of which ``exceeded`` in ``texts`` were seen."""
+    if exceeded >= texts:
+        return 1.0
+    low, high = exceeded / texts, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_most(exceeded, texts, middle) > 1 - _CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(exceeded: int, texts: int, rate: float) -> float:
+    """Probability of at most so many out of ``texts`` at this rate."""
+    total, term = 0.0, (1 - rate) ** texts
+    for seen in range(exceeded + 1):
+        total += term
+        term *= (texts - seen) / (seen + 1) * rate / (1 - rate)
+    return total
+
+
+def _reach(text: Tolerance, limits: Tolerance) -> float:
+    """The largest figure of a text as a share of its threshold."""
+    shares = [_array(getattr(text, n)) / _array(getattr(limits, n)) for n in _NAMES]
+    return max(float(share.max()) for share in shares)
+
+
+def _log(name: str, text: Tolerance) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.log(_array(getattr(text, name)) + _array(getattr(FLOOR, name)))
+    return found
+
+
+def _array(value: float | tuple[float, ...]) -> NDArray[np.float64]:
+    return np.atleast_1d(np.asarray(value, np.float64))
+
+
+_NAMES = tuple(item.name for item in fields(Tolerance) if item.name != "bound")
