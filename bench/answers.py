@@ -1,0 +1,189 @@
+"""Answers with proofs, without a network: outputs of three stages, signed as a ring signs them.
+
+Whoever wants a dishonest answer hands in other outputs than honest ones, so that a bench runs a
+thousand of them over the same few forward passes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from hearthring.client.sampler import Sampling, choose
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.messages import GENERATED, PROMPT
+from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
+from hearthring.shards.ends import Ends
+from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment
+from hearthring.verify import receipts
+from hearthring.verify.beacon import commitment
+from hearthring.verify.digest import digests
+from hearthring.verify.proof import Proof, ProofSampling, StageProof, sign
+from hearthring.verify.receipts import ReceiptBody
+from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
+
+CLIENT, STAGES = Identity.new(), tuple(Identity.new() for _ in range(3))
+GENERATED_ROWS = 24
+TEMPERATURE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Token ids of a prompt and its answer; the last has no row."""
+
+    ids: tuple[int, ...]
+    prompt: int
+    seed: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that went round."""
+        return len(self.ids) - 1
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Kind of each row, as on the wire."""
+        return (PROMPT,) * self.prompt + (GENERATED,) * (self.rows - self.prompt)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its tokens were chosen."""
+        return Sampling(temperature=TEMPERATURE, seed=self.seed)
+
+
+def rows_of(kinds: Sequence[int], start: int = 0) -> tuple[EngineRow, ...]:
+    """Rows of a chain, from position ``start`` on."""
+    slots = np.arange(len(kinds), dtype=np.int64)
+    return tuple(EngineRow(Kind(kinds[p]), p, p, slots[: p + 1]) for p in range(start, len(kinds)))
+
+
+def run(engine: Engine, kinds: Sequence[int], states: F32, taps: bool = False) -> dict[int, F32]:
+    """The residual after the engine's last layer, and with ``taps`` after each."""
+    segment = Segment(engine.new_cache(len(states)), rows_of(kinds))
+    wanted = frozenset(range(engine.start + 1, engine.end + 1)) if taps else frozenset()
+    out, tapped = engine.forward((segment,), states, wanted)
+    return tapped | {engine.end: out}
+
+
+def ask(
+    engine: Engine, ends: Ends, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
+) -> list[Asked]:
+    """Answer prompts with the whole model; all take a step together."""
+    ids = [list(prompt) for prompt in prompts]
+    caches: list[KvCache] = [engine.new_cache(len(p) + GENERATED_ROWS) for p in prompts]
+    tips: list[F32] = []
+    for prompt, cache in zip(prompts, caches, strict=True):
+        rows = rows_of((PROMPT,) * len(prompt))
+        tips.append(engine.forward((Segment(cache, rows),), ends.embed(prompt))[0][-1])
+    for step in range(GENERATED_ROWS):
+        logits = ends.logits(ends.norm(np.stack(tips)))
+        for one, row, seed in zip(ids, logits, seeds, strict=True):
+            said = Sampling(temperature=TEMPERATURE, seed=seed)
+            one.append(choose(row, one, len(one), said))
+        if step + 1 == GENERATED_ROWS:
+            break
+        segments = []
+        for one, cache in zip(ids, caches, strict=True):
+            slots = np.arange(len(one), dtype=np.int64)
+            at = len(one) - 1
+            segments.append(Segment(cache, (EngineRow(Kind.GENERATED, at, at, slots),)))
+        tips = list(engine.forward(tuple(segments), ends.embed([one[-1] for one in ids]))[0])
+    return [
+        Asked(tuple(one), len(prompt), seed)
+        for one, prompt, seed in zip(ids, prompts, seeds, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Forge:
+    """Signs proofs for one model and route."""
+
+    model_id: str
+    cuts: tuple[int, ...]
+    residual: Residual
+    engine: tuple[str, str]
+    """Name and fingerprint of the stages' class."""
+    ends: Ends
+
+    def roots(
+        self, asked: Asked, states: F32, fingerprint: str, boundary: int
+    ) -> tuple[bytes, ...]:
+        """Merkle roots of rows as they are on the wire."""
+        wire, rows = pack(states, self.residual), asked.rows
+        model, kind = bytes.fromhex(self.model_id), bytes.fromhex(fingerprint)
+        hashes = row_hashes(model, kind, boundary, asked.kinds, range(rows), wire, rows)
+        return tuple(chunk_roots(range(rows), hashes))
+
+    def proof(
+        self,
+        asked: Asked,
+        outputs: Sequence[F32],
+        said_ids: tuple[int, ...] | None = None,
+        session: bytes = bytes(16),
+        stale: dict[int, bytes] | None = None,
+    ) -> Proof:
+        """The proof of an answer whose stages sent ``outputs``.
+
+        ``said_ids``: other ids than the stages ran. ``stale``: places whose receipt is of another
+        session.
+        """
+        nonce = bytes(32)
+        sent = [self.ends.embed(asked.ids[: asked.rows]), *outputs]
+        prints = [self.ends.numerics.fingerprint, *[self.engine[1]] * 3]
+        roots = [
+            self.roots(asked, states, fingerprint, boundary)
+            for states, fingerprint, boundary in zip(sent, prints, self.cuts, strict=True)
+        ]
+        names = [CLIENT.node_id, *(one.node_id for one in STAGES), CLIENT.node_id]
+        stages = []
+        for place, (start, end) in enumerate(pairwise(self.cuts)):
+            body = ReceiptBody(
+                node=names[place + 1],
+                client=CLIENT.node_id,
+                session=(stale or {}).get(place, session),
+                epoch=0,
+                nonce_hash=commitment(nonce, ()),
+                model_id=self.model_id,
+                start=start,
+                end=end,
+                residual=self.residual.value,
+                numerics=self.engine[0],
+                fingerprint=self.engine[1],
+                previous=names[place],
+                previous_fingerprint=prints[place],
+                next=names[place + 2],
+                rows=asked.rows,
+                in_roots=roots[place],
+                out_roots=roots[place + 1],
+                digests=tuple(digests(chunks(outputs[place]))),
+            )
+            receipt = receipts.sign(body, STAGES[place])
+            stages.append(StageProof(body.node, start, end, receipt))
+        said = asked.sampling
+        return sign(
+            Proof(
+                client=CLIENT.node_id,
+                session=session,
+                nonce=nonce,
+                model_id=self.model_id,
+                model_name="",
+                residual=self.residual.value,
+                numerics=self.ends.numerics.name,
+                fingerprint=self.ends.numerics.fingerprint,
+                token_ids=said_ids or asked.ids,
+                prompt_tokens=asked.prompt,
+                sampling=ProofSampling(temperature=said.temperature, seed=asked.seed),
+                stages=tuple(stages),
+                in_roots=roots[0],
+                out_roots=roots[-1],
+                digests=tuple(digests(chunks(self.ends.norm(outputs[-1])))),
+                row_ids=tuple(range(1, asked.rows + 1)),
+            ),
+            CLIENT,
+        )
+
+
+def chunks(states: F32) -> list[np.ndarray]:
+    """bf16 patterns of 32 rows each."""
+    return [bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)]
