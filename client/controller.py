@@ -1,13 +1,14 @@
 """The pace that pays: guesses go out as far as they are expected to save more than they cost.
 
 What a draft says of its candidates is weighed against what trips were measured to take. In a single
-step, as many candidates go as bring the most tokens a second (``cost.rows_worth``). A further step
-follows those that fly if the tokens it is expected to bring, at the rate reached without it, are
-worth the turn that it takes from the slowest stage. And whatever the model of all this says: time
+step, as many candidates go as bring the most tokens a second (``cost.rows_worth``), unless short
+steps that follow each other promise more (``chunk``). A further step follows those that fly if the
+tokens it is expected to bring, at the rate reached without it, are worth the turn that it takes
+from the slowest stage. And whatever the model of all this says: time
 is kept in plain tokens, and once guessing has lost what it may, it stops until it may lose again.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from hearthring.client.chunks import STEP_SECONDS
@@ -35,10 +36,14 @@ class Controller:
 
     explain: Explain | None = None
     meter: Meter = field(default_factory=Meter)
+    deep: int = DEEP
+    """Most steps at once."""
     _out: int = 0
     """Rows of the step that a cycle began with; 0: it isn't one of a single step."""
     _rate: float = 0.0
     """Tokens a second that the steps under way promise."""
+    _rows: int = CHUNK
+    """Rows of a further step."""
     _credit: float = FIRST
     _resting: bool = False
     _guessed: bool = False
@@ -49,7 +54,7 @@ class Controller:
             return 0
         if not place.flying:
             return ROWS
-        return CHUNK if place.flying < DEEP and self.meter.waiting < BUSY else 0
+        return self._rows if place.flying < self.deep and self.meter.waiting < BUSY else 0
 
     def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
         """What pays."""
@@ -62,7 +67,13 @@ class Controller:
         def seconds(rows: int) -> float:
             return plain + (rows - 1) * row * price * GAIN
 
-        count = rows_worth(chances, seconds)
+        count, self._rows = rows_worth(chances, seconds), CHUNK
+        alone = (1 + sum(chances[:count])) / seconds(1 + count)
+        if self.deep > 1 and self.meter.waiting < BUSY and (mean := steady(candidates)):
+            turn = self.meter.turn.fit()
+            rows, rate = chunk(mean, seconds, lambda rows: turn.seconds(rows) + STEP_SECONDS)
+            if rate > alone * GAIN:
+                count, self._rows = min(count, rows - 1), rows
         self._rate = (1 + sum(chances[:count])) / seconds(1 + count)
         self._say(
             f"{count} of {len(candidates)} guesses: {1 + sum(chances[:count]):.2f} tokens in "
@@ -130,3 +141,27 @@ def paths(candidates: Sequence[Candidate]) -> tuple[list[int], list[float]]:
         chances.append(above * candidate.chance)
     order = sorted(range(len(candidates)), key=lambda index: (-chances[index], index))
     return order, [chances[index] for index in order]
+
+
+def steady(candidates: Sequence[Candidate]) -> float:
+    """The mean chance of a token of a chain, given the one before; 0 for what is no chain."""
+    if not candidates or any(c.parent != at - 1 for at, c in enumerate(candidates)):
+        return 0.0
+    return min(0.98, sum(candidate.chance for candidate in candidates) / len(candidates))
+
+
+def chunk(
+    mean: float, trip: Callable[[int], float], turn: Callable[[int], float]
+) -> tuple[int, float]:
+    """Rows of steps of a chain that follow each other at once, and the tokens a second they bring.
+
+    Every token is right with a chance of ``mean``, given the one before. Between two corrections
+    1 / (1 - mean) tokens come: the first step takes a ``trip``, each that follows it a ``turn``, as
+    in ``cost.pipeline``.
+    """
+    best = 1, 0.0
+    for rows in range(1, CHUNK + 1):
+        follow = mean**rows / (1 - mean**rows)
+        seconds = trip(rows) + follow * max(turn(rows), trip(rows) / DEEP)
+        best = max(best, (rows, 1 / (1 - mean) / seconds), key=lambda found: found[1])
+    return best

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hearthring.client.calibration import Calibration
-from hearthring.client.controller import Controller
+from hearthring.client.controller import Controller, chunk
 from hearthring.client.draft import Candidate
 from hearthring.client.flight import Result
 from hearthring.client.meter import Line
@@ -71,7 +71,7 @@ def test_a_draft_that_boasts_costs_little(hop: float, row: float) -> None:
 def test_a_good_draft_saves_hops() -> None:
     for hop, least in ((0.002, 1.1), (0.01, 1.4), (0.05, 2.5)):
         ring = Invented(0.01, 0.006, hop, 0.85, said=0.85)
-        assert ring.plain() / ring.run(Controller(), 400) > least
+        assert ring.plain() / ring.run(Controller(deep=1), 400) > least
 
 
 def test_nothing_is_sent_on_where_others_wait() -> None:
@@ -89,6 +89,15 @@ def test_a_further_step_pays_where_hops_are_long() -> None:
     Invented(0.01, 0.01, 0.0, 0.1, said=0.1).run(near, 100)
     assert len(far.keep(Place(1, 0.6, 64), chain)) == 4
     assert not near.keep(Place(1, 0.05, 64), chain)
+
+
+def test_steps_that_follow_each_other_are_short_where_turns_are() -> None:
+    rows, _ = chunk(0.85, lambda rows: 0.05 + 0.01 * rows, lambda rows: 0.01 + 0.002 * rows)
+    slow, _ = chunk(0.85, lambda rows: 0.05 + 0.01 * rows, lambda rows: 0.04 + 0.001 * rows)
+    assert slow > rows
+    closed = 1 / (1 - 0.5) / (0.06 + 0.5 / (1 - 0.5) * 0.012)  # of one row
+    found = chunk(0.5, lambda rows: 0.05 + 0.01 * rows, lambda rows: 0.01 + 0.002 * rows)
+    assert found == (1, pytest.approx(closed))
 
 
 def test_every_decision_is_explained() -> None:
