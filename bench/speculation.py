@@ -7,9 +7,9 @@ SmolLM2 in an emulated home (Linux, root): four node processes with a machine ea
 layers and one thread, and this client on a machine of its own; all share this computer's
 processors. Every text is generated plainly and in every other way in turn; a figure is the median
 of the ratios of runs that followed each other, and in brackets tokens a trip. The drafts are the
-suffix automaton's on the prompts of ``bench/spoken.py``, and with ``--alphas`` synthetic ones: the
-target's own text, right at every position with that chance. All tokens are compared with the plain
-ones, so a wrong one ends the run.
+suffix automaton's (two siblings in a tree) on the prompts of ``bench/spoken.py``, and with
+``--alphas`` synthetic ones: the target's own text, right at every position with that chance. All
+tokens are compared with the plain ones, so a wrong one ends the run.
 """
 
 import argparse
@@ -38,10 +38,13 @@ from hearthring.processes import NodeProcess
 
 CUTS = (0, 8, 15, 23, 30)
 CLIENT = "me"
+Make = Callable[[Answer, int], Draft]
+"""A draft for a text that is known, of so many siblings."""
 WAYS: dict[str, Callable[[], Pace]] = {
     "chain of 2": lambda: Fixed(2),
     "chain of 4": lambda: Fixed(4),
     "chain of 8": lambda: Fixed(8),
+    "tree of 6": lambda: Fixed(6),
     "4 steps of 2": lambda: Fixed(2, 4),
     "8 steps of 3": lambda: Fixed(3, 8),
     "controller": Controller,
@@ -78,9 +81,7 @@ class Bench:
             draft=make, proof=False, max_tokens=self.tokens, **question
         )
 
-    async def compare(
-        self, name: str, prompts: tuple[str, ...], make: Callable[[Answer], Draft]
-    ) -> dict[str, Cell]:
+    async def compare(self, name: str, prompts: tuple[str, ...], make: Make) -> dict[str, Cell]:
         """All ways on some prompts, each after a plain run."""
         cells = {way: Cell() for way in WAYS}
         for prompt in prompts:
@@ -88,7 +89,9 @@ class Bench:
             for _ in range(self.rounds):
                 before = await self.ask(None, None, **question)
                 for way, pace in WAYS.items():
-                    answer = await self.ask(make(before), pace(), **question)
+                    answer = await self.ask(
+                        make(before, 2 if way.startswith("tree") else 1), pace(), **question
+                    )
                     if answer.token_ids != before.token_ids:
                         raise SystemExit(f"{name}, {way}: other tokens than without guesses")
                     rates = answer.timings.decode_tokens_per_s, before.timings.decode_tokens_per_s
@@ -106,12 +109,12 @@ async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
     async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
         client._lessons = None  # no run learns from another
         bench = Bench(client, options.tokens, options.rounds)
-        cases: list[tuple[str, tuple[str, ...], Callable[[Answer], Draft]]] = [
-            (kind, KINDS[kind], lambda answer: SuffixDraft()) for kind in options.kinds
+        cases: list[tuple[str, tuple[str, ...], Make]] = [
+            (kind, KINDS[kind], lambda answer, wide: SuffixDraft(wide)) for kind in options.kinds
         ]
         for alpha in options.alphas:
 
-            def dialled(answer: Answer, alpha: float = alpha) -> Draft:
+            def dialled(answer: Answer, wide: int, alpha: float = alpha) -> Draft:
                 return Dialled(answer.prompt_ids + answer.token_ids, alpha)
 
             cases.append((f"a={alpha:g}", KINDS["chat"][:1], dialled))

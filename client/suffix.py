@@ -6,9 +6,10 @@ longest repeated ending, as in SAM-Decoding (arXiv 2411.10666). Constant time pe
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hearthring.client.draft import Candidate
+from hearthring.client.trees import Guess, grow
 
 NESTED = 64
 """Repeated endings, longest first, whose latest place is kept up to date with every token.
@@ -23,6 +24,9 @@ GUESSES = (0.05, 0.08, 0.2, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 GUESS_WEIGHT, FADE = 3.0, 0.98
 """What the first guess counts for in trials, and what a trial counts after the next one."""
 
+LEAST = 0.02
+"""Chance of the text's getting to a candidate of a tree, below which it isn't proposed."""
+
 
 class SuffixAutomaton:
     """All substrings of a growing text, and where each ended last."""
@@ -31,7 +35,8 @@ class SuffixAutomaton:
         self.text: list[int] = []
         self._next: list[dict[int, int]] = [{}]
         self._link, self._length, self._end = [-1], [0], [-1]
-        self._last, self._before = 0, -1
+        self._earlier = [-1]  # for endings of the text: where they ended before
+        self._last = 0
 
     def append(self, token: int) -> None:
         """Extend the text."""
@@ -48,9 +53,9 @@ class SuffixAutomaton:
             self._link[new] = target
         else:
             self._link[new] = 0
-        self._last, self._before = new, self._end[self._link[new]]
+        self._last = new
         for state in self._chain():
-            self._end[state] = len(self.text) - 1
+            self._earlier[state], self._end[state] = self._end[state], len(self.text) - 1
 
     def match(self, tail: Sequence[int] = ()) -> tuple[int, int]:
         """The longest ending of text and tail that occurs in the text before its end.
@@ -58,17 +63,22 @@ class SuffixAutomaton:
         Returns its length, and where in the text its latest such occurrence ends (the index of its
         last token). Length 0, and -1: no token of it ever occurred.
         """
+        return next(iter(self.matches(tail)), (0, -1))
+
+    def matches(self, tail: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+        """As ``match``, and then ever shorter endings, each of which occurs in more places."""
         state = max(self._link[self._last], 0)
         length = self._length[state]
-        if not tail:
-            return length, self._before if length else -1
         for token in tail:
             while state > 0 and token not in self._next[state]:
                 state = self._link[state]
                 length = self._length[state]
             if token in self._next[state]:
                 state, length = self._next[state][token], length + 1
-        return length, self._end[state] if length else -1
+        while state > 0:
+            yield length, self._end[state] if tail else self._earlier[state]
+            state = self._link[state]
+            length = self._length[state]
 
     def _chain(self) -> list[int]:
         """The states of the text's endings, longest first; at most ``NESTED``."""
@@ -83,6 +93,7 @@ class SuffixAutomaton:
         self._next.append(edges)
         self._link.append(link)
         self._end.append(end)
+        self._earlier.append(end)
         return len(self._length) - 1
 
     def _split(self, at: int, token: int, target: int) -> int:
@@ -98,7 +109,8 @@ class SuffixAutomaton:
 
 
 class SuffixDraft:
-    """A chain copied from the latest place where the text read alike.
+    """A chain copied from the latest place where the text read alike; with ``wide`` above 1 a
+    tree, in which up to so many siblings go on from places where less of it did.
 
     ``chance`` follows what has come true so far in this text, by the length of the match: every
     observed token is a trial of the guess that would have been made for it.
@@ -106,7 +118,8 @@ class SuffixDraft:
 
     name = "suffix"
 
-    def __init__(self) -> None:
+    def __init__(self, wide: int = 1) -> None:
+        self._wide = wide
         self.forget()
 
     def forget(self) -> None:
@@ -128,6 +141,8 @@ class SuffixDraft:
 
     def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
         """A chain; what it copies may overlap what it writes, so a period goes on."""
+        if self._wide > 1:
+            return grow(lambda path: self._guesses((*tail, *path)), most, LEAST)
         length, end = self._seen.match(tail)
         if not length:
             return []
@@ -140,6 +155,19 @@ class SuffixDraft:
             chain.append(Candidate(token, i - 1, self._hits[place] / self._trials[place]))
             written.append(token)
         return chain
+
+    def _guesses(self, tail: tuple[int, ...]) -> list[Guess]:
+        """What followed the longest match, and what followed shorter ones in its stead."""
+        text, left, found = self._seen.text, 1.0, dict[int, float]()
+        for length, end in self._seen.matches(tail):
+            token = text[end + 1] if end + 1 < len(text) else tail[end + 1 - len(text)]
+            if token not in found:
+                place = bisect_left(LENGTHS, length)
+                chance = left * self._hits[place] / self._trials[place]
+                found[token], left = chance, left - chance
+            if len(found) == self._wide:
+                break
+        return sorted(found.items(), key=lambda guess: -guess[1])
 
     def close(self) -> None:
         """Nothing to give up."""

@@ -70,6 +70,30 @@ def test_a_period_goes_on_beyond_the_text() -> None:
     assert draft.propose([], 10) == []
 
 
+def test_shorter_endings_follow_the_longest() -> None:
+    draw = np.random.default_rng(4)
+    for text in texts(draw)[:30]:
+        automaton = SuffixAutomaton()
+        for at, token in enumerate(text):
+            if at % 11 == 3:
+                tail = text[at : at + at % 3]
+                whole, found = text[:at] + tail, list(automaton.matches(tail))
+                assert [length for length, _ in found] == sorted({n for n, _ in found})[::-1]
+                for length, end in found:
+                    assert text[end - length + 1 : end + 1] == whole[len(whole) - length :]
+                    assert end < len(text[:at]) - (not tail)
+            automaton.append(token)
+
+
+def test_a_tree_goes_on_where_less_of_the_text_read_alike() -> None:
+    draft = SuffixDraft(wide=2)
+    draft.observe([9, 1, 2, 5, 8, 1, 2, 6, 9, 1, 2])
+    tree = draft.propose([], 6)
+    assert {c.token for c in tree if c.parent == -1} == {5, 6}
+    assert [c.chance for c in tree[:2]] == sorted((c.chance for c in tree[:2]), reverse=True)
+    assert all(c.parent < i for i, c in enumerate(tree))
+
+
 def test_chances_follow_what_came_true() -> None:
     loyal, fickle = SuffixDraft(), SuffixDraft()
     loyal.observe([1, 2, 3, 4, 5, 6] * 10)
