@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -109,3 +110,14 @@ def test_a_calibration_is_kept_as_json() -> None:
             Calibration.from_json(json.dumps(one))
     with pytest.raises(Malformed):
         Calibration.from_json("[" * 100_000)
+
+
+def test_thresholds_that_come_with_the_package() -> None:
+    folder = files("hearthring.verify") / "thresholds"
+    found = [file for file in folder.iterdir() if file.name.endswith(".json")]
+    assert found
+    for file in found:
+        shipped = Calibration.from_json(file.read_bytes())
+        assert file.name == f"{shipped.model_id}.json"
+        assert shipped.exceeded == 0
+        assert all(tolerance.bound < 0.06 for tolerance in shipped.sorts.values())
