@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from math import ceil
 
+import numpy as np
+
 from hearthring.client.route import Stage
 
 SIZES = (16, 32, 64, 128, 256)
@@ -16,15 +18,22 @@ def chunk_rows(prompt: int, stages: Sequence[Stage]) -> int:
     """Rows per step at which a prompt should have passed all stages first.
 
     Stage *i* works on one chunk while stage *i + 1* works on the chunk before it, so n chunks take
-    ``n + stages - 1`` turns of the slowest stage. What a line through measured times has as its
-    fixed part is a floor rather than an addition: an engine that computes in blocks takes as long
-    for a part of a block as for all of it, and no longer than that for the first whole one.
+    ``n + stages - 1`` turns of the slowest stage.
     """
-    if not any(stage.prompt_row_seconds for stage in stages):
+    known = [stage.prompt_points for stage in stages if stage.prompt_points]
+    if not known:
         return UNKNOWN
 
     def seconds(rows: int) -> float:
-        turn = max(max(s.prompt_step_seconds, rows * s.prompt_row_seconds) for s in stages)
+        turn = max(step_seconds(points, rows) for points in known)
         return (ceil(prompt / rows) + len(stages) - 1) * (turn + STEP_SECONDS)
 
     return min((rows for rows in SIZES if rows < 2 * prompt or rows == SIZES[0]), key=seconds)
+
+
+def step_seconds(points: Sequence[tuple[int, float]], rows: int) -> float:
+    """Time of a step: straight lines between measured points, in proportion beyond the last."""
+    if rows >= points[-1][0]:
+        return points[-1][1] * rows / points[-1][0]
+    sizes, seconds = [point[0] for point in points], [point[1] for point in points]
+    return float(np.interp(rows, sizes, seconds))

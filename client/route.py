@@ -32,7 +32,9 @@ class Stage:
     fingerprint: str
     prompt_step_seconds: float = field(default=0.0, compare=False)
     prompt_row_seconds: float = field(default=0.0, compare=False)
-    """A step of m prompt rows is expected to take ``step + m * row``; 0 where it isn't known."""
+    """A step of m prompt rows takes about ``step + m * row``; 0 where it isn't known."""
+    prompt_points: tuple[tuple[int, float], ...] = field(default=(), compare=False)
+    """What such steps took when they were measured, ``(rows, seconds)``."""
 
     def failed(self, error: HearthringError) -> StageFailed:
         """What its session ends with when it fails."""
@@ -165,4 +167,5 @@ def _stage(record: NodeRecord, hop: Hop) -> Stage:
         record.fingerprint,
         record.prompt_step_seconds * share,
         record.prompt_row_seconds * share,
+        tuple((rows, seconds * share) for rows, seconds in record.prompt_points),
     )

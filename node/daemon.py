@@ -339,6 +339,7 @@ class _Node:
             row_seconds=generated.row,
             prompt_step_seconds=prompt.step,
             prompt_row_seconds=prompt.row,
+            prompt_points=times.prompt,
             link_up=self._config.link[0],
             link_down=self._config.link[1],
             audit_seconds=round(LIMITS.audit_window),

@@ -21,8 +21,16 @@ class Window(_message.Message):
     end: int
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
+class StepPoint(_message.Message):
+    __slots__ = ("rows", "seconds")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    seconds: float
+    def __init__(self, rows: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class NodeRecord(_message.Message):
-    __slots__ = ("version", "node", "swarm", "owner", "owner_signature", "sequence", "expires_ms", "leaving", "model_id", "model_name", "windows", "addresses", "relay_addresses", "engine", "residual", "numerics", "fingerprint", "step_seconds", "row_seconds", "free_rows", "sessions", "link_up", "link_down", "audit_seconds", "prompt_step_seconds", "prompt_row_seconds")
+    __slots__ = ("version", "node", "swarm", "owner", "owner_signature", "sequence", "expires_ms", "leaving", "model_id", "model_name", "windows", "addresses", "relay_addresses", "engine", "residual", "numerics", "fingerprint", "step_seconds", "row_seconds", "free_rows", "sessions", "link_up", "link_down", "audit_seconds", "prompt_step_seconds", "prompt_row_seconds", "prompt_points")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SWARM_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +57,7 @@ class NodeRecord(_message.Message):
     AUDIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ROW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_POINTS_FIELD_NUMBER: _ClassVar[int]
     version: int
     node: str
     swarm: str
@@ -75,4 +84,5 @@ class NodeRecord(_message.Message):
     audit_seconds: int
     prompt_step_seconds: float
     prompt_row_seconds: float
-    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., swarm: _Optional[str] = ..., owner: _Optional[str] = ..., owner_signature: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expires_ms: _Optional[int] = ..., leaving: bool = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., relay_addresses: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., step_seconds: _Optional[float] = ..., row_seconds: _Optional[float] = ..., free_rows: _Optional[int] = ..., sessions: _Optional[int] = ..., link_up: _Optional[float] = ..., link_down: _Optional[float] = ..., audit_seconds: _Optional[int] = ..., prompt_step_seconds: _Optional[float] = ..., prompt_row_seconds: _Optional[float] = ...) -> None: ...
+    prompt_points: _containers.RepeatedCompositeFieldContainer[StepPoint]
+    def __init__(self, version: _Optional[int] = ..., node: _Optional[str] = ..., swarm: _Optional[str] = ..., owner: _Optional[str] = ..., owner_signature: _Optional[bytes] = ..., sequence: _Optional[int] = ..., expires_ms: _Optional[int] = ..., leaving: bool = ..., model_id: _Optional[str] = ..., model_name: _Optional[str] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., relay_addresses: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., residual: _Optional[str] = ..., numerics: _Optional[str] = ..., fingerprint: _Optional[str] = ..., step_seconds: _Optional[float] = ..., row_seconds: _Optional[float] = ..., free_rows: _Optional[int] = ..., sessions: _Optional[int] = ..., link_up: _Optional[float] = ..., link_down: _Optional[float] = ..., audit_seconds: _Optional[int] = ..., prompt_step_seconds: _Optional[float] = ..., prompt_row_seconds: _Optional[float] = ..., prompt_points: _Optional[_Iterable[_Union[StepPoint, _Mapping]]] = ...) -> None: ...

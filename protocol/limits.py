@@ -32,6 +32,8 @@ class Limits:
     """Records a reader keeps per layer: identities are cheap to make."""
     records_per_reply: int = 16_384
     addresses_per_record: int = 8
+    points_per_record: int = 16
+    """Measured step times."""
     record_bytes: int = 4096
     record_life: float = 24.0
     """A record is announced for this long, so a killed node is gone within it."""

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from google.protobuf.message import DecodeError
 
@@ -23,9 +24,10 @@ class NodeRecord:
 
     ``step_seconds`` and ``row_seconds`` fit the time of a step through the whole window,
     ``t(m) = step_seconds + m * row_seconds``, for generated rows; those that begin with ``prompt_``
-    are for prompt rows. ``link_up`` and ``link_down`` are the node's own link in bytes a second, 0
-    if unknown. ``audit_seconds``: for how long after a session it opens what it sent.
-    ``expires`` is wall-clock seconds.
+    are for prompt rows. ``prompt_points`` are measured ``(rows, seconds)`` of these, rows
+    ascending: kernels for many rows make no straight line. ``link_up`` and ``link_down`` are the
+    node's own link in bytes a second, 0 if unknown. ``audit_seconds``: for how long after a session
+    it opens what it sent. ``expires`` is wall-clock seconds.
     """
 
     node: str
@@ -44,6 +46,7 @@ class NodeRecord:
     row_seconds: float = 0.0
     prompt_step_seconds: float = 0.0
     prompt_row_seconds: float = 0.0
+    prompt_points: tuple[tuple[int, float], ...] = ()
     free_rows: int = 0
     sessions: int = 0
     swarm: str = "open"
@@ -74,6 +77,7 @@ def sign(record: NodeRecord, who: identity.Identity) -> bytes:
         windows=[record_pb2.Window(start=start, end=end) for start, end in record.windows],
         addresses=record.addresses,
         relay_addresses=record.relay_addresses,
+        prompt_points=[record_pb2.StepPoint(rows=n, seconds=t) for n, t in record.prompt_points],
     )
     body = message.SerializeToString(deterministic=True)
     return record_pb2.SignedRecord(
@@ -101,6 +105,13 @@ def read(data: bytes) -> NodeRecord:
         raise Malformed("not a time", field="record.seconds")
     if not all(0 <= speed < math.inf for speed in (body.link_up, body.link_down)):
         raise Malformed("not a speed", field="record.link")
+    points = tuple((point.rows, point.seconds) for point in body.prompt_points)
+    if len(points) > LIMITS.points_per_record:
+        raise TooLarge("too many points", field="record.prompt_points")
+    if not all(rows and 0 < seconds < math.inf for rows, seconds in points):
+        raise Malformed("not a time", field="record.prompt_points")
+    if any(low[0] >= high[0] for low, high in pairwise(points)):
+        raise Malformed("rows don't ascend", field="record.prompt_points")
     if len(body.addresses) > LIMITS.addresses_per_record:
         raise TooLarge("too many addresses", field="record.addresses")
     if body.owner:
@@ -110,6 +121,7 @@ def read(data: bytes) -> NodeRecord:
         windows=windows,
         addresses=tuple(body.addresses),
         relay_addresses=tuple(body.relay_addresses),
+        prompt_points=points,
         expires=body.expires_ms / 1000,
     )
 

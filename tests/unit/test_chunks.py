@@ -5,12 +5,17 @@ import pytest
 from hearthring.client.chunks import SIZES, UNKNOWN, chunk_rows
 from hearthring.client.route import Stage
 
+BATCHES = (1, 2, 4, 8, 16, 64, 512)
+
 
 def stages(count: int, step: float, row: float) -> list[Stage]:
+    """Stages whose steps of m rows take ``step + m * row``."""
+    return curved(count, [(rows, step + rows * row) for rows in BATCHES] if step or row else [])
+
+
+def curved(count: int, points: list[tuple[int, float]]) -> list[Stage]:
     return [
-        Stage(
-            f"n{n}", "", n, n + 1, "fp32", "", "", prompt_step_seconds=step, prompt_row_seconds=row
-        )
+        Stage(f"n{n}", "", n, n + 1, "fp32", "", "", prompt_points=tuple(points))
         for n in range(count)
     ]
 
@@ -28,7 +33,19 @@ def test_rows_without_a_fixed_cost_go_in_small_steps() -> None:
 
 
 def test_an_engine_that_computes_in_blocks_gets_blocks() -> None:
-    assert chunk_rows(512, stages(2, 0.3, 0.3 / 64)) == 64
+    blocks = [(rows, 0.3 * -(-rows // 64)) for rows in BATCHES]
+    assert chunk_rows(512, curved(2, blocks)) == 64
+
+
+def test_kernels_that_like_many_rows_get_more_than_one_block() -> None:
+    measured = [(1, 0.06), (16, 0.098), (64, 0.154), (512, 0.838)]
+    assert chunk_rows(512, curved(2, measured)) == 128
+    assert chunk_rows(512, curved(1, measured)) == SIZES[-1]
+
+
+def test_a_stage_that_says_nothing_takes_as_long_as_the_others() -> None:
+    known, unknown = stages(2, 0.01, 0.001), curved(1, [])
+    assert chunk_rows(512, [*known, *unknown]) == chunk_rows(512, stages(3, 0.01, 0.001))
 
 
 def test_a_fixed_cost_makes_steps_larger() -> None:
