@@ -104,7 +104,8 @@ class Sender:
         rows = tuple(Row(n + 1, n, n, kind) for n in range(self.row, self.row + count))
         states = self.draw.standard_normal((count, WIDTH)).astype(np.float32)
         wire = pack(states, Residual.FP32)
-        return Step(self.wish.session, 0, self.step_id, rows, wire, self.commit)
+        head = self.wish.session, 0, self.step_id
+        return Step(*head, rows, wire, self.commit, boundary=self.wish.start)
 
     def sign(self, step: Step) -> Step:
         """Sign a step of any content, as far as it has hashes."""

@@ -54,7 +54,7 @@ class CellDesk:
                     await self._open(stream, query)
 
     async def _commitment(self, session: bytes, stream: Stream) -> Commitment:
-        place = self._places.find(session)
+        place = self._places.only(session)
         if place is None or place.session.client != stream.peer:
             raise UnknownSession("no session of yours is open here", field="cells.session")
         receipt = await self._worker.run(place.session.commitment)
@@ -66,7 +66,7 @@ class CellDesk:
         if self._archive.holds(query.session):
             await self._open_ended(stream, query)
             return
-        place = self._places.find(query.session)
+        place = self._places.only(query.session)
         if place is None or place.session.client != stream.peer:
             # As if there were none: whether there was a session is nobody's business.
             raise UnknownSession("no record of it here, or no longer", field="cells.session")

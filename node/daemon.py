@@ -143,14 +143,14 @@ class _Node:
             joining = group.create_task(self._join(entry, seeds, invitation.host))
             loading = group.create_task(self._fetch_and_load(entry, window, device))
         directory, (engine, times) = joining.result(), loading.result()
+        footprint = self._footprint(entry, device, engine.numerics.name.partition("-")[0])
         stage = StageServer(
             self._transport,
             engine,
             entry.model_id,
-            self._footprint(entry, device, engine.numerics.name.partition("-")[0]).kv_rows(
-                device.free_memory, window[1] - window[0]
-            ),
+            footprint.kv_rows(device.free_memory, window[1] - window[0]),
             self._hooks.session,
+            footprint.row,
         )
         self._stack.push_async_callback(stage.close)
         record = self._record(entry, window, engine, times, address)

@@ -33,6 +33,11 @@ def honest_session(wish: Open, client: str, engine: Engine, transport: Transport
     return StageSession(wish, client, engine, transport.identity)
 
 
+def place_key(session: bytes, start: int) -> bytes:
+    """The name of a place: a session may have several at one node, of different windows."""
+    return session + start.to_bytes(4, "big")
+
+
 @dataclass(slots=True)
 class Place:
     """A session with its ways out."""
@@ -126,7 +131,8 @@ class Place:
 class Places:
     """The places of one stage. Everything asked for is checked before it is allocated.
 
-    ``kv_rows`` is the number of KV rows that all sessions may hold together.
+    ``kv_rows`` is the number of KV rows that all sessions may hold together; ``row_bytes`` what the
+    keys and values of one row take in one layer, 0 where nobody counts.
     """
 
     def __init__(
@@ -136,7 +142,9 @@ class Places:
         model_id: str,
         kv_rows: int,
         make_session: MakeSession,
+        row_bytes: int = 0,
     ) -> None:
+        self._row_bytes, self._bytes_per_peer = row_bytes, Counter[str]()
         self.free_rows, self.empty = kv_rows, asyncio.Event()
         self.empty.set()
         self._transport, self._engine, self._model_id = transport, engine, model_id
@@ -150,9 +158,14 @@ class Places:
         """Places taken."""
         return len(self._taken)
 
-    def find(self, session: bytes) -> Place | None:
-        """The place of a session that is open."""
-        return self._taken.get(session)
+    def find(self, session: bytes, start: int) -> Place | None:
+        """The place of a session that is open, at the window that begins at ``start``."""
+        return self._taken.get(place_key(session, start))
+
+    def only(self, session: bytes) -> Place | None:
+        """The place of a session that has one here; questions about cells name no window."""
+        found = [key for key in self._taken if key.startswith(session)]
+        return self._taken[found[0]] if len(found) == 1 else None
 
     def end_all(self, error: HearthringError) -> None:
         """End every session."""
@@ -175,9 +188,11 @@ class Places:
         # Whether anybody still listens when a session fails is no reason for a warning.
         failed.add_done_callback(lambda done: done.cancelled() or done.exception())
         place = Place(session, asyncio.Queue(LIMITS.outbox), failed)
-        self._taken[wish.session] = place
+        key = place_key(wish.session, wish.start)
+        self._taken[key] = place
         self.empty.clear()
         self._per_peer[client] += 1
+        self._bytes_per_peer[client] += self._bytes(wish)
         self._give(-wish.max_rows)
         session.share(self.prefixes)
         try:
@@ -185,12 +200,17 @@ class Places:
         finally:
             failed.cancel()
             place.disconnect()
-            if self._taken.get(wish.session) is place:
-                del self._taken[wish.session]
+            if self._taken.get(key) is place:
+                del self._taken[key]
             self._per_peer[client] -= 1
+            self._bytes_per_peer[client] -= self._bytes(wish)
             self._give(wish.max_rows)
             if not self._taken:
                 self.empty.set()
+
+    def _bytes(self, wish: Open) -> int:
+        """What the keys and values asked for take."""
+        return wish.max_rows * (wish.end - wish.start) * self._row_bytes
 
     def _give(self, rows: int) -> None:
         self.free_rows += rows
@@ -218,16 +238,17 @@ class Places:
 
     def _supersede(self, wish: Open, client: str) -> None:
         """End a session that its own client opens again in a later epoch: it has lost this one."""
-        old = self._taken.get(wish.session)
+        key = place_key(wish.session, wish.start)
+        old = self._taken.get(key)
         if old is None or old.session.client != client:
             return
         if wish.epoch > old.session.wish.epoch:
             old.fail(StaleEpoch("opened again in a later epoch", field="open.epoch"))
-            del self._taken[wish.session]
+            del self._taken[key]
 
     def _check_quota(self, wish: Open, client: str) -> None:
         """Refuse what is more than one peer, or all together, may hold."""
-        if wish.session in self._taken:
+        if place_key(wish.session, wish.start) in self._taken:
             raise QuotaExceeded("the session is open already", field="open.session")
         if self._per_peer[client] >= LIMITS.sessions_per_peer:
             raise QuotaExceeded(f"more than {LIMITS.sessions_per_peer}", field="sessions per peer")
@@ -236,4 +257,10 @@ class Places:
         if wish.max_rows > min(self.free_rows, LIMITS.session_rows):
             raise QuotaExceeded(
                 f"{wish.max_rows} rows asked for, {self.free_rows} are free", field="open.max_rows"
+            )
+        if self._bytes_per_peer[client] + self._bytes(wish) > LIMITS.kv_bytes_per_peer:
+            raise QuotaExceeded(
+                f"{self._bytes(wish)} bytes of keys and values on top of "
+                f"{self._bytes_per_peer[client]}, and {LIMITS.kv_bytes_per_peer} are a peer's",
+                field="KV bytes per peer",
             )

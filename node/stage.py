@@ -18,7 +18,7 @@ import numpy as np
 from hearthring.node.archive import Archive
 from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.cell_desk import CellDesk
-from hearthring.node.places import MakeSession, Place, Places, honest_session
+from hearthring.node.places import MakeSession, Place, Places, honest_session, place_key
 from hearthring.node.stage_session import Prepared, check_reroute
 from hearthring.node.worker import Worker
 from hearthring.protocol.errors import (
@@ -77,9 +77,10 @@ class StageServer:
         model_id: str,
         kv_rows: int,
         make_session: MakeSession = honest_session,
+        row_bytes: int = 0,
     ) -> None:
         self._engine, self._who = engine, transport.identity
-        self._places = Places(transport, engine, model_id, kv_rows, make_session)
+        self._places = Places(transport, engine, model_id, kv_rows, make_session, row_bytes)
         self._links = Links(transport)
         self.archive = Archive()
         """What ended sessions sent, for audits."""
@@ -129,7 +130,8 @@ class StageServer:
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._places.take(wish, stream.peer))
             self._worker.submit(self._places.prefixes.trim)
-            stack.callback(self._queue.forget, stream.peer, wish.session)
+            key = place_key(wish.session, wish.start)
+            stack.callback(self._queue.forget, stream.peer, key)
             stack.callback(self._keep_rows, place)
             opened = Opened(self._engine.numerics.name, wish.max_rows)
             await self._connect(place, opened)
@@ -220,7 +222,7 @@ class StageServer:
         await stream.send(b"")  # ready
         while (data := await stream.receive()) is not None:
             step = decode_step(data)
-            place = self._places.find(step.session)
+            place = self._places.find(step.session, step.boundary)
             # Rows of a session that has just ended, or that this peer isn't to feed, are nobody's.
             # No error: the stream carries other sessions, whose clients aren't to blame.
             if place is None or place.session.wish.previous != stream.peer:
@@ -234,7 +236,7 @@ class StageServer:
             self._queue.push(
                 Waiting(
                     place.session.client,
-                    step.session,
+                    place_key(step.session, step.boundary),
                     len(step.rows),
                     any(row.kind == PROMPT for row in step.rows),
                     _Ready(place, step, place.touched),

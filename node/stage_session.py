@@ -254,6 +254,7 @@ class StageSession:
             want_output=step.want_output,
             signature=self._who.sign(signed),
             times=(*step.times, time),
+            boundary=wish.end,
         )
 
     # -- fail-over -------------------------------------------------------------------------------
@@ -297,6 +298,7 @@ class StageSession:
             rows=tuple(kept.row for kept in rows),
             states=b"".join(kept.wire for kept in rows),
             signature=self._who.sign(signed),
+            boundary=wish.end,
         )
 
     def taps(self, prepared: Prepared, tapped: dict[int, F32]) -> list[Tap]:

@@ -54,7 +54,7 @@ class HopTime(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("session", "epoch", "step_id", "commit", "drop", "rows", "dead", "states", "want_output", "signature", "times")
+    __slots__ = ("session", "epoch", "step_id", "commit", "drop", "rows", "dead", "states", "want_output", "signature", "times", "boundary")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Step(_message.Message):
     WANT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     epoch: int
     step_id: int
@@ -77,7 +78,8 @@ class Step(_message.Message):
     want_output: bool
     signature: bytes
     times: _containers.RepeatedCompositeFieldContainer[HopTime]
-    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., step_id: _Optional[int] = ..., commit: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., dead: _Optional[_Iterable[int]] = ..., states: _Optional[bytes] = ..., want_output: bool = ..., signature: _Optional[bytes] = ..., times: _Optional[_Iterable[_Union[HopTime, _Mapping]]] = ...) -> None: ...
+    boundary: int
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., step_id: _Optional[int] = ..., commit: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., dead: _Optional[_Iterable[int]] = ..., states: _Optional[bytes] = ..., want_output: bool = ..., signature: _Optional[bytes] = ..., times: _Optional[_Iterable[_Union[HopTime, _Mapping]]] = ..., boundary: _Optional[int] = ...) -> None: ...
 
 class PassReady(_message.Message):
     __slots__ = ()

@@ -44,7 +44,8 @@ class HopTime:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Rows on their way round the ring; ``states`` holds the rows that aren't ``dead``."""
+    """Rows on their way round the ring; ``states`` holds the rows that aren't ``dead``, after the
+    first ``boundary`` layers: that tells which of its windows a node is to run."""
 
     session: bytes
     epoch: int
@@ -57,6 +58,7 @@ class Step:
     want_output: bool = True
     signature: bytes = b""
     times: tuple[HopTime, ...] = ()
+    boundary: int = 0
 
     @property
     def live(self) -> tuple[Row, ...]:

@@ -266,6 +266,7 @@ def _step(step: Step) -> pb.Step:
             pb.HopTime(queue_us=round(t.queue * 1e6), compute_us=round(t.compute * 1e6))
             for t in step.times
         ],
+        boundary=step.boundary,
     )
 
 
@@ -294,6 +295,7 @@ def _read_step(step: pb.Step) -> Step:
         want_output=step.want_output,
         signature=step.signature,
         times=tuple(HopTime(t.queue_us / 1e6, t.compute_us / 1e6) for t in step.times),
+        boundary=step.boundary,
     )
 
 

@@ -43,6 +43,8 @@ from hearthring.verify.rowhash import row_hashes
 
 MODEL, SENDERS_CLASS = "ab" * 32, "cd" * 32
 WINDOW = (1, 3)
+ROW_BYTES = 256
+"""Keys and values of a row in one layer."""
 WIDTH = 64
 PATIENCE = 20.0
 """Seconds after which a test fails rather than hangs."""
@@ -145,7 +147,8 @@ class Peer:
 
     def step(self, rows: Sequence[Row] = (), **changes: Any) -> Step:
         """The next step, signed."""
-        plain = Step(self.wish.session, self.wish.epoch, self.next_step, tuple(rows))
+        head = self.wish.session, self.wish.epoch, self.next_step, tuple(rows)
+        plain = Step(*head, boundary=self.wish.start)
         plain = replace(plain, **changes)
         if "states" not in changes and plain.live:
             ids = [row.id for row in plain.live]
@@ -334,7 +337,7 @@ async def rig(
     gated = GatedEngine(engine)
     network = network or MemoryNetwork()
     transport = MemoryTransport(network)
-    stage = StageServer(transport, gated, MODEL, kv_rows)
+    stage = StageServer(transport, gated, MODEL, kv_rows, row_bytes=ROW_BYTES)
     handlers = {
         Method.ATTACH: stage.attach,
         Method.PASS: stage.take_rows,

@@ -63,6 +63,7 @@ STEP = Step(
     True,
     b"x" * 64,
     (HopTime(0.001, 0.002),),
+    4,
 )
 WISH = Open(
     *(b"s" * 16, 0, "ab" * 32, 0, 4, "fp32", "cd" * 32, WHO.node_id, WHO.node_id, "127.0.0.1:9"),

@@ -53,6 +53,7 @@ from hearthring.verify.claims import proven_rows
 from hearthring.verify.rowhash import chunk_roots, row_hashes
 from tests.stage_peer import (
     MODEL,
+    ROW_BYTES,
     SENDERS_CLASS,
     WIDTH,
     WINDOW,
@@ -345,6 +346,26 @@ async def test_one_peer_may_hold_so_many_sessions(
         await stage.settled(1)
 
 
+async def test_one_peers_keys_and_values_may_take_so_many_bytes(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = WINDOW[1] - WINDOW[0]
+    limited(monkeypatch, "places", kv_bytes_per_peer=100 * layers * ROW_BYTES)
+    async with honest_beside(stage):
+        greedy, field = stage.client(), "KV bytes per peer"
+        await (await stage.attach(greedy, max_rows=101)).refused(QuotaExceeded, field)
+        first = await stage.open(greedy, max_rows=60)
+        await (await stage.attach(greedy, max_rows=41)).refused(QuotaExceeded, field)
+        other, second = await stage.open(max_rows=60), await stage.open(greedy, max_rows=40)
+        await first.leave()
+        await stage.settled(3)
+        again = await stage.open(greedy, max_rows=60)
+        for peer in (other, second, again):
+            assert len(await peer.run(BEGUN)) == 3
+            await peer.leave()
+        await stage.settled(1)
+
+
 async def test_all_peers_together_may_hold_so_many_sessions(
     stage: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,7 +620,7 @@ async def test_a_cancellation_during_a_step_is_not_forgotten(
 ) -> None:
     """It may come at any moment: here, while others are being worked in."""
     peer = await stage.open()
-    place = stage.stage._places.find(peer.wish.session)
+    place = stage.stage._places.find(peer.wish.session, peer.wish.start)
     assert place is not None
     session = place.session
     work_in = session._slots.cancel
