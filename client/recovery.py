@@ -26,7 +26,7 @@ from hearthring.protocol.tasks import all_or_none, race
 if TYPE_CHECKING:
     from hearthring.client.ring import RingSession
 
-HANDSHAKE = 3.0
+HANDSHAKE = 1.75
 """Seconds a stage has to adopt a new epoch, its link to the next one included; more in every
 further attempt, up to ``LIMITS.connect`` twice, since a busy machine isn't a dead one."""
 WINDOW = 12
@@ -169,7 +169,7 @@ class Recovery:
             try:
                 order = ring.order(place)
                 doubted = attached.stage in self._doubted
-                seconds = self._handshake / (3 if doubted else 1)
+                seconds = self._handshake / (2 if doubted else 1)
                 answer = await attached.ask(order, Rerouted, seconds, order.epoch)
             except DeadlineExceeded as error:
                 ring.suspect(attached, error)
