@@ -1,32 +1,35 @@
 """Wherever liars stand in a ring, alone or as neighbours in one plot: who is named."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hearthring.client.auditing import audit_offline
+from hearthring.client.replay import EngineReplayer
 from hearthring.node.config import NodeHooks
 from hearthring.node.stage_session import Prepared, StageSession
 from hearthring.protocol.messages import HopTime, Receipt, Step
-from hearthring.protocol.tensors import bf16_bits, pack, unpack
+from hearthring.protocol.tensors import Residual, bf16_bits, pack, unpack
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.verify import receipts
+from hearthring.verify.audit import audit
+from hearthring.verify.consistency import contradiction
 from hearthring.verify.digest import digests
 from hearthring.verify.proof import Proof
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
-from hearthring.verify.verdict import Guilty, Outcome, Strength
+from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict
 from tests.liar import hooks_for, session
 from tests.memory_ring import memory_swarm
 from tests.tiny import write_tiny_gguf
 
 LAYERS = 6
 RINGS = [(*tuple(range(0, stages)), LAYERS) for stages in range(2, LAYERS + 1)]
-PROMPT = {"prompt_ids": list(range(10, 50)), "max_tokens": 4}
+PROMPT = {"prompt_ids": list(range(10, 50)), "max_tokens": 3}
 FAULTS = ("noise:0.02", "scale:1.01", "flip-sign", "skip-layer", "other-weights:7", "replay")
 
 
@@ -36,6 +39,13 @@ def six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
     monkeypatch.setenv("HEARTHRING_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return ModelStore().find(str(write_tiny_gguf(tmp_path / "six.gguf", layers=LAYERS)))
+
+
+@pytest.fixture
+def judge(six: ModelEntry) -> Callable[[Proof], Verdict]:
+    """An audit with own weights, opened once."""
+    replayer = EngineReplayer(six.open(), Residual.FP32, 1)
+    return lambda proof: contradiction(proof, LAYERS) or audit(proof, LAYERS, replayer)
 
 
 @asynccontextmanager
@@ -50,12 +60,14 @@ async def proven(
 
 
 @pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")
-async def test_a_liar_is_named_at_every_position(six: ModelEntry, cuts: tuple[int, ...]) -> None:
+async def test_a_liar_is_named_at_every_position(
+    six: ModelEntry, judge: Callable[[Proof], Verdict], cuts: tuple[int, ...]
+) -> None:
     for place in range(len(cuts) - 1):
         fault = FAULTS[(place + len(cuts)) % len(FAULTS)]
         hooks = {place: hooks_for(fault, (cuts[place], cuts[place + 1]))}
         async with proven(six, cuts, hooks) as (proof, stages):
-            verdict = audit_offline(proof, 1)
+            verdict = judge(proof)
             assert verdict.strength is Strength.BITS
             assert (fault, verdict.guilty) == (fault, (stages[place],))
 
@@ -79,7 +91,9 @@ def conspirators(plot: Plot) -> tuple[type[StageSession], type[StageSession]]:
     should have; the second's receipt says that it got that."""
 
     class First(StageSession):
-        def complete(self, prepared: Prepared, output: np.ndarray, time: HopTime) -> Step:
+        def complete(
+            self, prepared: Prepared, output: np.ndarray, time: HopTime, *rest: Any
+        ) -> Step:
             rows, wire = prepared.rows, pack(output, self._residual)
             kinds, positions = [r.kind for r in rows], [r.position for r in rows]
             about = self._model, self._class, self.wish.end
@@ -88,7 +102,8 @@ def conspirators(plot: Plot) -> tuple[type[StageSession], type[StageSession]]:
             plot.states.update(zip((r.id for r in rows), output, strict=True))
             noisy = output + np.float32(0.3) * np.roll(output, 1, axis=1)
             kind = self._residual
-            return super().complete(prepared, unpack(pack(noisy, kind), *noisy.shape, kind), time)
+            sent = unpack(pack(noisy, kind), *noisy.shape, kind)
+            return super().complete(prepared, sent, time, *rest)
 
         def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
             said = _said(self, super().receipt(commit), "out_roots")
@@ -111,7 +126,7 @@ def conspirators(plot: Plot) -> tuple[type[StageSession], type[StageSession]]:
 
 @pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")
 async def test_neighbours_that_cover_for_each_other_are_named(
-    six: ModelEntry, cuts: tuple[int, ...]
+    six: ModelEntry, judge: Callable[[Proof], Verdict], cuts: tuple[int, ...]
 ) -> None:
     """One of the two is guilty wherever they stand, and nobody else ever is."""
     for place in range(len(cuts) - 2):
@@ -121,17 +136,19 @@ async def test_neighbours_that_cover_for_each_other_are_named(
             place + 1: NodeHooks(session=session(second)),
         }
         async with proven(six, cuts, hooks) as (proof, stages):
-            verdict = audit_offline(proof, 1)
+            verdict = judge(proof)
             assert verdict.outcome is Outcome.REJECTED
             assert verdict.guilty == (stages[place + 1],)
 
 
-async def test_of_two_liars_side_by_side_the_first_is_named(six: ModelEntry) -> None:
+async def test_of_two_liars_side_by_side_the_first_is_named(
+    six: ModelEntry, judge: Callable[[Proof], Verdict]
+) -> None:
     cuts = RINGS[-1]
-    for place in range(len(cuts) - 2):
+    for place in (0, len(cuts) - 3):
         hooks = {
             place: hooks_for("noise:0.02", (cuts[place], cuts[place + 1])),
             place + 1: hooks_for("flip-sign", (cuts[place + 1], cuts[place + 2])),
         }
         async with proven(six, cuts, hooks) as (proof, stages):
-            assert audit_offline(proof, 1).guilty == (stages[place],)
+            assert judge(proof).guilty == (stages[place],)
