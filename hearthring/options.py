@@ -22,8 +22,8 @@ EndsEngine = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="What computes embedding and head here: auto (ggml for quantised weights, else "
-        "torch), ggml or torch.",
+        help="What computes embedding and head here: auto (ggml for quantised weights, torch "
+        "for others and for fp32 residuals), ggml or torch.",
     ),
 ]
 NodeThreads = Annotated[

@@ -59,7 +59,8 @@ def open_ends(
 ) -> Ends:
     """The ends of a model file, through the engine called ``name``.
 
-    ``auto`` is ggml for a quantised head, torch for others, and where ggml can't be used, which
+    ``auto`` is torch for fp32 residuals (the reference: ggml rounds what it multiplies to 8 bits),
+    else ggml for a quantised head, and torch for others and where ggml can't be used, which
     ``say`` is told. Only what is chosen is imported. Raises ``BadOption``, ``BadModelFile``, and
     ``EngineUnavailable`` for ``ggml`` where it can't be used.
     """
@@ -67,7 +68,8 @@ def open_ends(
         raise BadOption(
             f"there is no {name!r}", field="engine", mend=f"one of {', '.join(ENGINES)}"
         )
-    if name == "ggml" or (name == "auto" and gguf.kind(head_of(gguf.shape)) not in WIDE):
+    quantised = gguf.kind(head_of(gguf.shape)) not in WIDE and residual is not Residual.FP32
+    if name == "ggml" or (name == "auto" and quantised):
         from hearthring.shards.ggml_ends import GgmlEnds
 
         try:

@@ -85,6 +85,9 @@ def test_a_home_does_as_it_is_told() -> None:
         assert ask(home, "attic")[0] == 6
         (echo,) = home.processes("cellar")
         home.pause("cellar")
+        until = time.monotonic() + 5
+        while state(echo) != "T" and time.monotonic() < until:  # a signal takes a moment
+            time.sleep(0.01)
         assert state(echo) == "T"
         assert ask(home, "attic")[0] is None
         home.resume("cellar")

@@ -132,13 +132,14 @@ def test_refusals():
 def test_quantised_heads_go_through_ggml_and_others_through_torch(monkeypatch):
     said = []
 
-    def name(file, wish="auto"):
-        ends = open_ends(wish, file, Residual.BF16, 1, said.append)
+    def name(file, wish="auto", residual=Residual.BF16):
+        ends = open_ends(wish, file, residual, 1, said.append)
         return ends.numerics.name.split("-")[0]
 
     assert name(File()) == "ggml"
     assert name(File("Q8_0", "F16")) == name(File(), "torch") == "torch"
     assert name(File("F16"), "ggml") == "ggml"
+    assert name(File(), residual=Residual.FP32) == "torch"  # the reference
     with pytest.raises(BadOption):
         name(File(), "gpu")
     assert not said
