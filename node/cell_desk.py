@@ -8,6 +8,7 @@ from hearthring.node.archive import Archive
 from hearthring.node.opening import Inside, Rebuilt, check_cells, opened
 from hearthring.node.places import Places
 from hearthring.node.worker import Worker
+from hearthring.protocol.asking import questions
 from hearthring.protocol.cells import (
     CellsOpen,
     Commitment,
@@ -16,8 +17,7 @@ from hearthring.protocol.cells import (
     decode_cells_query,
     encode_cells_reply,
 )
-from hearthring.protocol.errors import DeadlineExceeded, StageFailed, UnknownSession
-from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.errors import StageFailed, UnknownSession
 from hearthring.protocol.transport import Stream
 from hearthring.shards.engine import Engine
 from hearthring.verify.grants import check_grant
@@ -39,14 +39,7 @@ class CellDesk:
 
     async def serve(self, stream: Stream) -> None:
         """Answer one peer's questions until it ends the stream. Refusals end it by name."""
-        while True:
-            try:
-                async with asyncio.timeout(LIMITS.idle):
-                    data = await stream.receive()
-            except TimeoutError:
-                raise DeadlineExceeded("no question in time", field="idle") from None
-            if data is None:
-                return
+        async for data in questions(stream):
             match decode_cells_query(data):
                 case CommitmentQuery(session):
                     await stream.send(encode_cells_reply(await self._commitment(session, stream)))

@@ -16,9 +16,9 @@ from hearthring.node.provider import Provider, Sent
 from hearthring.node.stage import StageServer
 from hearthring.node.uploads import UPLOAD_RATE, Uploads
 from hearthring.node.verifier import Verifier
-from hearthring.protocol.errors import DeadlineExceeded, HearthringError, StageFailed
+from hearthring.protocol.asking import questions
+from hearthring.protocol.errors import HearthringError, StageFailed
 from hearthring.protocol.invitation import Invitation, split_address
-from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import DirectoryReply, StatusReply, StepTime
 from hearthring.protocol.records import PROTOCOL_VERSION, read_all
 from hearthring.protocol.transport import Handler, Method, Stream, Transport
@@ -117,14 +117,7 @@ class Desk:
         """A handler for streams of questions and answers."""
 
         async def serve(stream: Stream) -> None:
-            while True:
-                try:
-                    async with asyncio.timeout(LIMITS.idle):
-                        data = await stream.receive()
-                except TimeoutError:
-                    raise DeadlineExceeded("no question in time", field="idle") from None
-                if data is None:
-                    return
+            async for data in questions(stream):
                 await stream.send(await reply(data))
 
         return serve

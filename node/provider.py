@@ -5,7 +5,8 @@ import hashlib
 from collections.abc import Callable
 
 from hearthring.node.uploads import Uploads
-from hearthring.protocol.errors import DeadlineExceeded, ModelNotHere
+from hearthring.protocol.asking import questions
+from hearthring.protocol.errors import ModelNotHere
 from hearthring.protocol.layers import (
     Holdings,
     HoldingsQuery,
@@ -50,14 +51,7 @@ class Provider:
         Raises ``ModelNotHere`` for another model and for parts that aren't here, which ends the
         stream by name.
         """
-        while True:
-            try:
-                async with asyncio.timeout(LIMITS.idle):
-                    data = await stream.receive()
-            except TimeoutError:
-                raise DeadlineExceeded("no question in time", field="idle") from None
-            if data is None:
-                return
+        async for data in questions(stream):
             model_id, question = decode_layers_query(data)
             if model_id != self._manifest.model_id:
                 raise ModelNotHere("this node serves another model", field="model_id")

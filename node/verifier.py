@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hearthring.node.archive import Archive
+from hearthring.protocol.asking import questions
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
@@ -87,14 +88,7 @@ class Verifier:
 
     async def serve(self, stream: Stream) -> None:
         """Answer one peer's questions until it ends the stream. Refusals end it by name."""
-        while True:
-            try:
-                async with asyncio.timeout(LIMITS.idle):
-                    data = await stream.receive()
-            except TimeoutError:
-                raise DeadlineExceeded("no question in time", field="idle") from None
-            if data is None:
-                return
+        async for data in questions(stream):
             match decode_verify_up(data):
                 case RowsQuery() as query:
                     await self._open(stream, query)

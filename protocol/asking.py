@@ -1,12 +1,13 @@
-"""One question, one answer: what any member may ask a node."""
+"""Questions and answers: what any member may ask a node, and the asked node's side of it."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from hearthring.protocol.errors import DeadlineExceeded, PeerUnreachable
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import DirectoryReply, StatusReply
-from hearthring.protocol.transport import Method, Transport
+from hearthring.protocol.transport import Method, Stream, Transport
 from hearthring.protocol.wire import decode_records, decode_status, encode_query
 
 
@@ -18,6 +19,22 @@ async def ask_records(transport: Transport, node: Invitation, model_id: str) -> 
 async def ask_status(transport: Transport, node: Invitation) -> StatusReply:
     """A node about itself."""
     return decode_status(await _ask(transport, node, Method.STATUS, b""))
+
+
+async def questions(stream: Stream) -> AsyncIterator[bytes]:
+    """What a peer asks, until it ends the stream: for who answers.
+
+    Raises ``DeadlineExceeded`` when a question doesn't come in time.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(LIMITS.idle):
+                data = await stream.receive()
+        except TimeoutError:
+            raise DeadlineExceeded("no question in time", field="idle") from None
+        if data is None:
+            return
+        yield data
 
 
 async def _ask(transport: Transport, node: Invitation, method: Method, question: bytes) -> bytes:
