@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from hearthring.client.answer import Answer, Piece
-from hearthring.client.auditing import audit_offline
-from hearthring.client.cell_audit import CELLS, WHOLE, audit_by_cells, check_depth, load_cells
+from hearthring.client.audits import Audits, remember
+from hearthring.client.cell_audit import WHOLE, load_cells
 from hearthring.client.config import (
     SHARING,
     ClientConfig,
@@ -47,16 +47,13 @@ from hearthring.client.situation import situation_of
 from hearthring.client.speculation import Speculation
 from hearthring.client.spot_checks import SpotChecks
 from hearthring.client.standing import open_reputation
-from hearthring.client.swarm_audit import SwarmAudit
 from hearthring.client.transcript import Transcript
 from hearthring.protocol.errors import (
     BadOption,
     HearthringError,
     LayersOutOfRange,
-    ModelNotHere,
     SeedUnreachable,
     Unavailable,
-    UnknownModel,
 )
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.invitation import Invitation
@@ -70,10 +67,9 @@ from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.manifest import quiet
-from hearthring.shards.parts import ENDS, replay_parts, window_parts
+from hearthring.shards.parts import ENDS, window_parts
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.verify.candidates import snapshot
-from hearthring.verify.evidence_store import Reputation
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
@@ -139,6 +135,7 @@ class AsyncClient:
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._thread = ThreadPoolExecutor(1, "ends")
         self._heads = Heads(self._thread)
+        self._audits = Audits(self.config, self.transport, self._book, self._thread, progress)
         self._loading = asyncio.Lock()
         self._finding = asyncio.Lock()
         self._loading_cells = asyncio.Lock()
@@ -275,49 +272,7 @@ class AsyncClient:
         Verifiers see the whole proof, tokens included. They need its model; this client doesn't.
         ``depth`` is theirs: see ``SwarmAudit``.
         """
-        check_depth(depth, verifiers, bool(self.config.join))
-        if verifiers is not None:
-            return await self._learn(proof, await self._ask_swarm(proof, verifiers, depth))
-        if depth == CELLS:
-            return await self._learn(proof, await self._ask_for_cells(proof))
-        opened = None
-        if join := self.config.join:
-            # Without them the verdict says what is missing.
-            with contextlib.suppress(UnknownModel, ModelNotHere, SeedUnreachable):
-                entry = await find_model(self.transport(), join, proof.model_id, ModelStore())
-                wanted = replay_parts(entry.manifest)
-                opened = await obtain(self.transport(), join, entry, wanted, self._progress)
-        loop = asyncio.get_running_loop()
-        verdict = await loop.run_in_executor(
-            self._thread, audit_offline, proof, self.config.threads, self._progress, opened
-        )
-        return await self._learn(proof, verdict)
-
-    async def _learn(self, proof: Proof, verdict: Verdict) -> Verdict:
-        """Let the user's memory of nodes have what a verdict shows."""
-        if isinstance(self.reputation, Reputation):
-            own = proof.client == self.transport().identity.node_id
-            await asyncio.to_thread(self.reputation.learn, proof, verdict, own)
-        return verdict
-
-    async def _ask_for_cells(self, proof: Proof) -> Verdict:
-        join, transport = self.config.join, self.transport()
-        _, records = await find_records(transport, join, self._book, proof.model_id)
-        entry = await find_model(transport, join, proof.model_id, ModelStore())
-        wanted = window_parts(0, entry.manifest.shape.layers)
-        gguf = await obtain(transport, join, entry, wanted, self._progress)
-        threads = self.config.threads
-        return await audit_by_cells(transport, records, proof, gguf, threads, self._progress)
-
-    async def _ask_swarm(self, proof: Proof, verifiers: int, depth: str) -> Verdict:
-        join = self.config.join
-        _, records = await find_records(self.transport(), join, self._book, proof.model_id)
-        entry = await find_model(self.transport(), join, proof.model_id, ModelStore())
-        layers = entry.manifest.shape.layers
-        asked = SwarmAudit(
-            self.transport(), records, proof, layers, verifiers, self._progress, depth
-        )
-        return await asked.run()
+        return await self._audits.audit(proof, verifiers, depth, self.reputation)
 
     def transport(self) -> Transport:
         """This client's way into the swarm."""
@@ -400,6 +355,7 @@ class AsyncClient:
                 begun=stream.begun,
             )
             checks = self._spot_checks(request, generation)
+            stack.push_async_callback(remember, self.reputation, checks.lessons)
             stack.push_async_callback(checks.close)
             if made and ring.route[-1].fingerprint != classes[-1]:
                 generation.class_changes.append(len(ids) + len(made))

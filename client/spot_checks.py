@@ -7,6 +7,7 @@ the last row that is verified.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 
 from hearthring.client.live_cells import RunnerOf, check_live
@@ -14,6 +15,7 @@ from hearthring.client.ring import RingSession
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Transport
 from hearthring.shards.shape import Shape
+from hearthring.verify.reputation import Evidence, live_lesson
 from hearthring.verify.rowhash import CHUNK
 
 
@@ -36,6 +38,8 @@ class SpotChecks:
         """Rows from position 0 on that are verified."""
         self.caught: dict[str, str] = {}
         """Nodes that failed, and why."""
+        self.lessons: list[Evidence] = []
+        """The same, for the user's memory of nodes."""
         self._transport, self._ring, self._shape = transport, ring, shape
         self._kinds, self._runner_of = kinds, runner_of
         self._chance, self._seen = random.SystemRandom(), 0
@@ -89,4 +93,6 @@ class SpotChecks:
         self.verified = min(max(before, found.verified), still)
         for node, why in found.failed.items():
             self.caught[node] = why
+            verdict, session = found.verdicts.get(node), self._ring.session
+            self.lessons.append(live_lesson(session, node, verdict, why, time.time()))
             self._ring.roll_back(self.verified - 1, node, why)

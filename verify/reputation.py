@@ -23,8 +23,6 @@ CONVICTED = {Strength.BITS: 100.0, Strength.TOLERANCE: 8.0, Strength.NONE: 30.0}
 """Weight of being found guilty: by other bits, beyond a tolerance, by contradicting signatures."""
 ACCEPTED = {Strength.BITS: 1.0, Strength.TOLERANCE: 0.3, Strength.NONE: 0.0}
 WITHHELD, DISSENTED = 2.0, 4.0
-FAILED_LIVE = 100.0
-"""Weight of a live check that showed other bits."""
 OUT, TRUSTED = 0.25, 0.9
 """Means below which a node is used for nothing, and from which it counts in full."""
 OWN = "own"
@@ -79,6 +77,17 @@ def standings(evidence: Iterable[Evidence], now: float) -> dict[str, Standing]:
         good, bad = sums.get(item.node, (0.0, 0.0))
         sums[item.node] = good + item.good * share, bad + item.bad * share
     return {node: Standing(good, bad) for node, (good, bad) in sums.items()}
+
+
+def live_lesson(
+    session: bytes, node: str, verdict: Verdict | None, why: str, now: float
+) -> Evidence:
+    """What a failed spot check says of a node: as much as an audit's verdict, or, where there is
+    none that convicts it, that it withheld something."""
+    convicted = verdict is not None and any(guilty.node == node for guilty in verdict.guilty)
+    shown = verdict.strength if verdict is not None and convicted else Strength.NONE
+    weight = WITHHELD if shown is Strength.NONE else CONVICTED[shown]
+    return Evidence(node, 0.0, weight, now, f"{session.hex()}/live", why)
 
 
 def lessons(proof: "Proof", verdict: Verdict, own: bool, now: float) -> list[Evidence]:

@@ -6,6 +6,7 @@ from hearthring.node.config import NodeHooks
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
+from hearthring.verify.evidence_store import Reputation
 from tests.liar import hooks_for
 from tests.memory_ring import MemorySwarm, memory_swarm
 
@@ -54,8 +55,12 @@ async def test_a_liar_is_evicted_and_the_answer_is_the_honest_one(
     hooks = hooks_for("scale:1.2", (CUTS[place], CUTS[place + 1]))
     async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
         liar, _ = await with_spare(swarm, place, hooks)
-        answer = await swarm.client().generate(**OPTIONS, spot_check=1.0)
+        client = swarm.client()
+        client.reputation = memory = Reputation()
+        answer = await client.generate(**OPTIONS, spot_check=1.0)
         assert answer.caught == (liar,)
+        assert [item.node for item in memory.evidence()] == [liar]
+        assert memory(liar) == 0.0
         assert liar not in [stage.node for stage in answer.route]
         assert answer.token_ids == expected
         assert answer.verified

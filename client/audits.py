@@ -1,0 +1,97 @@
+"""A client's audits: with own weights, by opened cells, or by verifiers of the swarm.
+
+What they show of nodes goes into the user's memory of nodes, if there is one.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from hearthring.client.auditing import audit_offline
+from hearthring.client.cell_audit import CELLS, audit_by_cells, check_depth
+from hearthring.client.config import ClientConfig
+from hearthring.client.request import Progress
+from hearthring.client.seeds import find_records
+from hearthring.client.swarm_audit import SwarmAudit
+from hearthring.protocol.errors import ModelNotHere, SeedUnreachable, UnknownModel
+from hearthring.protocol.record_book import RecordBook
+from hearthring.protocol.transport import Transport
+from hearthring.shards.gguf_file import GgufFile
+from hearthring.shards.joining import find_model, obtain
+from hearthring.shards.parts import replay_parts, window_parts
+from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.verify.evidence_store import Reputation
+from hearthring.verify.proof import Proof
+from hearthring.verify.reputation import Evidence
+from hearthring.verify.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Audits:
+    """Audits on behalf of one client, whose ``thread`` replays."""
+
+    config: ClientConfig
+    transport: Callable[[], Transport]
+    book: RecordBook
+    thread: Executor
+    progress: Progress
+
+    async def audit(
+        self,
+        proof: Proof,
+        verifiers: int | None,
+        depth: str,
+        memory: Callable[[str], float] | None,
+    ) -> Verdict:
+        """As ``AsyncClient.audit``; ``memory`` learns from it if it is a ``Reputation``."""
+        check_depth(depth, verifiers, bool(self.config.join))
+        if verifiers is not None:
+            verdict = await self._by_swarm(proof, verifiers, depth)
+        elif depth == CELLS:
+            verdict = await self._by_cells(proof)
+        else:
+            verdict = await self._offline(proof)
+        if isinstance(memory, Reputation):
+            own = proof.client == self.transport().identity.node_id
+            await asyncio.to_thread(memory.learn, proof, verdict, own)
+        return verdict
+
+    async def _offline(self, proof: Proof) -> Verdict:
+        opened = None
+        if self.config.join:
+            # Without them the verdict says what is missing.
+            with contextlib.suppress(UnknownModel, ModelNotHere, SeedUnreachable):
+                entry = await self._entry(proof)
+                opened = await self._obtain(entry, replay_parts(entry.manifest))
+        return await asyncio.get_running_loop().run_in_executor(
+            self.thread, audit_offline, proof, self.config.threads, self.progress, opened
+        )
+
+    async def _by_cells(self, proof: Proof) -> Verdict:
+        transport = self.transport()
+        _, records = await find_records(transport, self.config.join, self.book, proof.model_id)
+        entry = await self._entry(proof)
+        gguf = await self._obtain(entry, window_parts(0, entry.manifest.shape.layers))
+        threads = self.config.threads
+        return await audit_by_cells(transport, records, proof, gguf, threads, self.progress)
+
+    async def _by_swarm(self, proof: Proof, verifiers: int, depth: str) -> Verdict:
+        transport, join = self.transport(), self.config.join
+        _, records = await find_records(transport, join, self.book, proof.model_id)
+        layers = (await self._entry(proof)).manifest.shape.layers
+        audit = SwarmAudit(transport, records, proof, layers, verifiers, self.progress, depth)
+        return await audit.run()
+
+    async def _entry(self, proof: Proof) -> ModelEntry:
+        return await find_model(self.transport(), self.config.join, proof.model_id, ModelStore())
+
+    async def _obtain(self, entry: ModelEntry, parts: Sequence[str]) -> GgufFile:
+        return await obtain(self.transport(), self.config.join, entry, parts, self.progress)
+
+
+async def remember(memory: Callable[[str], float] | None, lessons: Sequence[Evidence]) -> None:
+    """Add to the user's memory of nodes, if that is what it is."""
+    if lessons and isinstance(memory, Reputation):
+        await asyncio.to_thread(memory.add, lessons)
