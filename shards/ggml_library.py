@@ -113,6 +113,8 @@ _CALLS: Final[dict[str, tuple[object, ...]]] = {  # result, then arguments
     "ggml_backend_buft_alloc_buffer": (_P, _P, _SIZE),
     "ggml_backend_alloc_ctx_tensors_from_buft": (_P, _P, _P),
     "ggml_backend_buffer_set_usage": (None, _P, _I32),
+    "ggml_backend_buffer_get_base": (_P, _P),
+    "ggml_backend_buffer_get_size": (_SIZE, _P),
     "ggml_backend_tensor_set": (None, _P, _P, _SIZE, _SIZE),
     "_Z35ggml_backend_cpu_repack_buffer_typev": (_P,),
     "ggml_quantize_chunk": (_SIZE, _I32, _P, _P, _I64, _I64, _I64, _P),
