@@ -1,11 +1,20 @@
 """Models for tests: the real SmolLM2 of this user's store, and a tiny random one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hearthring.shards.store import ModelEntry, ModelStore
 from tests.tiny import write_tiny_gguf
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Identities and memories of the tests' own: what liars did here isn't the user's business."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")
