@@ -80,7 +80,7 @@ class Hearing:
         ring = self._ring
         if trouble.epoch < ring.epoch and trouble.node != of.stage.node:
             return
-        lost = next((a for a in ring.attached if a.stage.node == trouble.node), None)
+        lost = next((a for a in ring.places.attached if a.stage.node == trouble.node), None)
         if lost is None or lost.down is not None:
             return
         if lost is not of and self._accuses_often(of):
@@ -92,12 +92,12 @@ class Hearing:
     def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None:
         """A stage's stream is over."""
         ring, blamed = self._ring, of
-        place = ring.attached.index(of) if of in ring.attached else 0
+        place = ring.places.attached.index(of) if of in ring.places.attached else 0
         accuses = said and place > 0 and isinstance(error, _ACCUSING)
         if accuses and ring.mendable and not self._accuses_often(of):
-            blamed = ring.attached[place - 1]
+            blamed = ring.places.attached[place - 1]
         if isinstance(error, EngineError):
-            ring.blamed.add(of.stage.node)
+            ring.places.blamed.add(of.stage.node)
             ring.end(of.stage.failed(error))
         if blamed is not of:
             of.down, of.suspected = error, False

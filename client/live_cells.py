@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from hearthring.client.cells import ask_commitment, audit_cells
+from hearthring.client.closing import evidence
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import BadReceipt, HearthringError, Unavailable
@@ -140,7 +141,7 @@ async def _links(
         if body.in_roots[chunks] != sent:
             if place == 0:
                 return {body.node: "it claims rows that it wasn't sent"}
-            before, shown = bodies[place - 1], await ring.evidence(place)
+            before, shown = bodies[place - 1], await evidence(ring, place)
             signed = (
                 {} if shown is None else proven_rows(shown, ring.session, before.node, body.start)
             )

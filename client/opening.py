@@ -85,10 +85,10 @@ class Opening:
 
     def _note(self, ring: RingSession, failure: HearthringError) -> None:
         """Avoid who failed; who can't reach one neighbour after the other is at fault itself."""
-        for node in ring.blamed:
+        for node in ring.places.blamed:
             self.spares.avoided.add(node)
             self._failed[node] = failure.message
-        for node in ring.accusing:
+        for node in ring.places.accusing:
             if node in self._failed:
                 self.spares.avoided.add(node)
             self._failed.setdefault(node, failure.message)

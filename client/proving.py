@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hearthring.client.closing import evidence, finish
 from hearthring.client.generation import Generation
 from hearthring.client.sampler import Sampling
 from hearthring.protocol.errors import HearthringError
@@ -29,7 +30,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
     one: the answer is kept, and the audit says who is missing.
     """
     ring, ends = generation.ring, generation.ends
-    collected = await ring.finish(generation.uncommitted)
+    collected = await finish(ring, generation.uncommitted)
     ids = [row.id for row in generation.rows]
     in_roots = _roots(ring.ledger.sent, ids)
     out_roots = _roots(ring.ledger.received, ids)
@@ -40,7 +41,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
         receipt, body = collected[place], read[place]
         received: Evidence | None = None
         if body is not None and sent is not None and body.in_roots != sent:
-            received = await ring.evidence(place)
+            received = await evidence(ring, place)
         stages.append(
             StageProof(stage.node, stage.start, stage.end, receipt if body else None, received)
         )

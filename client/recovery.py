@@ -73,7 +73,7 @@ class Recovery:
         Raises ``NoRoute`` that lists what is missing once ``Spares.patience`` is over.
         """
         ring, begun = self.ring, time.monotonic()
-        lost = _lost(ring.attached)
+        lost = _lost(ring.places.attached)
         attempt = 0
         while True:
             await asyncio.sleep(pause(attempt))
@@ -82,7 +82,7 @@ class Recovery:
                 self._handshake = min(HANDSHAKE * 1.5**attempt, 2 * LIMITS.connect)
                 await race(self._attempt(again=attempt > 0), self._disturbed())
             except HearthringError as error:
-                lost |= _lost(ring.attached)
+                lost |= _lost(ring.places.attached)
                 attempt += 1
                 if time.monotonic() - begun > self.spares.patience:
                     raise _given_up(error, lost, self._gaps(), self.spares.patience) from error
@@ -97,7 +97,7 @@ class Recovery:
 
     def _gaps(self) -> list[tuple[int, int]]:
         """Windows that no stage runs now."""
-        up = {a.stage for a in self.ring.attached if a.down is None}
+        up = {a.stage for a in self.ring.places.attached if a.down is None}
         return gaps(
             self.ring.route, frozenset(stage for stage in self.ring.route if stage not in up)
         )
@@ -123,9 +123,9 @@ class Recovery:
         least.
         """
         ring = self.ring
-        up = {a.stage for a in ring.attached if a.down is None}
+        up = {a.stage for a in ring.places.attached if a.down is None}
         down = frozenset(stage for stage in ring.route if stage not in up)
-        doubtful = [a for a in ring.attached if a.down is not None and a.suspected]
+        doubtful = [a for a in ring.places.attached if a.down is not None and a.suspected]
         try:
             route = await self.spares.instead(ring.route, down, again, again or not doubtful)
             self._trust(a for a in doubtful if a.stage in route)
@@ -140,7 +140,7 @@ class Recovery:
     def _trust(self, doubtful: Iterable[Attachment]) -> None:
         """They are to stay after all."""
         self._doubted = frozenset(attached.stage for attached in doubtful)
-        for attached in self.ring.attached:
+        for attached in self.ring.places.attached:
             if attached.stage in self._doubted:
                 attached.down, attached.suspected = None, False
 
@@ -152,9 +152,9 @@ class Recovery:
         ring.flight.abandon()
         ring.unsaid.clear()  # the new epoch's orders name the rows that stay, and no others
         ring.epoch, ring.route = ring.epoch + 1, route
-        staying = [a for a in ring.attached if a.down is None and a.stage in route]
-        leaving = [a for a in ring.attached if a not in staying]
-        ring.attached = staying
+        staying = [a for a in ring.places.attached if a.down is None and a.stage in route]
+        leaving = [a for a in ring.places.attached if a not in staying]
+        ring.places.attached = staying
         for attached in staying:
             attached.last_step = 0
         await asyncio.gather(*(a.close() for a in leaving))
@@ -163,11 +163,11 @@ class Recovery:
     async def _agree(self, route: Sequence[Stage], kept: frozenset[Stage]) -> dict[Stage, int]:
         """Open the new stages and re-route the others; the newest row that each of these holds."""
         ring, newest = self.ring, dict[Stage, int]()
-        old = {a.stage: a for a in ring.attached}
+        old = {a.stage: a for a in ring.places.attached}
 
         async def tell(place: int, attached: Attachment) -> None:
             try:
-                order = ring.order(place)
+                order = ring.places.order(place)
                 doubted = attached.stage in self._doubted
                 seconds = self._handshake / (2 if doubted else 1)
                 answer = await attached.ask(order, Rerouted, seconds, order.epoch)
@@ -179,13 +179,13 @@ class Recovery:
         async def open_(place: int) -> None:
             try:
                 async with asyncio.timeout(self._handshake):
-                    await ring.attach(place)
+                    await ring.places.attach(place)
             except TimeoutError:
                 self.spares.avoided.add(route[place].node)
                 error = DeadlineExceeded("it doesn't open in time", field=route[place].node)
                 raise error from None
             except HearthringError:
-                blocked = any(a.stage == route[place] and a.blocked for a in ring.attached)
+                blocked = any(a.stage == route[place] and a.blocked for a in ring.places.attached)
                 if not blocked:
                     self.spares.avoided.add(route[place].node)
                 raise
@@ -196,8 +196,8 @@ class Recovery:
                 for place, stage in enumerate(route)
             )
         )
-        ring.attached.sort(key=lambda attached: attached.stage.start)
-        await ring.link_first()
+        ring.places.attached.sort(key=lambda attached: attached.stage.start)
+        await ring.places.link_first()
         return newest
 
     async def _replay(self, kept: frozenset[Stage], newest: dict[Stage, int]) -> None:
@@ -214,7 +214,7 @@ class Recovery:
             if not (whole and row in ring.ledger.received)
         ]
         held = newest[ring.route[first - 1]] if first else ROOT
-        sender = ring.attached[first - 1]
+        sender = ring.places.attached[first - 1]
         retained = [sent.row for sent in rows if sent.row.id <= held]
         for step in cut(retained, ring.row_bytes):
             await ring.flight.below(WINDOW)

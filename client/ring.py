@@ -10,15 +10,15 @@ With ``Spares`` a session survives its stages: who waits for a result waits a mo
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from hearthring.client.attachment import Attachment
 from hearthring.client.flight import Flight, Result, Sent
-from hearthring.client.hearing import Hearing
 from hearthring.client.ledger import Ledger
-from hearthring.client.orders import Ordering, Wishes
+from hearthring.client.orders import Wishes
+from hearthring.client.places import Places
 from hearthring.client.recovery import Mended, Recovery
 from hearthring.client.replacement import Spares
 from hearthring.client.rollback import Rollback
@@ -30,24 +30,16 @@ from hearthring.protocol.errors import (
     StageFailed,
 )
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.links import Link, Links
 from hearthring.protocol.messages import (
     PROMPT,
     SHARE_OWN,
     Cancel,
-    Evidence,
-    EvidenceQuery,
-    Finish,
-    Open,
-    Opened,
-    Receipt,
-    Reroute,
     Row,
     Step,
 )
-from hearthring.protocol.tasks import all_or_none, cancel
+from hearthring.protocol.tasks import cancel
 from hearthring.protocol.tensors import F32, Residual, pack
-from hearthring.protocol.transport import Method, Transport
+from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.verify.beacon import commitment
 from hearthring.verify.claims import claim
@@ -93,17 +85,12 @@ class RingSession:
         self.candidates: tuple[Candidate, ...] = ()
         """Nodes known before the session, out of which its verifiers will be drawn."""
         self.epoch, self.flight, self.row_bytes = 0, Flight(), 1
-        self.attached: list[Attachment] = []
-        """One per stage, in the order of the route once the session is open."""
         self.taps: dict[tuple[int, int], bytes] = {}
         """Residuals by boundary and row id."""
-        self._transport, self._links = transport, Links(transport)
-        self._model_id, self._ends = model_id, ends_fingerprint
-        self._wanted_taps, self.max_rows, self._sharing = tuple(taps), 0, sharing
-        self._cells = cells
+        self.model_id, self._ends = model_id, ends_fingerprint
+        self._taps, self.max_rows, self._sharing, self._cells = tuple(taps), 0, sharing, cells
+        self._who, self.places = transport.identity, Places(self, transport, ends_fingerprint)
         self.residual = Residual(self.route[0].residual)
-        self._link: Link | None = None
-        self._unuse: Callable[[], None] = lambda: None
         self._step, self._owed = 0, tuple[int, ...]()
         self._failed: HearthringError | None = None
         self._recovery = Recovery(self, spares) if spares is not None else None
@@ -112,13 +99,7 @@ class RingSession:
         self._behind: list[_Behind | tuple[int, ...]] = []
         self.unsaid: list[int] = []
         """Discarded rows that no step has told the stages of."""
-        self._hearing, self.rollback = Hearing(self), Rollback()
-        self.blamed = set[str]()
-        """Nodes whose failure ended the session, if one did."""
-        self.accusing = set[str]()
-        """Nodes that opened, but say that they can't reach the next."""
-        self._reached: dict[Stage, bool] = {}
-        """Stages that took the call, and whether they have opened."""
+        self.rollback = Rollback()
 
     @property
     def mended(self) -> list[Mended]:
@@ -145,21 +126,10 @@ class RingSession:
         """
         self.max_rows = max_rows
         try:
-            async with asyncio.timeout(seconds):
-                await all_or_none(*(self.attach(place) for place in range(len(self.route))))
-                await self.link_first()
-        except TimeoutError:
-            late = self._late()
-            self.blamed.update(stage.node for stage in late)
-            await self.close()
-            who = ", ".join(f"layers {s.start} to {s.end} at {s.node}" for s in late)
-            raise DeadlineExceeded(
-                f"didn't open in {seconds:.0f} s: {who}", field="route"
-            ) from None
+            await self.places.open(seconds)
         except BaseException:
             await self.close()
             raise
-        self.attached.sort(key=lambda attached: attached.stage.start)
         if self._recovery is not None:
             self._watching = asyncio.create_task(Watch(self).run())
 
@@ -174,22 +144,11 @@ class RingSession:
     async def close(self) -> None:
         """Leave every stage. Idempotent."""
         await cancel(task for task in (self._mending, self._watching) if task is not None)
-        attached, self.attached = self.attached, []
-        await asyncio.gather(*(a.close() for a in attached), return_exceptions=True)
-        await self._links.close()
+        await self.places.close()
         self.flight.end(None)
         for step in self._behind:
             if isinstance(step, _Behind):
                 step.waiting.cancel()
-
-    def _late(self) -> list[Stage]:
-        """Who keeps an opening waiting: those that took no call, else the last that didn't open.
-
-        The others may be well, since a stage opens once it has reached the next one.
-        """
-        silent = [stage for stage in self.route if stage not in self._reached]
-        waiting = [stage for stage in self.route if not self._reached.get(stage)]
-        return silent or waiting[-1:] or [self.route[0]]
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -229,7 +188,7 @@ class RingSession:
         gone = self.flight.discard(rows)
         self.unsaid.extend(sorted(gone))
         under_way = self.flight.doom(gone)
-        for attached in self.attached if under_way else ():
+        for attached in self.places.attached if under_way else ():
             attached.post(Cancel(under_way))
 
     async def result(self, waiting: "asyncio.Future[Result]") -> Result:
@@ -261,7 +220,7 @@ class RingSession:
         self.rollback.keep_to(to)
         if evict and self._recovery is not None:
             self._recovery.spares.avoided.convict(evict)
-        guilty = next((a for a in self.attached if a.stage.node == evict), None)
+        guilty = next((a for a in self.places.attached if a.stage.node == evict), None)
         if guilty is not None:
             self.lose(guilty, StageFailed(why, field=evict))
         elif self._mending is None:
@@ -298,7 +257,7 @@ class RingSession:
 
     def _launch(self, step_id: int, rows: Sequence[Row], first: int) -> None:
         self.flight.launch(step_id, tuple(rows))
-        for attached in self.attached[first:]:
+        for attached in self.places.attached[first:]:
             attached.last_step = step_id
 
     def _post(
@@ -307,7 +266,8 @@ class RingSession:
         sent: Sequence[Sent],
         commit: tuple[int, ...] = (),
     ) -> None:
-        assert self._link is not None
+        link = self.places.link
+        assert link is not None
         rows, wire = [one.row for one in sent], b"".join(one.wire for one in sent)
         hashes = self.hashes(rows, wire, 0, self._ends)
         ids = [row.id for row in rows]
@@ -322,42 +282,15 @@ class RingSession:
             states=wire,
             commit=commit,
             drop=drop,
-            signature=self._transport.identity.sign(signed),
+            signature=self._who.sign(signed),
         )
         self._launch(step_id, rows, 0)
         try:
-            self._link.post(encode_step(step))
+            link.post(encode_step(step))
         except HearthringError as error:
             if self._recovery is None:
                 raise
-            self._lose_first(error)
-
-    # -- the end ---------------------------------------------------------------------------------
-
-    async def finish(self, commit: Sequence[int]) -> list[Receipt | None]:
-        """Commit the last rows everywhere and collect receipts; ``None`` where one is withheld.
-
-        A stage that is lost now is replaced as any other, since its receipt is needed; if it can't
-        be, there is none of it. Raises ``RolledBack`` if its replacement computed something else.
-        """
-        if self._mending is None:
-            self.rollback.tell(self.flight.live)
-        self.flight.commit(commit)
-        route, receipts = self.route, list[Receipt | None]()
-        for _ in range(_FINISHES):
-            epoch, wanted = self.epoch, tuple(self.flight.committed)
-            found = await asyncio.gather(*(self._receipt(a, wanted) for a in self.attached))
-            route, receipts = self.route, list(found)
-            if self.epoch == epoch and self._mending is None:
-                break
-            try:
-                async with asyncio.timeout(LIMITS.receipt):
-                    await self.whole()
-                    self.rollback.tell(self.flight.live)
-            except (HearthringError, TimeoutError):
-                break
-        self.route = route
-        return [*receipts, *[None] * (len(route) - len(receipts))]
+            self.lose_first(error)
 
     async def whole(self) -> None:
         """Wait until nothing is being mended. Raises what ended the session."""
@@ -366,82 +299,11 @@ class RingSession:
         if self._failed is not None:
             raise self._failed
 
-    async def evidence(self, place: int) -> Evidence | None:
-        """What the stage at ``place`` was sent, or ``None`` if it doesn't say."""
-        try:
-            return await self.attached[place].ask(EvidenceQuery(), Evidence, RECEIPT_SECONDS)
-        except (HearthringError, IndexError):
-            return None
-
-    async def _receipt(self, attached: Attachment, commit: tuple[int, ...]) -> Receipt | None:
-        frame = Finish(attached.last_step, commit)
-        try:
-            return await attached.ask(frame, Receipt, RECEIPT_SECONDS)
-        except HearthringError:
-            return None
-
-    # -- stages ----------------------------------------------------------------------------------
-
-    async def link_first(self) -> None:
-        """Link to the first stage. Raises ``StageFailed`` that names it."""
-        first = self.route[0]
-        self._unuse()
-        try:
-            self._link = await self._links.get(first.address, first.node)
-        except HearthringError as error:
-            self.blamed.add(first.node)
-            raise first.failed(error) from error
-        self._unuse = self._link.use(self._lose_first)
-
-    async def attach(self, place: int) -> None:
-        """Open the stage at a place of the route. Raises ``StageFailed`` that names it.
-
-        When cancelled, nothing of it is left: half a place must not count as one.
-        """
-        stage, attached = self.route[place], None
-        try:
-            stream = await self._transport.dial(stage.address, stage.node, Method.ATTACH)
-            attached = Attachment(stage, stream, self._hearing)
-            self.attached.append(attached)
-            self._reached[stage] = False
-            await attached.ask(self._wish(place), Opened, 2 * LIMITS.connect)
-            self._reached[stage] = True
-        except asyncio.CancelledError:
-            if attached is not None and attached in self.attached:
-                self.attached.remove(attached)
-                await attached.close()
-            raise
-        except HearthringError as error:
-            blocked = attached is not None and attached.blocked
-            (self.accusing if blocked else self.blamed).add(stage.node)
-            raise (
-                error
-                if isinstance(error, StageFailed) and error.field == "stage"
-                else stage.failed(error)
-            ) from error
-
-    def order(self, place: int) -> Reroute:
-        """What a stage that stays is told of this epoch."""
-        return self._ordering().stay(place, tuple(self.flight.committed), self.flight.undecided())
-
-    def _ordering(self) -> Ordering:
-        """What stages are told in this epoch."""
-        return Ordering(
-            self.session, self.epoch, self.route, self._transport.identity.node_id, self._ends
-        )
-
-    def _wish(self, place: int) -> Open:
-        return self._ordering().open(
-            place,
-            Wishes(
-                self._model_id,
-                self.max_rows,
-                commitment(self.nonce, self.candidates),
-                self._wanted_taps,
-                self._sharing,
-                self._cells,
-            ),
-        )
+    def wishes(self) -> Wishes:
+        """What it wants of every stage."""
+        promised = commitment(self.nonce, self.candidates)
+        wanted = self._taps, self._sharing, self._cells
+        return Wishes(self.model_id, self.max_rows, promised, *wanted)
 
     # -- losses --------------------------------------------------------------------------------
 
@@ -451,8 +313,8 @@ class RingSession:
             stage.suspected = True
             self.lose(stage, error)
 
-    def _lose_first(self, error: HearthringError) -> None:
-        first = next((a for a in self.attached if a.stage == self.route[0]), None)
+    def lose_first(self, error: HearthringError) -> None:
+        first = next((a for a in self.places.attached if a.stage == self.route[0]), None)
         if first is not None:
             self.lose(first, error)
         elif self._recovery is None:
@@ -463,7 +325,7 @@ class RingSession:
         if lost.down is None or lost.suspected:
             lost.down = error
         if self._recovery is None or self._watching is None or self._failed is not None:
-            self.blamed.add(lost.stage.node)
+            self.places.blamed.add(lost.stage.node)
             self.end(lost.stage.failed(error))
             return
         self._recovery.spares.avoided.add(lost.stage.node)
@@ -504,7 +366,7 @@ class RingSession:
         self, rows: Sequence[Row], wire: bytes, boundary: int, fingerprint: str
     ) -> list[bytes]:
         return row_hashes(
-            bytes.fromhex(self._model_id),
+            bytes.fromhex(self.model_id),
             bytes.fromhex(fingerprint),
             boundary,
             [row.kind for row in rows],

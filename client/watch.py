@@ -7,12 +7,14 @@ that is busy answers, so that slow isn't taken for dead.
 
 import asyncio
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from hearthring.client.attachment import Attachment
-from hearthring.client.flight import Flight
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, PeerUnreachable
 from hearthring.protocol.messages import Probe, Progress
+
+if TYPE_CHECKING:
+    from hearthring.client.ring import RingSession
 
 TICK = 0.1
 PATIENCE = 0.3
@@ -23,21 +25,10 @@ LINK = 2.0
 """Seconds that rows may be between two stages that have nothing else to do."""
 
 
-class Watched(Protocol):
-    """What is watched."""
-
-    flight: Flight
-    attached: list[Attachment]
-    epoch: int
-
-    def suspect(self, stage: Attachment, error: HearthringError) -> None:
-        """A stage that seems to be gone."""
-
-
 class Watch:
     """Watches one session; ``run`` it in a task."""
 
-    def __init__(self, ring: Watched) -> None:
+    def __init__(self, ring: "RingSession") -> None:
         self._ring = ring
         self._number, self._usual = 0, 0.0
         self._idle: tuple[tuple[int, int, int], float] | None = None
@@ -53,7 +44,7 @@ class Watch:
 
     async def _look(self) -> None:
         ring, epoch, moved = self._ring, self._ring.epoch, self._ring.flight.moved
-        stages = [stage for stage in ring.attached if stage.down is None]
+        stages = [stage for stage in ring.places.attached if stage.down is None]
         allowed = min(ANSWER_MOST, max(ANSWER, 5 * self._usual))
         begun = time.monotonic()
         said = await asyncio.gather(*(self._probe(stage, allowed) for stage in stages))
@@ -64,7 +55,7 @@ class Watch:
         for stage in silent:
             error = DeadlineExceeded("it doesn't answer", field=stage.stage.node)
             ring.suspect(stage, error)
-        if not silent and len(stages) == len(ring.attached):
+        if not silent and len(stages) == len(ring.places.attached):
             self._check_links(stages, [progress for progress in said if progress is not None])
 
     async def _probe(self, stage: Attachment, allowed: float) -> Progress | None:

@@ -71,7 +71,11 @@ class Talk:
 
     def __init__(self, ring: RingSession, ends: Ends, entry: ModelEntry, runners: Runners) -> None:
         self.ring, self.ends, self.sent = ring, ends, 0
-        self.shape, self.runners, self.transport = entry.manifest.shape, runners, ring._transport
+        self.shape, self.runners, self.transport = (
+            entry.manifest.shape,
+            runners,
+            ring.places.transport,
+        )
 
     async def say(self, rows: int) -> None:
         """Send rows and commit them."""

@@ -117,4 +117,4 @@ async def test_who_takes_no_call_or_opens_late_is_blamed() -> None:
     ring = RingSession(MemoryTransport(network), stages, "ab" * 32, "ef" * 32)
     with pytest.raises(DeadlineExceeded, match=rf"layers 1 to 2 at {stages[1].node}"):
         await ring.open(8, 0.1)
-    assert ring.blamed == {stages[1].node}, "the one before waits for it"
+    assert ring.places.blamed == {stages[1].node}, "the one before waits for it"

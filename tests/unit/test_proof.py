@@ -94,7 +94,7 @@ async def test_a_nan_is_refused_by_who_gets_it(tiny: ModelEntry, place: int) -> 
 async def test_a_withheld_receipt_is_said(
     tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hearthring.client.ring.RECEIPT_SECONDS", 0.3)
+    monkeypatch.setattr("hearthring.client.closing.RECEIPT_SECONDS", 0.3)
     proof = await prove(tiny, "withhold")
     verdict = audit_offline(proof, 1)
     assert verdict.outcome is Outcome.INCONCLUSIVE

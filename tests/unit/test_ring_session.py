@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hearthring.client.closing import finish
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import HearthringError, QuotaExceeded, StageFailed
@@ -147,7 +148,7 @@ async def test_a_wrong_result_ends_the_session_at_once(network: MemoryNetwork, n
         for pending in (waiting, behind):
             with pytest.raises(StageFailed, match=rf"{stage.node}: {error}: "):
                 await asyncio.wait_for(ring.result(pending), 5)
-        assert ring.blamed == {stage.node}
+        assert ring.places.blamed == {stage.node}
         assert ring.ledger.received == {}
         with pytest.raises(StageFailed, match=error):
             ring.send(ROWS, STATES)
@@ -191,13 +192,13 @@ async def test_a_stage_that_ends_its_stream_ends_the_session(network: MemoryNetw
 async def test_a_withheld_receipt_is_none_and_a_refused_one_too(
     network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hearthring.client.ring.RECEIPT_SECONDS", 0.05)
+    monkeypatch.setattr("hearthring.client.closing.RECEIPT_SECONDS", 0.05)
     fake = FakeStage(network)
     async with session(network, await fake.start()) as ring:
         await ring.open(8)
-        assert await ring.finish([]) == [None]
+        assert await finish(ring, []) == [None]
         fake.out.put_nowait(encode_down(Receipt(b"body", b"signature")))
-        assert await ring.finish([]) == [Receipt(b"body", b"signature")]
+        assert await finish(ring, []) == [Receipt(b"body", b"signature")]
 
 
 async def test_one_refusal_leaves_nothing_open_anywhere(network: MemoryNetwork) -> None:
@@ -219,7 +220,7 @@ async def test_one_refusal_leaves_nothing_open_anywhere(network: MemoryNetwork) 
     with pytest.raises(StageFailed, match=f"{route[0].node}: QuotaExceeded: sessions: full"):
         await ring.open(8)
     assert reached.is_set()
-    assert ring.blamed == {route[0].node}
+    assert ring.places.blamed == {route[0].node}
     go.set()
     for _ in range(20):
         await asyncio.sleep(0)

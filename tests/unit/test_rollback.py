@@ -11,6 +11,7 @@ import pytest
 
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
+from hearthring.client.closing import finish
 from hearthring.client.generation import Generation
 from hearthring.client.ring import RingSession
 from hearthring.client.rollback import RolledBack
@@ -160,7 +161,7 @@ async def test_rows_behind_a_position_are_made_anew(
             assert await run.go(6, lambda: run.ring.roll_back(to)) == undisturbed.token_ids
             assert run.ring.epoch == 0
             assert [row.position for row in run.generation.rows] == list(range(209))
-            receipts = await run.ring.finish(run.generation.uncommitted)
+            receipts = await finish(run.ring, run.generation.uncommitted)
             assert None not in receipts
     assert run.backs == [max(to, len(PROMPT_IDS) - 1) + 1 - len(PROMPT_IDS)]
 
@@ -200,7 +201,7 @@ async def test_an_unknown_node_cant_be_evicted_but_rows_are_taken_back(tiny: Mod
             await run.generation.prefill()
             run.ring.roll_back(3, "nobody")
             with pytest.raises(RolledBack) as told:
-                await run.ring.finish([])
+                await finish(run.ring, [])
             assert told.value.position == len(PROMPT_IDS) - 1, "the prompt stays"
 
 
