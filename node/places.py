@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hearthring.node.orders import check_wish
 from hearthring.node.prefix import PrefixTree
-from hearthring.node.stage_session import StageSession, check_wish
+from hearthring.node.stage_session import StageSession
 from hearthring.protocol.errors import (
     HearthringError,
     LayersOutOfRange,

@@ -18,8 +18,9 @@ import numpy as np
 from hearthring.node.archive import Archive
 from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.cell_desk import CellDesk
+from hearthring.node.orders import check_reroute
 from hearthring.node.places import MakeSession, Place, Places, honest_session, place_key
-from hearthring.node.stage_session import Prepared, check_reroute
+from hearthring.node.stage_session import Prepared
 from hearthring.node.worker import Worker
 from hearthring.protocol.errors import (
     DeadlineExceeded,

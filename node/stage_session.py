@@ -7,19 +7,18 @@ thread, one at a time; only ``cancel`` may be called from elsewhere.
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 import numpy as np
 
+from hearthring.node.account import Account
 from hearthring.node.admission import admit
-from hearthring.node.archive import CellRecord, Record
+from hearthring.node.archive import Record
 from hearthring.node.cells import CellBook
 from hearthring.node.opening import Live
 from hearthring.node.prefix import PrefixCursor, PrefixTree
-from hearthring.node.retention import Kept, Retention
-from hearthring.protocol import identity
+from hearthring.node.retention import Retention
+from hearthring.node.reuse import reuse
 from hearthring.protocol.errors import (
-    BadShape,
     HearthringError,
     Malformed,
     OutOfOrder,
@@ -29,7 +28,6 @@ from hearthring.protocol.errors import (
     UnknownRow,
 )
 from hearthring.protocol.identity import Identity
-from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     ROOT,
@@ -47,14 +45,12 @@ from hearthring.protocol.messages import (
     Step,
     Tap,
 )
-from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack, unpack
-from hearthring.shards.engine import Engine, EngineRow, KvCache, Segment
+from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.shards.engine import Engine, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.tracing import Trace, TracingEngine
-from hearthring.verify import receipts
 from hearthring.verify.claims import Check, claim
-from hearthring.verify.digest import digests
-from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
+from hearthring.verify.rowhash import CHUNK, row_hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +102,8 @@ class StageSession:
         self._openings = 0
         if wish.cells and isinstance(engine, TracingEngine):
             self._cells = CellBook((wish.start, wish.end), self._model, self._class)
+        held = self._cache, self._slots, self._kept, self._cells
+        self._account = Account(client, who, engine, self._residual, *held)
 
     def share(self, tree: PrefixTree) -> None:
         """Take rows that are known from earlier sessions out of a tree, as the client allows.
@@ -124,7 +122,7 @@ class StageSession:
             kept = [self._kept[row] for row in ids]
             slots = np.array([self._slots.slot(row) for row in ids], np.int64)
             received, wires = [k.received for k in kept], [k.wire for k in kept]
-            self._settle(whole=True)
+            self._account.settle(whole=True)
             cells = [self._cells.inside(row) for row in ids] if self._cells is not None else ()
             self._prefix.keep(received, wires, self._cache, slots, cells)
 
@@ -137,7 +135,7 @@ class StageSession:
         """What can wait until a step has left: commit to the cells of full chunks."""
         cells = self._cells
         if cells is not None and len(self._slots.committed) >= (len(cells.sealed) + 1) * CHUNK:
-            self._settle(whole=False)
+            self._account.settle(whole=False)
 
     @property
     def last(self) -> bool:
@@ -181,7 +179,10 @@ class StageSession:
             raise
         self._kept.drop(step.drop)
         self._newest = max((row.id for row in step.rows), default=self._newest)
-        reused = self._reuse(live, placed)
+        reused = frozenset[int]()
+        if self._prefix is not None:
+            held = self._kept, self._cache, self._cells
+            reused = reuse(self._prefix, live, placed, *held)
         chosen = [i for i, row in enumerate(live) if row.id in placed and row.id not in reused]
         fresh = tuple(live[i] for i in chosen)
         return Prepared(
@@ -313,61 +314,15 @@ class StageSession:
     def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
         """Commit the last rows and sign for everything committed. An honest one always does."""
         self._slots.commit(commit)
-        self._settle(whole=True)
-        kept = [self._kept[row.id] for row in self._slots.committed]
-        return receipts.sign(self._body(kept, tuple(self._digests(kept))), self._who)
-
-    def _body(self, kept: list[Kept], made: tuple[bytes, ...]) -> receipts.ReceiptBody:
-        """A receipt over rows from position 0 on, and their digests."""
-        wish, positions = self.wish, [k.row.position for k in kept]
-        roots = self._cells.roots if self._cells is not None else ()
-        return receipts.ReceiptBody(
-            node=self._who.node_id,
-            client=self.client,
-            session=wish.session,
-            epoch=wish.epoch,
-            nonce_hash=wish.nonce_hash,
-            model_id=wish.model_id,
-            start=wish.start,
-            end=wish.end,
-            residual=wish.residual,
-            numerics=self._engine.numerics.name,
-            fingerprint=self._engine.numerics.fingerprint,
-            previous=wish.previous,
-            previous_fingerprint=wish.previous_fingerprint,
-            next=wish.next,
-            rows=len(kept),
-            in_roots=tuple(chunk_roots(positions, [k.received for k in kept])),
-            out_roots=tuple(chunk_roots(positions, [k.sent for k in kept])),
-            digests=made,
-            cell_roots=roots[: -(-len(kept) // CHUNK)],
-            kv=self._cache.kv_type if self._cells is not None else "",
-        )
+        return self._account.receipt(self.wish)
 
     def record(self) -> Record | None:
         """What it sent for the committed rows, to be opened when they are audited."""
-        kept = [self._kept[row.id] for row in self._slots.committed]
-        wire = b"".join(k.wire for k in kept)
-        row_bytes = self._engine.width * self._residual.bytes
-        if self._cells is None:
-            return Record(self.client, row_bytes, wire)
-        cells = CellRecord(
-            self.wish,
-            tuple(k.row.kind for k in kept),
-            b"".join(k.input for k in kept),
-            tuple(k.received for k in kept),
-            tuple(k.sent for k in kept),
-        )
-        return Record(self.client, row_bytes, wire, cells)
+        return self._account.record(self.wish)
 
     def commitment(self) -> Receipt | None:
         """Sign for the full chunks so far, without digests; None without cells."""
-        if self._cells is None:
-            return None
-        self._settle(whole=False)
-        ids = [row for chunk in self._cells.sealed for row in chunk.ids]
-        full = [self._kept[row] for row in ids[: len(ids) // CHUNK * CHUNK]]
-        return receipts.sign(self._body(full, ()), self._who)
+        return self._account.commitment(self.wish)
 
     def inside(self) -> Live:
         """What can be shown of it; a little more often than it has chunks.
@@ -379,7 +334,7 @@ class StageSession:
         self._openings += 1
         if self._openings > len(self._cells.sealed) + LIMITS.openings:
             raise QuotaExceeded("opened more often than it has chunks", field="cells.session")
-        self._settle(whole=False)
+        self._account.settle(whole=False)
         window = self.wish.start, self.wish.end
         sources = self._cells, self._kept, self._slots, self._cache, self._engine
         return Live(window, (self._model, self._class), *sources)
@@ -440,67 +395,3 @@ class StageSession:
         """The rows that were cancelled until now; more may come meanwhile."""
         while self._cancelled:
             yield self._cancelled.popleft()
-
-    def _reuse(self, live: tuple[Row, ...], placed: dict[int, EngineRow]) -> frozenset[int]:
-        """Copy keys, values and outputs of rows that an earlier session left, and name the rows."""
-        runs: list[tuple[KvCache, list[int], list[int]]] = []
-        reused = set[int]()
-        for row in live if self._prefix is not None else ():
-            entry, kept = placed.get(row.id), self._kept[row.id]
-            found = self._prefix and entry and self._prefix.follow(kept.row, kept.received)
-            if not found or not entry:
-                break
-            if self._cells is not None:
-                if found.cells is None:
-                    break
-                self._cells.known(row.id, found.cells)
-            if not runs or runs[-1][0] is not found.cache:
-                runs.append((found.cache, [], []))
-            runs[-1][1].append(found.slot)
-            runs[-1][2].append(entry.slot)
-            kept.wire = found.wire
-            reused.add(row.id)
-        for cache, source, target in runs:
-            self._cache.copy(cache, np.array(source, np.int64), np.array(target, np.int64))
-        return frozenset(reused)
-
-    def _settle(self, whole: bool) -> None:
-        if self._cells is None:
-            return
-        kept = [self._kept[row.id] for row in self._slots.committed]
-        self._cells.seal(
-            [k.row for k in kept],
-            lambda row: self._kept[row].sent,
-            self._cache,
-            self._slots.slot,
-            self._slots,
-            whole,
-        )
-
-    def _digests(self, kept: list[Kept]) -> list[bytes]:
-        rows = b"".join(bytes(k.wire) for k in kept)
-        states = unpack(rows, len(kept), self._engine.width, self._residual)
-        return digests([bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)])
-
-
-def check_wish(wish: Open) -> None:
-    """Refuse a wish whose fields can't be meant, before anything is allocated for it."""
-    if wish.max_rows < 1:
-        raise BadShape("at least one row", field="open.max_rows")
-    for name in ("model_id", "fingerprint", "previous_fingerprint"):
-        value = getattr(wish, name)
-        if len(value) != 2 * sha256().digest_size or not set(value) <= set("0123456789abcdef"):
-            raise BadShape("not a SHA-256 in hexadecimal", field=f"open.{name}")
-    identity.public_key_of(wish.previous)
-    identity.public_key_of(wish.next)
-
-
-def check_reroute(order: Reroute, client: str) -> None:
-    """Refuse an order whose fields can't be meant."""
-    value = order.previous_fingerprint
-    if len(value) != 2 * sha256().digest_size or not set(value) <= set("0123456789abcdef"):
-        raise BadShape("not a SHA-256 in hexadecimal", field="reroute.previous_fingerprint")
-    identity.public_key_of(order.previous)
-    identity.public_key_of(order.next)
-    if order.next != client:
-        split_address(order.next_address, "reroute.next_address")
