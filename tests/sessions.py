@@ -8,11 +8,21 @@ from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Kind, Segment, Window
 from hearthring.shards.ggml_kv import GgmlKv
 from hearthring.shards.slots import SlotMap
-from tests.ggml_session import litter
 
 PROMPT, GENERATED = Kind.PROMPT, Kind.GENERATED
 Row = tuple[int, int, Kind]
 """Id, parent and kind."""
+
+
+def litter(cache: Any) -> None:
+    """Fill a cache, so that whatever heeds a slot nobody wrote shows."""
+    if not isinstance(cache, GgmlKv):
+        cache.k.fill_(np.nan)
+        cache.v.fill_(np.nan)
+    elif cache.rows.dtype == np.uint8:
+        cache.rows.fill(0xFF)
+    else:
+        cache.rows[...] = np.random.default_rng(9).uniform(-300, 300, cache.rows.shape[2:])
 
 
 class Session:
@@ -27,11 +37,7 @@ class Session:
     ) -> None:
         self.engine, self.states = engine, states
         self.slots, self.cache = SlotMap(capacity), engine.new_cache(capacity, window)
-        if isinstance(self.cache, GgmlKv):
-            litter(self.cache)
-        else:
-            self.cache.k.fill_(np.nan)
-            self.cache.v.fill_(np.nan)
+        litter(self.cache)
         self.position = {0: -1}
         self.out: dict[int, bytes] = {}
         self.moves = 0

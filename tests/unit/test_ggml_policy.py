@@ -17,7 +17,7 @@ from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_policy import Policy, policy_of
 from hearthring.shards.ggml_wide import BLOCK, Blas, arrange, cut
 from hearthring.shards.shape import Shape
-from tests.ggml_session import GENERATED, PROMPT, Session
+from tests.sessions import GENERATED, PROMPT, Session
 
 SHAPE = Shape("llama", 1, 256, 4, 2, 64, 512, 512, 1024, 1e-5, 1e4)
 STATES = uniform(3, (400, SHAPE.width))

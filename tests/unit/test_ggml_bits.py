@@ -1,0 +1,200 @@
+"""Rows of the ggml engine keep their bits, however they are batched and wherever they lie."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.engine import EngineRow, Segment
+from hearthring.shards.families import layer_parts
+from hearthring.shards.fingerprint import fixed_weight, uniform
+from hearthring.shards.ggml_check import FixedWeights
+from hearthring.shards.ggml_engine import GgmlEngine
+from hearthring.shards.ggml_library import load_ggml
+from hearthring.shards.ggml_passes import CHUNK
+from hearthring.shards.shape import Shape
+from tests.ggml_tiny import LAYERS, TYPES, engine, inputs, reference
+from tests.sessions import GENERATED, PROMPT, Session, litter
+from tests.tiny import WIDTH
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("residual", list(Residual))
+@pytest.mark.parametrize("step", [1, 7, CHUNK[PROMPT], 149])
+def test_the_cut_of_a_prompt_changes_no_bit(kind, residual, step):
+    e, states = engine(kind, residual=residual), inputs(171, residual)
+    session = Session(e, states)
+    session.chain(1, 150, PROMPT, step)
+    session.chain(150, 170, GENERATED, 3)
+    assert session.out == reference(e, states)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_windows_equal_the_whole(kind):
+    states = inputs(171)
+    whole = reference(engine(kind), states)
+    both = engine(kind)
+    for cut in range(1, LAYERS):
+        first = reference(engine(kind, 0, cut), states)
+        assert reference(both, states, window=(0, cut)) == first
+        between = np.zeros_like(states)
+        for row, data in first.items():
+            between[row] = np.frombuffer(data, np.float32)
+        assert reference(engine(kind, cut, LAYERS), between) == whole
+        assert reference(both, between, window=(cut, LAYERS)) == whole
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_thread_count_changes_no_bit(kind):
+    states = inputs(371)
+    one, two = (reference(engine(kind, threads=threads), states, 350, 370) for threads in (1, 2))
+    assert one == two
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("prompt", [1, 130])
+def test_a_tree_equals_each_of_its_branches(kind, threads, prompt):
+    e, states = engine(kind, threads=threads), inputs(prompt + 9)
+    at = prompt + 1
+    parents = [prompt, prompt, at, at, at + 1, at + 2, at + 5, prompt]
+    tree = Session(e, states)
+    tree.chain(1, at)
+    tree.run(*((at + i, parent, GENERATED) for i, parent in enumerate(parents)))
+    for leaf in range(at, at + len(parents)):
+        path = [leaf]
+        while path[0] >= at:
+            path.insert(0, parents[path[0] - at])
+        alone = Session(e, states)
+        alone.chain(1, at)
+        for parent, row in pairwise(path):
+            alone.run((row, parent, GENERATED))
+        assert {i: tree.out[i] for i in alone.out} == alone.out
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_gaps_between_slots_change_no_bit(kind):
+    e, states = engine(kind), inputs(60)
+    outs = []
+    for slots in (np.arange(60), np.arange(60) * 5 + 3, np.sort(np.arange(60) ** 2 % 3481 + 9)):
+        slots = np.unique(slots)[:59]
+        cache = e.new_cache(4000)
+        litter(cache)
+        rows = [EngineRow(PROMPT, p, int(slots[p]), slots[: p + 1]) for p in range(len(slots))]
+        parts = [rows[:40], *([row] for row in rows[40:])]
+        done, found = 0, []
+        for part in parts:
+            given = states[done : done + len(part)]
+            found.append(e.forward((Segment(cache, tuple(part)),), given)[0])
+            done += len(part)
+        outs.append(np.concatenate(found)[:28])
+    assert np.array_equal(outs[0], outs[1])
+    assert np.array_equal(outs[0], outs[2])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", TYPES)
+def test_sessions_in_one_batch_do_not_see_each_other(kind, threads):
+    e = engine(kind, threads=threads)
+    sessions = [Session(e, inputs(171, seed=s), 300 + 60 * s) for s in (1, 2, 3)]
+    steps = [[(i, i - 1, PROMPT) for i in range(1, 150)]]
+    steps += [[(i, i - 1, GENERATED)] for i in range(150, 170)]
+    for number, step in enumerate(steps):
+        order = sessions[number % 3 :] + sessions[: number % 3]
+        segments = tuple(session.place(step) for session in order)
+        ids = [row[0] for row in step]
+        out, _ = e.forward(segments, np.concatenate([s.states[ids] for s in order]))
+        for session, part in zip(order, np.split(out, 3), strict=True):
+            session.keep(step, part)
+    for seed, session in enumerate(sessions, 1):
+        assert session.out == reference(e, inputs(171, seed=seed))
+
+
+def test_dropped_rows_and_compaction_leave_no_trace():
+    e, states = engine("Q4_1"), inputs(120)
+    plain = Session(e, states)
+    plain.chain(1, 100)
+    plain.chain(100, 120, GENERATED, 1)
+
+    # Each row of the text is the last of four siblings, the others are dropped with a child each.
+    session = Session(e, np.zeros((900, WIDTH), np.float32), capacity=125)
+    noise, kept = inputs(900, seed=3), []
+    parent, fresh = 0, 1
+    for row in range(1, 120):
+        kind = PROMPT if row < 100 else GENERATED
+        ids = list(range(fresh, fresh + 6))
+        session.states[ids] = noise[ids]
+        session.states[ids[3]] = states[row]
+        parents = [parent] * 4 + ids[:2]
+        session.run(*((i, p, kind) for i, p in zip(ids, parents, strict=True)))
+        session.slots.commit([ids[3]])
+        session.slots.drop([*ids[:3], ids[4]])
+        kept.append(session.out[ids[3]])
+        parent, fresh = ids[3], fresh + 6
+    assert kept == list(plain.out.values())
+    assert session.moves
+
+
+WIDE = Shape("llama", 1, 256, 4, 2, 64, 512, 512, 1024, 1e-5, 1e4)
+ALL_TYPES = [
+    "F32",
+    "F16",
+    "BF16",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+]
+
+
+@pytest.mark.parametrize("kind", ALL_TYPES)
+def test_every_weight_type_keeps_bits(kind):
+    """Some types' kernels change with two rows, some with six, some never."""
+    kinds = {
+        part: GGMLQuantizationType[kind if len(size) == 2 else "F32"]
+        for part, size in layer_parts(WIDE).items()
+    }
+    weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, WIDE), WIDE, kinds)
+    one, two = (
+        GgmlEngine(weights, 0, 1, Residual.FP32, threads, check=False) for threads in (1, 2)
+    )
+    states = uniform(3, (141, WIDE.width))
+    plain = Session(one, states)
+    plain.chain(1, 100)
+    plain.chain(100, 141, GENERATED, 1)
+    other = Session(two, states)
+    other.chain(1, 6, PROMPT, 1)
+    other.chain(6, 100, PROMPT, 17)
+    for low, high in ((100, 102), (102, 105), (105, 110), (110, 116), (116, 125), (125, 141)):
+        other.chain(low, high, GENERATED)
+    assert other.out == plain.out
+
+
+def test_a_prompt_beside_dropped_rows_equals_one_in_order():
+    """Tiles are cut by slot, so prompt rows that lie elsewhere are run in a straight copy."""
+    e, states = engine("Q4_1", threads=2), inputs(460)
+    plain = Session(e, states, capacity=470)
+    plain.chain(1, 100)
+    plain.chain(100, 130, GENERATED)
+    plain.chain(130, 450)
+    plain.chain(450, 460, GENERATED, 1)
+    other = Session(e, np.concatenate((states, states)), capacity=900)
+    other.chain(1, 100)
+    other.run(*((i, 99, GENERATED) for i in range(300, 340)))  # siblings that stay for a while
+    last = 99
+    for first, kind in ((100, GENERATED), (130, PROMPT), (450, GENERATED)):
+        ids = range(460 + first, 460 + {100: 130, 130: 450, 450: 460}[first])
+        other.run(*((i, last if i == ids[0] else i - 1, kind) for i in ids))
+        last = ids[-1]
+    assert {i - 460: out for i, out in other.out.items() if i > 460} == {
+        i: out for i, out in plain.out.items() if i >= 100
+    }
