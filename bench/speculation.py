@@ -75,7 +75,7 @@ class Bench:
 
     async def ask(self, draft: Draft | None, pace: Pace | None, **question: Any) -> Answer:
         """One answer."""
-        self.client._pace = None if pace is None else lambda: pace
+        self.client.answering.pace = None if pace is None else lambda: pace
         make: Any = "none" if draft is None else lambda setting: draft
         return await self.client.generate(
             draft=make, proof=False, max_tokens=self.tokens, **question
@@ -107,7 +107,7 @@ async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     # Without sharing: rows of earlier answers would be copied instead of computed.
     async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
-        client._lessons = None  # no run learns from another
+        client.answering.lessons = None  # no run learns from another
         bench = Bench(client, options.tokens, options.rounds)
         cases: list[tuple[str, tuple[str, ...], Make]] = [
             (kind, KINDS[kind], lambda answer, wide: SuffixDraft(wide)) for kind in options.kinds

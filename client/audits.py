@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 from hearthring.client.auditing import audit_offline
 from hearthring.client.cell_audit import CELLS, audit_by_cells, check_depth
-from hearthring.client.config import ClientConfig
-from hearthring.client.request import Progress
 from hearthring.client.seeds import find_records
+from hearthring.client.swarm import Swarm
 from hearthring.client.swarm_audit import SwarmAudit
 from hearthring.protocol.errors import ModelNotHere, SeedUnreachable, UnknownModel
-from hearthring.protocol.record_book import RecordBook
-from hearthring.protocol.transport import Transport
+from hearthring.protocol.records import NodeRecord
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.parts import replay_parts, window_parts
@@ -32,21 +30,13 @@ from hearthring.verify.verdict import Verdict
 class Audits:
     """Audits on behalf of one client, whose ``thread`` replays."""
 
-    config: ClientConfig
-    transport: Callable[[], Transport]
-    book: RecordBook
+    swarm: Swarm
     thread: Executor
-    progress: Progress
 
-    async def audit(
-        self,
-        proof: Proof,
-        verifiers: int | None,
-        depth: str,
-        memory: Callable[[str], float] | None,
-    ) -> Verdict:
-        """As ``AsyncClient.audit``; ``memory`` learns from it if it is a ``Reputation``."""
-        check_depth(depth, verifiers, bool(self.config.join))
+    async def audit(self, proof: Proof, verifiers: int | None, depth: str) -> Verdict:
+        """As ``AsyncClient.audit``; the user's memory of nodes learns from it."""
+        memory = self.swarm.reputation
+        check_depth(depth, verifiers, bool(self.swarm.config.join))
         if verifiers is not None:
             verdict = await self._by_swarm(proof, verifiers, depth)
         elif depth == CELLS:
@@ -54,41 +44,56 @@ class Audits:
         else:
             verdict = await self._offline(proof)
         if isinstance(memory, Reputation):
-            own = proof.client == self.transport().identity.node_id
+            own = proof.client == self.swarm.transport().identity.node_id
             await asyncio.to_thread(memory.learn, proof, verdict, own)
         return verdict
 
     async def _offline(self, proof: Proof) -> Verdict:
         opened = None
-        if self.config.join:
+        if self.swarm.config.join:
             # Without them the verdict says what is missing.
             with contextlib.suppress(UnknownModel, ModelNotHere, SeedUnreachable):
                 entry = await self._entry(proof)
                 opened = await self._obtain(entry, replay_parts(entry.manifest))
         return await asyncio.get_running_loop().run_in_executor(
-            self.thread, audit_offline, proof, self.config.threads, self.progress, opened
+            self.thread,
+            audit_offline,
+            proof,
+            self.swarm.config.threads,
+            self.swarm.progress,
+            opened,
         )
 
     async def _by_cells(self, proof: Proof) -> Verdict:
-        transport = self.transport()
-        _, records = await find_records(transport, self.config.join, self.book, proof.model_id)
+        swarm, records = self.swarm, await self._records(proof)
         entry = await self._entry(proof)
         gguf = await self._obtain(entry, window_parts(0, entry.manifest.shape.layers))
-        threads = self.config.threads
-        return await audit_by_cells(transport, records, proof, gguf, threads, self.progress)
+        threads = swarm.config.threads
+        return await audit_by_cells(
+            swarm.transport(), records, proof, gguf, threads, swarm.progress
+        )
 
     async def _by_swarm(self, proof: Proof, verifiers: int, depth: str) -> Verdict:
-        transport, join = self.transport(), self.config.join
-        _, records = await find_records(transport, join, self.book, proof.model_id)
+        transport, progress = self.swarm.transport(), self.swarm.progress
+        records = await self._records(proof)
         layers = (await self._entry(proof)).manifest.shape.layers
-        audit = SwarmAudit(transport, records, proof, layers, verifiers, self.progress, depth)
-        return await audit.run()
+        return await SwarmAudit(transport, records, proof, layers, verifiers, progress, depth).run()
+
+    async def _records(self, proof: Proof) -> list[NodeRecord]:
+        """Those of the proof's model, which may be another than the client's."""
+        swarm = self.swarm
+        _, found = await find_records(
+            swarm.transport(), swarm.config.join, swarm.book, proof.model_id
+        )
+        return found
 
     async def _entry(self, proof: Proof) -> ModelEntry:
-        return await find_model(self.transport(), self.config.join, proof.model_id, ModelStore())
+        transport, join = self.swarm.transport(), self.swarm.config.join
+        return await find_model(transport, join, proof.model_id, ModelStore())
 
     async def _obtain(self, entry: ModelEntry, parts: Sequence[str]) -> GgufFile:
-        return await obtain(self.transport(), self.config.join, entry, parts, self.progress)
+        swarm = self.swarm
+        return await obtain(swarm.transport(), swarm.config.join, entry, parts, swarm.progress)
 
 
 async def remember(memory: Callable[[str], float] | None, lessons: Sequence[Evidence]) -> None:

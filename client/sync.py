@@ -6,7 +6,8 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 from hearthring.client.answer import Answer, Piece
-from hearthring.client.api import AnswerStream, AsyncClient
+from hearthring.client.answering import AnswerStream
+from hearthring.client.api import AsyncClient
 from hearthring.client.drafts import AUTO, Make
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import Messages, Options, Progress

@@ -204,7 +204,7 @@ async def test_a_silent_stage_gives_way_to_one_that_failed_before(
     async with doomed(tiny, {}) as swarm:
         silent, other = swarm.swarm.nodes[2], await swarm.node((2, 4))
         client = swarm.swarm.client()
-        client._avoided.add(other.node_id)
+        client.sessions.avoided.add(other.node_id)
         stream = client.stream(**OPTIONS)  # type: ignore[arg-type]
         pieces = aiter(stream)
         for _ in range(3):

@@ -68,8 +68,8 @@ async def test_lessons_of_a_ring(tiny: ModelEntry, tmp_path: Path) -> None:
         client = swarm.client()
         plain = await client.generate("a b a b a b a b", draft="none", max_tokens=40)
         history = History(tmp_path / "speculation.db")
-        client._lessons = Lessons(history)
-        client._pace = lambda: Fixed(3)
+        client.answering.lessons = Lessons(history)
+        client.answering.pace = lambda: Fixed(3)
         for _ in range(2):
             answer = await client.generate(
                 "a b a b a b a b", draft="suffix", max_tokens=40, explain=said.append

@@ -101,7 +101,7 @@ async def talk(
     entry: ModelEntry, runners: Runners, hooks: dict[int, NodeHooks]
 ) -> AsyncIterator[Talk]:
     async with memory_swarm(entry, CUTS, Residual.FP16, hooks) as swarm:
-        ring, ends = await swarm.client()._open_ring(len(IDS), cells=True)
+        ring, ends = await swarm.client().sessions.open(len(IDS), cells=True)
         async with ring:
             yield Talk(ring, ends, entry, runners)
 

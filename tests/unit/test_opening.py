@@ -64,8 +64,8 @@ async def test_a_dead_node_isnt_tried_for_ever_where_all_have_failed(tiny: Model
     async with memory_swarm(tiny, (0, 4)) as swarm:
         dead = await swarm.node((0, 4), row_seconds=0.0001)
         client = swarm.client()
-        client._avoided.add(swarm.nodes[0].node_id)
-        client._avoided.add(dead.node_id)
+        client.sessions.avoided.add(swarm.nodes[0].node_id)
+        client.sessions.avoided.add(dead.node_id)
         await swarm.kill(dead)
         answer = await client.generate(**IDS)  # type: ignore[arg-type]
         assert answer.route[0].node == swarm.nodes[0].node_id
@@ -75,7 +75,7 @@ async def test_a_request_waits_for_layers_that_come_back(tiny: ModelEntry) -> No
     async with memory_swarm(tiny, (0, 2)) as swarm:
         waits: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         client = swarm.client()
-        client._progress = lambda what, done, total: waits.done() or waits.set_result(what)
+        client.swarm.progress = lambda what, done, total: waits.done() or waits.set_result(what)
         asking = asyncio.create_task(client.generate(**IDS))  # type: ignore[arg-type]
         assert "[2, 4) of 4" in await waits
         late = await swarm.node((2, 4))

@@ -146,9 +146,9 @@ class Run:
 
 async def start(swarm: MemorySwarm, patience: float = 30.0) -> Run:
     client = swarm.client(patience)
-    ring, ends = await client._open_ring(len(PROMPT_IDS) + 4 * TOKENS)
+    ring, ends = await client.sessions.open(len(PROMPT_IDS) + 4 * TOKENS)
     sampling = Sampling(temperature=0.9, seed=4)
-    return Run(ring, Generation(ring, ends, client._heads, sampling, list(PROMPT_IDS)))
+    return Run(ring, Generation(ring, ends, client.heads, sampling, list(PROMPT_IDS)))
 
 
 @pytest.mark.parametrize("to", [-1, len(PROMPT_IDS) - 1, len(PROMPT_IDS) + 2])

@@ -100,7 +100,7 @@ async def test_several_drafts_in_a_ring(tiny: ModelEntry, monkeypatch: pytest.Mo
     monkeypatch.setitem(DRAFTS, "counting", counting)
     async with memory_swarm(tiny, CUTS) as swarm:
         client = swarm.client()
-        client._pace = lambda: Fixed(3)
+        client.answering.pace = lambda: Fixed(3)
         plain = await client.generate("a b a b a b", draft="none", max_tokens=24)
         both = await client.generate("a b a b a b", draft="counting+suffix", max_tokens=24)
     assert both.token_ids == plain.token_ids

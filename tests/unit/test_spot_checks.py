@@ -56,7 +56,7 @@ async def test_a_liar_is_evicted_and_the_answer_is_the_honest_one(
     async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
         liar, _ = await with_spare(swarm, place, hooks)
         client = swarm.client()
-        client.reputation = memory = Reputation()
+        client.swarm.reputation = memory = Reputation()
         answer = await client.generate(**OPTIONS, spot_check=1.0)
         assert answer.caught == (liar,)
         assert [item.node for item in memory.evidence()] == [liar]

@@ -253,7 +253,7 @@ async def test_audits_move_standings_and_routes_go_by_them(tiny: ModelEntry) -> 
     """The liar isn't used again; the honest keep their standing, whoever slanders them."""
     hooks = {1: hooks_for("skip-layer", WINDOWS[1])}
     async with audited(tiny, hooks, judges=(None, LyingJudge(slander), None)) as (swarm, client, _):
-        client.reputation = memory = Reputation()
+        client.swarm.reputation = memory = Reputation()
         proof = (await client.generate(**PROMPT)).proof  # type: ignore[arg-type]
         assert (await client.audit(proof, verifiers=3)).outcome is Outcome.REJECTED
         liar, honest, slanderer = (swarm.nodes[place].node_id for place in (1, 0, 4))
