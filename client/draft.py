@@ -4,13 +4,14 @@ A draft can't change an answer. The ring runs what it proposes, and only those r
 token the model itself has chosen (``client/speculation.py``); a bad draft costs time alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hearthring.client.sampler import Sampling
 
 if TYPE_CHECKING:
+    from hearthring.client.remembered import Remembered
     from hearthring.client.request import PromptModel
 
 
@@ -59,6 +60,8 @@ class Setting:
 
     ``argument`` is what follows the name and a colon in ``--draft NAME:ARGUMENT``. ``shared``
     belongs to the client and outlives a generation: what is dear to load is kept there by name.
+    ``remembered`` is where the client remembers its texts, if it does; ``explain`` is told in words
+    what a draft has to say of itself.
     """
 
     model: "PromptModel"
@@ -66,3 +69,5 @@ class Setting:
     threads: int = 1
     argument: str = ""
     shared: dict[str, Any] = field(default_factory=dict)
+    remembered: "Remembered | None" = None
+    explain: Callable[[str], None] | None = None

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from hearthring.client.controller import Controller
 from hearthring.client.draft import Draft, Setting
+from hearthring.client.ngrams import open_ngrams
 from hearthring.client.pace import Explain, Pace
 from hearthring.client.several import SeveralDrafts
 from hearthring.client.speculation import Speculation
@@ -17,7 +18,7 @@ AUTO, NONE = "auto", "none"
 Make = Callable[[Setting], Draft]
 MakePace = Callable[[], Pace]
 
-DRAFTS: dict[str, Make] = {"suffix": lambda setting: SuffixDraft()}
+DRAFTS: dict[str, Make] = {"suffix": lambda setting: SuffixDraft(), "ngrams": open_ngrams}
 
 
 def check_draft(wish: str | Make) -> str | Make:
@@ -47,10 +48,10 @@ def open_speculation(
     """
     if wish == NONE:
         return Speculation()
-    if isinstance(wish, str):
-        draft = _named("suffix" if wish == AUTO else wish, setting)
-    else:
-        draft = wish(setting)
+    setting = replace(setting, explain=explain)
+    if wish == AUTO:
+        wish = "suffix" if setting.remembered is None else "suffix+ngrams"
+    draft = _named(wish, setting) if isinstance(wish, str) else wish(setting)
     return Speculation(draft, Controller(explain) if pace is None else pace(), explain)
 
 

@@ -6,7 +6,6 @@ names only, nothing of any text.
 """
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from hearthring.client.philox import F64
 from hearthring.client.situation import FEATURES, Situation
+from hearthring.protocol.private import private_file
 
 KEPT = 2000
 """Answers remembered; the oldest go first."""
@@ -201,8 +201,7 @@ class History:
         self._path.unlink(missing_ok=True)
 
     def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        private_file(self._path)
         base = sqlite3.connect(self._path, timeout=2.0)
         try:
             base.execute(

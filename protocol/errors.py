@@ -13,7 +13,8 @@
     │   ├── BadModelFile
     │   ├── BadIdentityFile
     │   ├── BadProof
-    │   └── BadEvidence
+    │   ├── BadEvidence
+    │   └── BadMemory
     ├── Unavailable                 69  something that is needed isn't there now
     │   ├── ModelNotHere
     │   ├── DiskFull
@@ -116,6 +117,10 @@ class BadProof(DataError):
 
 class BadEvidence(DataError):
     """A file of evidence about nodes that doesn't parse, or was altered after it was signed."""
+
+
+class BadMemory(DataError):
+    """The file of remembered texts isn't one, or can't be used."""
 
 
 class Unavailable(HearthringError):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hearthring.protocol import identity
 from hearthring.protocol.errors import BadEvidence, HearthringError
+from hearthring.protocol.private import private_file
 from hearthring.verify.reputation import OWN, Evidence, Standing, lessons, standings
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Reputation:
         self._read, self._standings = -math.inf, dict[str, Standing]()
         try:
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                private_file(path)
             where = path or ":memory:"
             self._base = sqlite3.connect(where, timeout=5.0, check_same_thread=False)
             with self._base:
