@@ -3,132 +3,57 @@
 Two texts, each of prompt rows and then generated ones, go through an engine in a plain way: prompt
 in chunks of 64, then row by row, one thread. Then random schedules run them again: batches of 1 to
 32 rows, chunks of 1 to 512, one or two threads, trees whose wrong branches are dropped, both texts
-in one pass or apart, contexts to 2000. Every row must come back with the same bits: on a whole
-model with each engine, and on two layers of fixed weights of the model's shape in every type.
-At the end the engines run beside themselves without invariance (``cost.py``).
+in one pass or apart, contexts to 2000. Every row's residual and every generated row's logits must
+come back with the same bits: on the whole model with ggml, on its first layers with torch (all
+would take an hour, and every layer is computed alike), and on two layers of fixed weights of the
+model's shape in every type. At the end the engines run beside themselves without invariance
+(``cost.py``).
 
 Run: python bench/invariance.py MODEL.gguf [--schedules 20] [--seed 1] [--short] [--costs]
+     python bench/invariance.py MODEL.gguf --only torch Q4_K [--torch-layers 30]
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from cost import show_costs
 from gguf import GGMLQuantizationType
+from rows import Make, Session, Text, make_text
 
-from hearthring.protocol.tensors import F32, Residual, pack, unpack
-from hearthring.shards.engine import Engine, Kind, KvCache, Segment
+from hearthring.protocol.tensors import Residual
+from hearthring.shards.ends import Ends, open_ends
+from hearthring.shards.engine import Engine, Kind
 from hearthring.shards.engines import load_engine
 from hearthring.shards.families import layer_parts
-from hearthring.shards.fingerprint import fixed_weight, uniform
+from hearthring.shards.fingerprint import fixed_weight
 from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
-from hearthring.shards.slots import ROOT, SlotMap
+from hearthring.shards.slots import SlotMap
 
+ENGINES = ("ggml", "torch")
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 """Types in blocks of 256: the shape is widened until rows divide."""
 
-Make = Callable[[int], Engine]
-"""An engine with this many threads."""
+PASSES = 100
+"""A prompt is cut into about twice so many chunks at most: the smallest are for short ones, or a
+run would take hours."""
 
-
-@dataclass
-class Text:
-    """Rows of one session: states in, and what a plain run made of them."""
-
-    states: F32
-    prompt: int
-    plain: list[bytes] = field(default_factory=list)
-
-
-@dataclass
-class Session:
-    """A text on its way through a schedule."""
-
-    text: Text
-    length: int
-    slots: SlotMap
-    cache: KvCache
-    done: int = 0
-    tip: int = ROOT
-    last: int = 0
-    stray: list[int] = field(default_factory=list)
-
-    def place(self, count: int, kind: Kind, decoys: int, draw: np.random.Generator) -> "Batch":
-        """The next ``count`` rows and as many wrong branches off them."""
-        moved = self.slots.compaction(count + decoys)
-        if moved is not None:
-            self.cache.move(*moved)
-        rows, states, own, parents = [], [], [], [(self.tip, self.done)]
-        plan = sorted([True] * count + [False] * decoys, key=lambda _: draw.random())
-        for true in plan:
-            self.last += 1
-            if true:
-                parent, position = parents[-1]
-                states.append(self.text.states[position])
-                own.append((len(rows), position))
-                parents.append((self.last, position + 1))
-            else:
-                parent, position = parents[int(draw.integers(len(parents)))]
-                states.append(self.text.states[(position * 7 + 1) % len(self.text.states)])
-                self.stray.append(self.last)
-            row = self.slots.insert(self.last, parent, position, kind)
-            assert row is not None
-            rows.append(row)
-        chain = [row_id for row_id, _ in parents[1:]]
-        return Batch(self, Segment(self.cache, tuple(rows)), np.array(states), own, chain)
-
-
-@dataclass
-class Batch:
-    """Rows of one session in a pass: which of them belong to the text, and where."""
-
-    session: Session
-    segment: Segment
-    states: F32
-    own: list[tuple[int, int]]
-    chain: list[int]
-
-    def settle(self, out: F32) -> int:
-        """Commit, drop the wrong branches, and count rows with other bits than in the plain run."""
-        session = self.session
-        session.slots.commit(self.chain)
-        session.slots.drop(session.stray)
-        session.stray.clear()
-        session.tip, session.done = self.chain[-1], session.done + len(self.chain)
-        return sum(out[row].tobytes() != session.text.plain[at] for row, at in self.own)
-
-
-def make_text(engine: Engine, length: int, prompt: int, residual: Residual, seed: int) -> Text:
-    """A text with its plain run."""
-    wide = uniform(seed, (length, engine.width))
-    text = Text(unpack(pack(wide, residual), length, engine.width, residual), prompt)
-    session = Session(text, length, SlotMap(length), engine.new_cache(length))
-    draw = np.random.default_rng(0)
-    text.plain = [b""] * length
-    while session.done < length:
-        left = prompt - session.done
-        kind = Kind.PROMPT if left > 0 else Kind.GENERATED
-        batch = session.place(min(64, left) if left > 0 else 1, kind, 0, draw)
-        out, _ = engine.forward((batch.segment,), batch.states)
-        for row, at in batch.own:
-            text.plain[at] = out[row].tobytes()
-        batch.settle(out)
-    return text
+EVERY = 10.0
+"""Seconds between lines that tell how far it is, where no terminal can overwrite them."""
 
 
 def run_schedule(make: Make, texts: list[Text], draw: np.random.Generator) -> tuple[int, int]:
     """Rows compared and rows that differ."""
-    engine = make(int(draw.integers(1, 3)))
+    engine, ends = make(int(draw.integers(1, 3)))
     sessions = []
     for text in texts:
         length = int(min(len(text.states), 30 * 2 ** (draw.random() * 6.1)))
@@ -136,6 +61,7 @@ def run_schedule(make: Make, texts: list[Text], draw: np.random.Generator) -> tu
         sessions.append(Session(text, length, SlotMap(room), engine.new_cache(room)))
     compared = wrong = 0
     longest_batch, longest_chunk = int(draw.integers(1, 33)), int(2 ** draw.integers(0, 10))
+    longest_chunk = max(longest_chunk, max(s.length for s in sessions) // PASSES)
     while running := [s for s in sessions if s.done < s.length]:
         chosen = running if draw.random() < 0.7 else [running[int(draw.integers(len(running)))]]
         batches = []
@@ -153,11 +79,21 @@ def run_schedule(make: Make, texts: list[Text], draw: np.random.Generator) -> tu
         )
         at = 0
         for batch in batches:
-            count = len(batch.segment.rows)
-            wrong += batch.settle(out[at : at + count])
-            compared += len(batch.own)
-            at += count
+            mine = out[at : at + len(batch.segment.rows)]
+            wrong += batch.settle(mine, batch.logits(mine, ends))
+            compared, at = compared + len(batch.own), at + len(mine)
     return compared, wrong
+
+
+def model_engine(name: str, file: GgufFile, layers: int) -> Make:
+    """The first layers of a model with its head."""
+
+    @cache
+    def make(threads: int) -> tuple[Engine, Ends]:
+        engine = load_engine(name, file, (0, layers), None, threads)
+        return engine, open_ends(name, file, engine.numerics.residual, threads)
+
+    return make
 
 
 def fixed_engine(shape: Shape, kind: str, residual: Residual) -> Make:
@@ -168,60 +104,77 @@ def fixed_engine(shape: Shape, kind: str, residual: Residual) -> Make:
     number = int(GGMLQuantizationType[kind])
     kinds = {part: number if len(size) > 1 else 0 for part, size in layer_parts(shape).items()}
     weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, shape), shape, kinds)
-    return lambda threads: GgmlEngine(weights, 0, 2, residual, threads)
+    return cache(lambda threads: (GgmlEngine(weights, 0, 2, residual, threads), None))
+
+
+class Progress:
+    """How far it is, on stderr."""
+
+    def __init__(self, name: str, schedules: int) -> None:
+        self._name, self._of = name, schedules
+        self._next = time.perf_counter() + EVERY
+
+    def show(self, done: int, rows: int) -> None:
+        """After each schedule."""
+        tty = sys.stderr.isatty()
+        if tty or time.perf_counter() >= self._next:
+            self._next = time.perf_counter() + EVERY
+            line = f"  {self._name}: {done} of {self._of} schedules, {rows} rows"
+            print(line, end="\r" if tty else "\n", file=sys.stderr, flush=True)
 
 
 def check(name: str, make: Make, lengths: tuple[int, int], schedules: int, seed: int) -> bool:
     """Run schedules and print one line."""
-    begun, plain = time.perf_counter(), make(1)
-    residual = plain.numerics.residual
+    begun, residual = time.perf_counter(), make(1)[0].numerics.residual
     texts = [
-        make_text(plain, length, length * 2 // 3, residual, seed + i)
+        make_text(make, length, length * 2 // 3, residual, seed + i)
         for i, length in enumerate(lengths)
     ]
-    took = time.perf_counter() - begun
+    progress = Progress(name, schedules)
     compared = wrong = 0
     for number in range(schedules):
-        draw = np.random.default_rng([seed, number])
-        rows, bad = run_schedule(make, texts, draw)
+        rows, bad = run_schedule(make, texts, np.random.default_rng([seed, number]))
         compared, wrong = compared + rows, wrong + bad
-        if sys.stderr.isatty():
-            print(f"  {name}: schedule {number + 1} of {schedules}", end="\r", file=sys.stderr)
-    print(f"{name:28} {compared:7d} rows compared, {wrong} differ  (plain run {took:.0f} s)")
-    sys.stdout.flush()
+        progress.show(number + 1, compared)
+    took = time.perf_counter() - begun
+    print(f"{name:28} {compared:7d} rows compared, {wrong} differ  ({took:.0f} s)", flush=True)
     return wrong == 0
 
 
 def main() -> int:
     """Check everything; the exit code tells whether all bits were equal."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--schedules", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="texts of 200 rows, a minute in all")
     parser.add_argument("--costs", action="store_true", help="only what invariance costs")
+    names = (*ENGINES, *TYPES, *K_TYPES)
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--torch-layers", type=int, default=6, help="how many of the model's layers with torch"
+    )
     options = parser.parse_args()
     file = GgufFile(options.model)
     if options.costs:
         show_costs(file)
         return 0
-    layers = (0, file.shape.layers)
     lengths = (200, 130) if options.short else (2000, 700)
-    print(f"seed {options.seed}, {options.schedules} schedules each")
+    print(f"seed {options.seed}, {options.schedules} schedules each", flush=True)
     good = []
-    for name in ("ggml", "torch"):
-        made: dict[int, Engine] = {}
-
-        def make(threads: int, name: str = name, made: dict[int, Engine] = made) -> Engine:
-            if threads not in made:
-                made[threads] = load_engine(name, file, layers, None, threads)
-            return made[threads]
-
-        good.append(check(f"{name}, whole model", make, lengths, options.schedules, options.seed))
-    for kind in (*TYPES, *K_TYPES):
-        make = fixed_engine(file.shape, kind, Residual.FP16)
-        good.append(check(f"ggml {kind}", make, lengths, options.schedules, options.seed))
-    show_costs(file)
+    for name in options.only or names:
+        if name in ENGINES:
+            whole = file.shape.layers
+            layers = min(whole, options.torch_layers) if name == "torch" else whole
+            make = model_engine(name, file, layers)
+            title = f"{name}, {layers} layers and head"
+        else:
+            make, title = fixed_engine(file.shape, name, Residual.FP16), f"ggml {name}"
+        good.append(check(title, make, lengths, options.schedules, options.seed))
+    if not options.only:
+        show_costs(file)
     return 0 if all(good) else 1
 
 
