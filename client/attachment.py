@@ -51,6 +51,9 @@ class Attachment:
         """Whether it opened or re-routed, but can't reach the next stage."""
         self.last_step = 0
         """The last step of this epoch that passes this stage."""
+        self.whole = False
+        """Whether it holds every living row up to the newest it ran. One that takes another's place
+        doesn't before all were sent again, however often the ring is re-routed meanwhile."""
         self._stream, self._session = stream, session
         self._awaited: dict[tuple[type, int], asyncio.Future[Any]] = {}
         self._sending = set[asyncio.Task[None]]()

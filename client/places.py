@@ -63,6 +63,8 @@ class Places:
                 f"didn't open in {seconds:.0f} s: {who}", field="route"
             ) from None
         self.attached.sort(key=lambda attached: attached.stage.start)
+        for attached in self.attached:
+            attached.whole = True  # no row has been sent
 
     async def close(self) -> None:
         """Leave every stage. Idempotent."""

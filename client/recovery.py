@@ -60,8 +60,6 @@ class Recovery:
     _doubted: frozenset[Stage] = frozenset()
     """Stages that stay although they were suspected: they have less time to answer."""
     _changed: list[str] = field(default_factory=list)
-    _unsettled: int | None = None
-    """Layer boundary behind which an attempt that was cut short may have left old rows."""
 
     def disturb(self) -> None:
         """Another stage is down: an attempt under way begins again."""
@@ -113,8 +111,8 @@ class Recovery:
         self._changed += change
         kept = await self._enter(route)
         newest = await self._agree(route, kept)
-        await self._replay(kept, newest)
-        self._unsettled, self.ring.rollback.class_changing = None, False
+        await self._replay(newest)
+        self.ring.rollback.class_changing = False
 
     async def _route(self, again: bool) -> tuple[Stage, ...]:
         """The route of the next epoch. Who is only suspected stays, if nobody can replace it.
@@ -148,7 +146,6 @@ class Recovery:
         """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
         ring = self.ring
         ring.revoke()
-        ring.unsaid.clear()  # the orders of this epoch name the rows that stay
         ring.flight.abandon()
         ring.unsaid.clear()  # the new epoch's orders name the rows that stay, and no others
         ring.epoch, ring.route = ring.epoch + 1, route
@@ -200,21 +197,25 @@ class Recovery:
         await ring.places.link_first()
         return newest
 
-    async def _replay(self, kept: frozenset[Stage], newest: dict[Stage, int]) -> None:
-        """Send every row again that somebody may lack, and await them all."""
-        ring = self.ring
-        first = next((i for i, s in enumerate(ring.route) if s not in kept), len(ring.route))
-        if self._unsettled is not None:
-            first = min(first, sum(stage.end <= self._unsettled for stage in ring.route))
-        whole = first == len(ring.route)
-        self._unsettled = ring.route[-1].end if whole else ring.route[first].start
+    async def _replay(self, newest: dict[Stage, int]) -> None:
+        """Send every row again that somebody may lack, and await them all.
+
+        Cut short, it leaves old rows in stages from the first one on that isn't whole, or only some
+        of the new ones: none of these is whole then, and the next attempt begins where this one
+        did, or before.
+        """
+        ring, places = self.ring, self.ring.places.attached
+        first = next((i for i, attached in enumerate(places) if not attached.whole), len(places))
+        whole = first == len(places)
+        for attached in places[first:]:
+            attached.whole = False
         rows = [
             sent
             for row, sent in ring.flight.live.items()
             if not (whole and row in ring.ledger.received)
         ]
         held = newest[ring.route[first - 1]] if first else ROOT
-        sender = ring.places.attached[first - 1]
+        sender = places[first - 1]
         retained = [sent.row for sent in rows if sent.row.id <= held]
         for step in cut(retained, ring.row_bytes):
             await ring.flight.below(WINDOW)
@@ -226,6 +227,8 @@ class Recovery:
             await ring.flight.below(WINDOW)
             ring.transmit(chunk)
         await ring.flight.below(1)
+        for attached in places[first:]:
+            attached.whole = True
 
     def _cut(self, rows: Sequence[Sent]) -> list[list[Sent]]:
         by_id = {sent.row.id: sent for sent in rows}

@@ -30,64 +30,33 @@ from hearthring.node.stage_session import Prepared, StageSession
 from hearthring.protocol.messages import HopTime, Open, Receipt, Step
 from hearthring.protocol.tensors import F32, pack, unpack
 from hearthring.protocol.transport import Transport
-from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Numerics, Segment, Window
-from hearthring.shards.tracing import Traced, TracingEngine
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment, Window
 from hearthring.verify import receipts
+from tests.wrapped import WrappedEngine
 
 
 @dataclass
-class LyingEngine:
-    """An engine whose output passes through a fault."""
+class LyingEngine(WrappedEngine):
+    """An engine whose output passes through a fault, from a position on. Its cells are true."""
 
-    honest: Engine
     spoil: Callable[[F32], F32] = lambda states: states
     misplace: Callable[[EngineRow], EngineRow] = lambda row: row
+    turns: int = 0
+    """The first position at which it lies."""
 
-    @property
-    def start(self) -> int:
-        return self.honest.start
+    def before(self, segments: tuple[Segment, ...], states: F32) -> tuple[Segment, ...]:
+        return tuple(Segment(s.cache, tuple(map(self._bent, s.rows))) for s in segments)
 
-    @property
-    def end(self) -> int:
-        return self.honest.end
-
-    @property
-    def width(self) -> int:
-        return self.honest.width
-
-    @property
-    def threads(self) -> int:
-        return self.honest.threads
-
-    @property
-    def numerics(self) -> Numerics:
-        return self.honest.numerics
-
-    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
-        return self.honest.new_cache(slots, window)
-
-    def forward(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> tuple[F32, dict[int, F32]]:
-        output, tapped = self.honest.forward(self._bent(segments), states, taps)
-        return self._spoilt(output), tapped
-
-    def forward_traced(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> Traced:
-        """True cells, below another output."""
-        assert isinstance(self.honest, TracingEngine)
-        traced = self.honest.forward_traced(self._bent(segments), states, taps)
-        return traced._replace(out=self._spoilt(traced.out))
-
-    def _bent(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-        return tuple(Segment(s.cache, tuple(map(self.misplace, s.rows))) for s in segments)
-
-    def _spoilt(self, output: F32) -> F32:
+    def after(self, segments: tuple[Segment, ...], output: F32) -> F32:
         kind = self.numerics.residual
         wrong = self.spoil(output)
         # Stay in the residual type: only the value is a lie.
-        return unpack(pack(wrong, kind), *wrong.shape, kind)
+        wrong = unpack(pack(wrong, kind), *wrong.shape, kind)
+        lies = [row.position >= self.turns for segment in segments for row in segment.rows]
+        return np.where(np.array(lies)[:, None], wrong, output)
+
+    def _bent(self, row: EngineRow) -> EngineRow:
+        return self.misplace(row) if row.position >= self.turns else row
 
 
 @dataclass

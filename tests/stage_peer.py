@@ -33,13 +33,13 @@ from hearthring.protocol.messages import (
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
 from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import decode_down, encode_step, encode_up
-from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Numerics, Segment, Window
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.torch_engine import TorchEngine
-from hearthring.shards.tracing import Traced, TracingEngine
 from hearthring.verify import receipts
 from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
+from tests.wrapped import WrappedEngine
 
 MODEL, SENDERS_CLASS = "ab" * 32, "cd" * 32
 WINDOW = (1, 3)
@@ -79,10 +79,9 @@ def alone(engine: Engine, rows: Sequence[Row]) -> list[bytes]:
 
 
 @dataclass
-class GatedEngine:
+class GatedEngine(WrappedEngine):
     """An engine that can be held up, and that fails over states somebody chose."""
 
-    honest: Engine
     gate: threading.Event = field(default_factory=threading.Event)
     held: bool = False
     fail: Callable[[F32], None] = lambda states: None
@@ -91,43 +90,12 @@ class GatedEngine:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    @property
-    def start(self) -> int:
-        return self.honest.start
-
-    @property
-    def end(self) -> int:
-        return self.honest.end
-
-    @property
-    def width(self) -> int:
-        return self.honest.width
-
-    @property
-    def numerics(self) -> Numerics:
-        return self.honest.numerics
-
-    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
-        return self.honest.new_cache(slots, window)
-
-    def forward(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> tuple[F32, dict[int, F32]]:
-        self._pass(segments, states)
-        return self.honest.forward(segments, states, taps)
-
-    def forward_traced(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> Traced:
-        self._pass(segments, states)
-        assert isinstance(self.honest, TracingEngine)
-        return self.honest.forward_traced(segments, states, taps)
-
-    def _pass(self, segments: tuple[Segment, ...], states: F32) -> None:
+    def before(self, segments: tuple[Segment, ...], states: F32) -> tuple[Segment, ...]:
         self.held = not self.gate.is_set()
         assert self.gate.wait(PATIENCE)
         self.batches.append(len(segments))
         self.fail(states)
+        return segments
 
 
 @dataclass

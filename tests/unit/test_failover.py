@@ -11,13 +11,16 @@ import pytest
 
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
+from hearthring.client.places import Places
 from hearthring.client.replacement import AVOID_SECONDS
 from hearthring.node.config import NodeHooks
+from hearthring.protocol.errors import StageFailed
 from hearthring.protocol.tensors import F32
-from hearthring.shards.engine import Engine, KvCache, Numerics, Segment, Window
+from hearthring.shards.engine import Segment
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.verdict import Outcome, Strength
 from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
+from tests.wrapped import WrappedEngine
 
 PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 200)]
 TOKENS = 10
@@ -26,41 +29,19 @@ CUTS = (0, 1, 2, 4)
 
 
 @dataclass
-class Fuse:
+class Fuse(WrappedEngine):
     """An engine that calls out before its n-th batch: that is where its node dies."""
 
-    honest: Engine
     batch: int
     burn: Callable[[], None]
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     seen: int = 0
 
-    @property
-    def start(self) -> int:
-        return self.honest.start
-
-    @property
-    def end(self) -> int:
-        return self.honest.end
-
-    @property
-    def width(self) -> int:
-        return self.honest.width
-
-    @property
-    def numerics(self) -> Numerics:
-        return self.honest.numerics
-
-    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
-        return self.honest.new_cache(slots, window)
-
-    def forward(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> tuple[F32, dict[int, F32]]:
+    def before(self, segments: tuple[Segment, ...], states: F32) -> tuple[Segment, ...]:
         self.seen += 1
         if self.seen == self.batch:
             self.loop.call_soon_threadsafe(self.burn)
-        return self.honest.forward(segments, states, taps)
+        return segments
 
 
 @dataclass
@@ -163,6 +144,30 @@ async def test_a_replacement_that_dies_while_rows_are_replayed(
         answer = await ask(swarm.swarm)
         assert dying.node_id in answer.timings.reroutes[0].nodes
         assert answer.route[1].node == last.node_id
+    same(answer, undisturbed)
+
+
+@pytest.mark.parametrize("place", range(3))
+async def test_a_replacement_that_opened_in_vain_gets_its_rows_all_the_same(
+    tiny: ModelEntry, undisturbed: Answer, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt is cut short when its new stage has opened and has no row yet."""
+    link_first, failures = Places.link_first, list[int]()
+
+    async def fail_once(self: Places) -> None:
+        if self.ring.epoch and not failures:
+            failures.append(self.ring.epoch)
+            raise StageFailed("not now", field="stage")
+        await link_first(self)
+
+    monkeypatch.setattr(Places, "link_first", fail_once)
+    async with doomed(tiny, {place: 7}) as swarm:
+        spare = await swarm.node((CUTS[place], CUTS[place + 1]))
+        answer = await ask(swarm.swarm)
+        assert failures
+        assert answer.route[place].node == spare.node_id
+        lost = swarm.swarm.nodes[place].node_id
+        assert [r.nodes for r in answer.timings.reroutes] == [(lost,)]
     same(answer, undisturbed)
 
 

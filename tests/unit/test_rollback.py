@@ -20,11 +20,12 @@ from hearthring.client.transcript import Transcript
 from hearthring.node.config import NodeHooks
 from hearthring.protocol.errors import BadOption, HearthringError, NoRoute
 from hearthring.protocol.tensors import F32
-from hearthring.shards.engine import Engine, KvCache, Numerics, Segment, Window
+from hearthring.shards.engine import Segment
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
 from hearthring.verify.verdict import Outcome, Strength
 from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
+from tests.wrapped import WrappedEngine
 
 PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 200)]
 TOKENS = 10
@@ -34,43 +35,23 @@ CUTS = (0, 1, 2, 4)
 
 
 @dataclass
-class Turncoat:
+class Turncoat(WrappedEngine):
     """An engine that lies from its n-th batch on, and calls out before its m-th."""
 
-    honest: Engine
     lies: int
     dies: int = 0
     burn: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     seen: int = 0
 
-    @property
-    def start(self) -> int:
-        return self.honest.start
-
-    @property
-    def end(self) -> int:
-        return self.honest.end
-
-    @property
-    def width(self) -> int:
-        return self.honest.width
-
-    @property
-    def numerics(self) -> Numerics:
-        return self.honest.numerics
-
-    def new_cache(self, slots: int, window: Window | None = None) -> KvCache:
-        return self.honest.new_cache(slots, window)
-
-    def forward(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> tuple[F32, dict[int, F32]]:
+    def before(self, segments: tuple[Segment, ...], states: F32) -> tuple[Segment, ...]:
         self.seen += 1
         if self.seen == self.dies:
             self.loop.call_soon_threadsafe(self.burn)
-        output, tapped = self.honest.forward(segments, states, taps)
-        return (output * np.float32(1.5) if self.seen >= self.lies else output), tapped
+        return segments
+
+    def after(self, segments: tuple[Segment, ...], output: F32) -> F32:
+        return output * np.float32(1.5) if self.seen >= self.lies else output
 
 
 async def swarm_with_a_liar(
