@@ -1,5 +1,6 @@
 """The life of a request: prompt, route, session, tokens, proof, answer."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -14,6 +15,7 @@ from hearthring.client.heads import Heads
 from hearthring.client.lessons import Lesson, Lessons
 from hearthring.client.measuring import learn
 from hearthring.client.proving import prove
+from hearthring.client.remembered import Remembered
 from hearthring.client.request import PromptModel, Request, Unfinished
 from hearthring.client.rollback import RolledBack
 from hearthring.client.route import Stage
@@ -24,7 +26,7 @@ from hearthring.client.spot_checks import SpotChecks
 from hearthring.client.swarm import Swarm
 from hearthring.client.transcript import Transcript
 from hearthring.client.weights import Weights
-from hearthring.protocol.errors import Unavailable
+from hearthring.protocol.errors import BadMemory, Unavailable
 from hearthring.protocol.messages import GENERATED, PROMPT
 from hearthring.verify.proof import Proof
 
@@ -33,7 +35,7 @@ class Answering:
     """Answers the requests of one client; several may run at once.
 
     ``draft`` guesses tokens to come, ``pace`` decides how far, and ``lessons`` are what earlier
-    answers taught about that, if anything.
+    answers taught about that, if anything. Texts are kept in ``remembered``, if that is given.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class Answering:
         draft: str | Make,
         pace: MakePace | None,
         lessons: Lessons | None,
+        remembered: Remembered | None = None,
     ) -> None:
         self._swarm, self._weights, self._sessions, self._heads = swarm, weights, sessions, heads
         self.draft, self.pace, self.lessons = draft, pace, lessons
-        self._shared: dict[str, Any] = {}
+        self._remembered, self._shared = remembered, dict[str, Any]()
 
     async def run(
         self, request: Request, stream: "AnswerStream", begun: Unfinished | None = None
@@ -137,6 +140,7 @@ class Answering:
             learn(self._swarm.peers, ring.route, [t.result for t in generation.trips if t.alone])
             if speculation.lesson is not None:
                 await self._heads.run(speculation.lesson.end, speculation.tally)
+        await self._remember(request, model, [*ids, *made])
         stream.finish(
             Answer(
                 transcript.text,
@@ -191,8 +195,26 @@ class Answering:
     async def _speculation(self, request: Request, model: PromptModel) -> Speculation:
         """The request's draft, made on the thread that it will run on."""
         wish = self.draft if request.draft is None else request.draft
-        setting = Setting(model, request.sampling, self._swarm.config.threads, shared=self._shared)
+        setting = Setting(
+            model,
+            request.sampling,
+            self._swarm.config.threads,
+            shared=self._shared,
+            remembered=self._remembered,
+        )
         return await self._heads.run(open_speculation, wish, setting, self.pace, request.explain)
+
+    async def _remember(self, request: Request, model: PromptModel, text: list[int]) -> None:
+        """Keep a text to guess from. An answer doesn't fail by it."""
+        if self._remembered is None:
+            return
+        entry = model.entry
+        named = entry.manifest.tokenizer, entry.model_id, entry.name
+        try:
+            await asyncio.to_thread(self._remembered.add, *named, text)
+        except BadMemory as error:
+            if request.explain is not None:
+                request.explain(str(error))
 
     def _lesson(
         self,

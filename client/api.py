@@ -20,6 +20,7 @@ from hearthring.client.drafts import AUTO, Make, MakePace, check_draft
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.lessons import open_lessons
+from hearthring.client.remembered import open_remembered
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import (
     Messages,
@@ -67,12 +68,13 @@ class AsyncClient:
     may speed up this client's, ``patience`` how many seconds a request waits for a whole
     route, ``allow_class_change`` whether it may go on in another numerics class
     (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` who
-    decides how far, for experiments. Nothing is loaded or dialled before it is needed.
-    Several requests may run at once. After an error or a cancellation nothing of a
-    request stays open, here or at the nodes.
+    decides how far, for experiments; ``remember`` whether the tokens of requests and answers are
+    kept on this user's disk, to guess later ones from (``client/remembered.py``). Nothing is
+    loaded or dialled before it is needed. Several requests may run at once. After an error or a
+    cancellation nothing of a request stays open, here or at the nodes.
 
     Requests raise ``SeedUnreachable``, ``NoRoute``, ``StageFailed``, ``PromptTooLong`` and
-    ``BadOption``, all of them ``HearthringError``.
+    ``BadOption``, all of them ``HearthringError``; construction ``BadOption`` and ``BadMemory``.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class AsyncClient:
         engine: str = "auto",
         draft: str | Make = AUTO,
         pace: MakePace | None = None,
+        remember: bool = False,
     ) -> None:
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
         self.config = ClientConfig(
@@ -100,17 +103,21 @@ class AsyncClient:
             patience=patience_of(patience),
             allow_class_change=allow_class_change,
             engine=engine_of(engine),
+            remember=remember,
         )
         # A client of another transport is a part of something, and that something's business.
         memory = reputation or (open_reputation() if transport is None else None)
         lessons = open_lessons() if transport is None else None
+        remembered = open_remembered() if remember else None
+        if remembered is not None:
+            remembered.check()
         self._thread = ThreadPoolExecutor(1, "ends")
         self.heads = Heads(self._thread)
         self.swarm = Swarm(self.config, transport, progress, memory)
         self.weights = Weights(self.swarm, self._thread)
         self.sessions = Sessions(self.swarm, self.weights)
         parts = self.swarm, self.weights, self.sessions, self.heads
-        self.answering = Answering(*parts, check_draft(draft), pace, lessons)
+        self.answering = Answering(*parts, check_draft(draft), pace, lessons, remembered)
         self._audits = Audits(self.swarm, self._thread)
 
     async def __aenter__(self) -> Self:

@@ -30,6 +30,9 @@ class ClientConfig:
 
     ``patience``: seconds that a request waits for a whole route, at its begin or after a loss.
     ``engine``: what computes embedding and head, as in ``open_ends``.
+
+    ``remember``: whether the tokens of requests and answers are kept on this disk, to guess later
+    ones from (``client/remembered.py``).
     """
 
     join: tuple[Invitation, ...]
@@ -40,6 +43,7 @@ class ClientConfig:
     patience: float = PATIENCE
     allow_class_change: bool = False
     engine: str = "auto"
+    remember: bool = False
 
     def identity(self) -> Identity:
         """The client's identity; one for this process alone if the folder can't be written."""

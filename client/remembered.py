@@ -71,6 +71,11 @@ class Remembered:
     ) -> None:
         self.path, self._most, self._clock = path, most, clock
 
+    def check(self) -> None:
+        """Make the file, if it isn't there; raise if it is no such file."""
+        with self._opened():
+            pass
+
     def add(self, vocabulary: str, model: str, name: str, tokens: Sequence[int]) -> None:
         """Remember a text; the oldest ones beyond the bound go."""
         kept = np.asarray(tokens[-TEXT_TOKENS:], "<u4").tobytes()

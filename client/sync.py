@@ -42,6 +42,7 @@ class Client:
         patience: float = PATIENCE,
         allow_class_change: bool = False,
         engine: str = "auto",
+        remember: bool = False,
     ) -> None:
         self._loop = new_event_loop()
         self._closed = False
@@ -57,6 +58,7 @@ class Client:
                 allow_class_change=allow_class_change,
                 engine=engine,
                 draft=draft,
+                remember=remember,
             )
 
         self._thread = threading.Thread(

@@ -16,6 +16,7 @@ from hearthring.options import (
     Json,
     Model,
     Patience,
+    Remember,
     Threads,
 )
 from hearthring.protocol.errors import BadOption
@@ -62,6 +63,7 @@ def ask(
         ),
     ] = 0.0,
     draft: Draft = "auto",
+    remember: Remember = False,
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
     acceptance: Acceptance = "gumbel",
@@ -94,7 +96,11 @@ def ask(
     }
     if explain_speculation:
         options["explain"] = remark
-    manner = {"patience": patience, "allow_class_change": allow_class_change}
+    manner = {
+        "patience": patience,
+        "allow_class_change": allow_class_change,
+        "remember": remember,
+    }
     question = text if raw else None
     ask_once(
         join or [], model, threads, engine, manner, question, messages, options, proof, as_json
@@ -112,6 +118,7 @@ def chat(
         typer.Option(help="A system message."),
     ] = None,
     draft: Draft = "auto",
+    remember: Remember = False,
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
     acceptance: Acceptance = "gumbel",
@@ -131,5 +138,9 @@ def chat(
     }
     if explain_speculation:
         options["explain"] = remark
-    manner = {"patience": patience, "allow_class_change": allow_class_change}
+    manner = {
+        "patience": patience,
+        "allow_class_change": allow_class_change,
+        "remember": remember,
+    }
     talk(join or [], model, threads, engine, manner, system, options)

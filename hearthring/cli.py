@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from hearthring.ask_commands import ask, chat
+from hearthring.draft_commands import draft_app
 from hearthring.model_commands import model_app
 from hearthring.node_command import node
 from hearthring.options import (
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(model_app, name="model")
 app.add_typer(reputation_app, name="reputation")
 app.add_typer(proof_app, name="proof")
+app.add_typer(draft_app, name="draft")
 
 
 @app.command()

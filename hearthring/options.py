@@ -52,6 +52,14 @@ Draft = Annotated[
         metavar="NAME",
     ),
 ]
+Remember = Annotated[
+    bool,
+    typer.Option(
+        "--remember",
+        help="Keep the tokens of prompts and answers on this disk, readable by this user alone, to "
+        "guess later answers from. `hearthring draft` shows them, and forgets them.",
+    ),
+]
 Patience = Annotated[
     float,
     typer.Option(

@@ -95,7 +95,7 @@ class MemorySwarm:
         await node.transport.close()
         await node.stage.close()
 
-    def client(self, patience: float = PATIENCE) -> AsyncClient:
+    def client(self, patience: float = PATIENCE, remember: bool = False) -> AsyncClient:
         """A client that knows the first node only."""
         client = AsyncClient(
             [self.nodes[0].invitation],
@@ -103,6 +103,7 @@ class MemorySwarm:
             threads=1,
             transport=MemoryTransport(self.network),
             patience=patience,
+            remember=remember,
         )
         self.stack.push_async_callback(client.close)
         return client

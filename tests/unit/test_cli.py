@@ -61,6 +61,7 @@ def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
         (["reputation", "export", "/nonsuch/x"], 64, "no such file"),
         (["reputation", "import", "/nonsuch/x"], 64, "no such file"),
         (["reputation", "import", "/dev/null"], 65, "not an export"),
+        (["draft", "forget", "--model", "nonsuch"], 64, "nothing is remembered of 'nonsuch'"),
         (["nonsuch"], 64, "No such command 'nonsuch'"),
     ],
 )

@@ -1,5 +1,6 @@
 """What earlier sessions wrote is guessed from, and nothing else is done with it."""
 
+import json
 import sqlite3
 import stat
 from multiprocessing import get_context
@@ -8,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hearthring.cli import main
 from hearthring.client.draft import Setting
 from hearthring.client.drafts import open_speculation
 from hearthring.client.ngrams import DEPTH, FRESH, NgramDraft, NgramIndex, NgramStore, open_ngrams
 from hearthring.client.pace import Fixed
 from hearthring.client.prior import History
-from hearthring.client.remembered import TEXT_TOKENS, Remembered
+from hearthring.client.remembered import TEXT_TOKENS, Remembered, open_remembered
 from hearthring.client.request import PromptModel
 from hearthring.client.sampler import Sampling
 from hearthring.protocol.errors import BadMemory
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.evidence_store import Reputation
+from tests.memory_ring import memory_swarm
+from tests.schedules import CUTS
 
 ASKED = "a b a b c"
 
@@ -200,3 +204,51 @@ def test_tokens_outside_the_vocabulary_are_never_guessed(tiny: ModelEntry, tmp_p
     draft = open_ngrams(setting)
     draft.observe([1])
     assert draft.propose((), 3) == []
+
+
+async def test_an_answer_is_guessed_from_the_one_before(tiny: ModelEntry) -> None:
+    said, trips = list[str](), list[int]()
+    async with memory_swarm(tiny, CUTS) as swarm:
+        plain = await swarm.client().generate(ASKED, draft="none", max_tokens=40)
+        assert open_remembered().shares() == []  # nobody asked for it
+        for _ in range(2):
+            client = swarm.client(remember=True)
+            client.answering.pace = lambda: Fixed(4)
+            answer = await client.generate(
+                ASKED, draft="ngrams", max_tokens=40, explain=said.append
+            )
+            assert answer.token_ids == plain.token_ids
+            trips.append(answer.guessing.trips)
+        share = open_remembered().shares()[0]
+        assert (share.model, share.name, share.texts) == (tiny.model_id, tiny.name, 2)
+        assert trips[1] * 3 < trips[0]
+        # Both drafts are at work without being named, and one that can't be kept fails nothing.
+        answer = await client.generate(ASKED, max_tokens=40, explain=said.append)
+        assert answer.guessing.draft == "suffix+ngrams"
+        open_remembered().path.write_bytes(b"anything" * 999)
+        answer = await client.generate(ASKED, draft="none", max_tokens=4, explain=said.append)
+        assert answer.token_ids == plain.token_ids[:4]
+        assert "draft forget" in said[-1]
+        with pytest.raises(BadMemory, match="draft forget"):
+            swarm.client(remember=True)
+
+
+def test_commands_show_and_forget(tiny: ModelEntry, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tiny.manifest.tokenizer, tiny.model_id, tiny.name
+    for count in (3, 4):
+        open_remembered().add(*kept, range(count))
+    open_remembered().add("v", "other", "another model", [1])
+    assert main(["draft", "list", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["remembered"]
+    assert [(one["name"], one["texts"], one["tokens"]) for one in shown] == [
+        ("another model", 1, 1),
+        (tiny.name, 2, 7),
+    ]
+    assert main(["draft", "forget", "--model", tiny.model_id[:8]]) == 0
+    assert "2 texts forgotten" in capsys.readouterr().out
+    assert main(["draft", "list"]) == 0
+    assert capsys.readouterr().out.startswith("another model")
+    assert main(["draft", "forget"]) == 0
+    assert not open_remembered().path.exists()
+    assert main(["draft", "list"]) == 0
+    assert "no text is remembered" in capsys.readouterr().out
