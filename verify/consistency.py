@@ -54,6 +54,8 @@ def contradiction(proof: Proof, layers: int) -> Verdict | None:
     for place, (stage, body) in enumerate(zip(proof.stages, bodies, strict=True)):
         if body is not None and (wrong := _misfit(proof, place, stage, body)):
             return rejected(f"the receipt of {stage.node} has another {wrong} than the proof")
+    if len({body.epoch for body in named}) > 1:
+        return rejected("the receipts are of different epochs of the session")
     return _links(proof, bodies) or _withheld(proof)
 
 

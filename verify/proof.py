@@ -33,7 +33,8 @@ from hearthring.verify.hiding import TextHash, pack_ids, text_hash, unpack_ids
 from hearthring.verify.merkle import HASH_BYTES
 from hearthring.verify.proof_view import as_json, slots
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 kept the text within the body, and named fewer things under the signature."""
 _STEPS = "penalty,temperature,top-k,top-p,min-p"
 SAMPLING_RULE = f"{_STEPS},gumbel-philox4x32-10"
 """The default: it can be replayed from logits and seed alone."""
@@ -43,7 +44,7 @@ DRAFTED_RULES = {
 """Rules whose tokens depend on what was drafted for them, too: a replay can say which tokens they
 could have given, and no more."""
 _MAGIC = b"hearthring proof\n"
-_CONTEXT = b"hearthring/proof/1"
+_CONTEXT = b"hearthring/proof/2"
 _HEAD = len(_MAGIC) + 1 + 4
 _SIGNATURE = 64
 
@@ -238,9 +239,12 @@ def _signed(data: bytes) -> bytes:
     """The file up to the end of its signature. Raises ``BadProof``."""
     if not data.startswith(_MAGIC) or len(data) < _HEAD + _SIGNATURE:
         raise BadProof("not a hearthring proof, or cut off", field="proof")
-    if data[len(_MAGIC)] != FORMAT:
+    if (said := data[len(_MAGIC)]) != FORMAT:
+        age = "an earlier" if said < FORMAT else "a later"
         raise BadProof(
-            f"format {data[len(_MAGIC)]} isn't known to this release", field="proof.version"
+            f"format {said} is that of {age} release, this one reads format {FORMAT}",
+            field="proof.version",
+            mend="audit it with the release that wrote it, or ask again",
         )
     (length,) = struct.unpack(">I", data[_HEAD - 4 : _HEAD])
     if len(data) < _HEAD + length + _SIGNATURE:

@@ -58,9 +58,9 @@ class Bench:
         return proof_pb2.ProofBody.FromString(data[HEAD : HEAD + length])
 
     def signed(self, body: bytes, ids: bytes | None = None) -> bytes:
-        data = b"hearthring proof\n\x01" + struct.pack(">I", len(body)) + body
+        data = b"hearthring proof\n\x02" + struct.pack(">I", len(body)) + body
         ids = pack_ids(self.proofs[0].token_ids) if ids is None else ids
-        return data + self.who.sign(b"hearthring/proof/1" + data) + ids
+        return data + self.who.sign(b"hearthring/proof/2" + data) + ids
 
     def reason(self, data: bytes) -> str:
         """Why it isn't accepted; empty if it is."""

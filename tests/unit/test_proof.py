@@ -121,6 +121,16 @@ async def test_every_flipped_byte_is_refused(tiny: ModelEntry) -> None:
         read(bytes(data) + b"\0")
 
 
+@pytest.mark.parametrize(("version", "age"), [(1, "an earlier"), (3, "a later")])
+async def test_a_file_of_another_format_is_refused_by_its_version(
+    tiny: ModelEntry, version: int, age: str
+) -> None:
+    data = bytearray((await prove(tiny, max_tokens=1))._file)
+    data[17] = version
+    with pytest.raises(BadProof, match=f"proof.version: format {version} .* {age} release.*ask"):
+        read(bytes(data))
+
+
 async def test_a_text_is_hidden_and_revealed_under_one_signature(
     tiny: ModelEntry, tmp_path: Path
 ) -> None:
@@ -247,6 +257,14 @@ async def test_receipts_of_other_sessions_do_not_fit(tiny: ModelEntry) -> None:
     verdict = audit_offline(mixed, 1)
     assert verdict.outcome is Outcome.REJECTED
     assert "another session" in verdict.reason
+    late = one.stages[1].receipt
+    assert late is not None
+    body = replace(receipts.read(late), epoch=1)  # its session hasn't got that far
+    other = receipts.sign(body, swarm.nodes[1].transport.identity)
+    stages = (one.stages[0], replace(one.stages[1], receipt=other), one.stages[2])
+    verdict = audit_offline(sign(replace(one, stages=stages), who), 1)
+    assert (verdict.outcome, verdict.guilty) == (Outcome.REJECTED, ())
+    assert "epochs" in verdict.reason
 
 
 async def test_two_equal_computations_have_equal_roots_and_digests(tiny: ModelEntry) -> None:
