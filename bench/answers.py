@@ -12,12 +12,13 @@ import numpy as np
 
 from hearthring.client.sampler import Sampling, choose
 from hearthring.protocol.identity import Identity
-from hearthring.protocol.messages import GENERATED, PROMPT
+from hearthring.protocol.messages import GENERATED, PROMPT, Evidence, SignedRows
 from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
 from hearthring.shards.ends import Ends
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment
 from hearthring.verify import receipts
 from hearthring.verify.beacon import commitment
+from hearthring.verify.claims import claim
 from hearthring.verify.digest import digests
 from hearthring.verify.proof import Proof, ProofSampling, StageProof, sign
 from hearthring.verify.receipts import ReceiptBody
@@ -106,14 +107,17 @@ class Forge:
     """Name and fingerprint of the stages' class."""
     ends: Ends
 
-    def roots(
-        self, asked: Asked, states: F32, fingerprint: str, boundary: int
-    ) -> tuple[bytes, ...]:
-        """Merkle roots of rows as they are on the wire."""
+    def hashes(self, asked: Asked, states: F32, fingerprint: str, boundary: int) -> Sequence[bytes]:
+        """Hashes of rows as they are on the wire."""
         wire, rows = pack(states, self.residual), asked.rows
         model, kind = bytes.fromhex(self.model_id), bytes.fromhex(fingerprint)
-        hashes = row_hashes(model, kind, boundary, asked.kinds, range(rows), wire, rows)
-        return tuple(chunk_roots(range(rows), hashes))
+        return row_hashes(model, kind, boundary, asked.kinds, range(rows), wire, rows)
+
+    def evidence(self, session: bytes, place: int, hashes: Sequence[bytes]) -> Evidence:
+        """What a stage signed on the way, all rows in one step."""
+        ids = tuple(range(1, len(hashes) + 1))
+        signed = claim(session, 0, 1, self.cuts[place + 1], ids, hashes)
+        return Evidence((SignedRows(0, 1, ids, tuple(hashes), STAGES[place].sign(signed)),))
 
     def proof(
         self,
@@ -122,19 +126,32 @@ class Forge:
         said_ids: tuple[int, ...] | None = None,
         session: bytes = bytes(16),
         stale: dict[int, bytes] | None = None,
+        claimed: dict[int, F32] | None = None,
+        prints: dict[int, str] | None = None,
     ) -> Proof:
         """The proof of an answer whose stages sent ``outputs``.
 
-        ``said_ids``: other ids than the stages ran. ``stale``: places whose receipt is of another
-        session.
+        ``said_ids``: other ids than the stages ran. By place: ``stale``, a receipt of another
+        session; ``claimed``, a receipt of other outputs than were sent, which the receiver shows;
+        ``prints``, a fingerprint of its own.
         """
         nonce = bytes(32)
         sent = [self.ends.embed(asked.ids[: asked.rows]), *outputs]
-        prints = [self.ends.numerics.fingerprint, *[self.engine[1]] * 3]
-        roots = [
-            self.roots(asked, states, fingerprint, boundary)
-            for states, fingerprint, boundary in zip(sent, prints, self.cuts, strict=True)
+        kinds = [self.ends.numerics.fingerprint, *[self.engine[1]] * 3]
+        for place, other in (prints or {}).items():
+            kinds[place + 1] = other
+        hashes = [
+            self.hashes(asked, states, kind, boundary)
+            for states, kind, boundary in zip(sent, kinds, self.cuts, strict=True)
         ]
+        roots = [_roots(some) for some in hashes]
+        claims, shown = list(roots), dict[int, Evidence]()
+        says = list(outputs)
+        for place, states in (claimed or {}).items():
+            kind, boundary = kinds[place + 1], self.cuts[place + 1]
+            claims[place + 1] = _roots(self.hashes(asked, states, kind, boundary))
+            says[place] = states
+            shown[place + 1] = self.evidence(session, place, hashes[place + 1])
         names = [CLIENT.node_id, *(one.node_id for one in STAGES), CLIENT.node_id]
         stages = []
         for place, (start, end) in enumerate(pairwise(self.cuts)):
@@ -149,17 +166,17 @@ class Forge:
                 end=end,
                 residual=self.residual.value,
                 numerics=self.engine[0],
-                fingerprint=self.engine[1],
+                fingerprint=kinds[place + 1],
                 previous=names[place],
-                previous_fingerprint=prints[place],
+                previous_fingerprint=kinds[place],
                 next=names[place + 2],
                 rows=asked.rows,
                 in_roots=roots[place],
-                out_roots=roots[place + 1],
-                digests=tuple(digests(chunks(outputs[place]))),
+                out_roots=claims[place + 1],
+                digests=tuple(digests(chunks(says[place]))),
             )
             receipt = receipts.sign(body, STAGES[place])
-            stages.append(StageProof(body.node, start, end, receipt))
+            stages.append(StageProof(body.node, start, end, receipt, shown.get(place)))
         said = asked.sampling
         return sign(
             Proof(
@@ -179,9 +196,14 @@ class Forge:
                 out_roots=roots[-1],
                 digests=tuple(digests(chunks(self.ends.norm(outputs[-1])))),
                 row_ids=tuple(range(1, asked.rows + 1)),
+                received=shown.get(3),
             ),
             CLIENT,
         )
+
+
+def _roots(hashes: Sequence[bytes]) -> tuple[bytes, ...]:
+    return tuple(chunk_roots(range(len(hashes)), hashes))
 
 
 def chunks(states: F32) -> list[np.ndarray]:

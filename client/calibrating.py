@@ -3,7 +3,8 @@
 The texts go through every engine and kernel policy that this machine has, a block of layers at a
 time, so that only a block of each is in memory. Compared are, for each honest pair of a route's
 class and an auditor's: the digests of the route with the auditor's own replay from the first layer;
-the auditor's replay of a stage's recorded input, in all channels; and the scores of tokens.
+the auditor's replay of a stage's recorded input, in all channels; cells of every layer; and the
+scores of tokens.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from hearthring.client.calibrating_cells import cell_errors, run_layers
 from hearthring.client.texts import Text, write_texts
 from hearthring.protocol.errors import (
     BadOption,
@@ -20,8 +22,9 @@ from hearthring.protocol.errors import (
     ResidualOverflow,
 )
 from hearthring.protocol.tensors import F32, Residual, bf16_bits
+from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import Ends, open_ends
-from hearthring.shards.engine import Engine, EngineRow, Segment
+from hearthring.shards.engine import Engine
 from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.verify import calibrating
@@ -56,15 +59,19 @@ class _Course:
     stage: list[tuple[float, float]] = field(default_factory=list)
     whole: list[tuple[float, float]] = field(default_factory=list)
     margin: float = 0.0
+    cells: tuple[float, float] = (0.0, 0.0)
     replay: F32 | None = None
 
-    def digested(self, theirs: F32, mine: F32) -> None:
+    def digested(self, theirs: list[bytes], mine: F32) -> None:
         """Digests of one boundary."""
-        parts = [_chunks(states) for states in (theirs, mine)]
-        found = compare_all(digests(parts[0]), parts[1])
+        found = compare_all(theirs, _chunks(mine))
         self.exp.append(found.mean.exp_mismatches)
         self.mantissa.append(min(found.mean.mantissa_mean, 127.0))
         self.chunk_exp = max(self.chunk_exp, *(c.exp_mismatches for c in found.chunks))
+
+    def checked(self, cells: tuple[float, float]) -> None:
+        """Cells: errors of what layers added, and of stored K and V."""
+        self.cells = max(self.cells[0], cells[0]), max(self.cells[1], cells[1])
 
     def deviated(self, layers: int, found: tuple[float, float]) -> None:
         """A replay of so many layers from recorded input."""
@@ -85,6 +92,7 @@ class _Course:
             tuple(grown[:, 0].tolist()),
             tuple(grown[:, 1].tolist()),
             self.margin,
+            *self.cells,
         )
 
 
@@ -135,6 +143,7 @@ def measure(
     layers = gguf.shape.layers
     size = -(-layers // BLOCKS)
     ends = open_ends("torch", gguf, residual, threads)
+    values, draw = gguf.shape.kv_heads * gguf.shape.head_width, np.random.default_rng(0)
     courses: dict[tuple[str, str], list[_Course]] = {}
     names: dict[str, str] = {}
     states: dict[str, list[F32]] = {}
@@ -152,20 +161,24 @@ def measure(
         for i, text in enumerate(texts):
             progress(f"{residual.value} residuals", number * len(texts) + i, BLOCKS * len(texts))
             before = {name: states[name][i] for name in names}
-            found = {name: _run(engines[name], text, before[name]) for name in names}
+            passes = {name: run_layers(engines[name], text, before[name]) for name in names}
+            signed = {name: _digests(passes[name].after) for name in names}
             for (route, auditor), course in courses.items():
-                _compare(course[i], found[route], found[auditor])
+                found = passes[route].after
+                _compare(course[i], found, signed[route], passes[auditor].after)
                 if not _replays_stages(route, auditor):
                     continue
                 replay = course[i].replay if number % WINDOW else None
                 input_rows = before[route] if replay is None else replay
-                again = _run(engines[auditor], text, input_rows)
+                again = run_layers(engines[auditor], text, input_rows).after
                 for boundary, mine in again.items():
-                    off = deviation(mine, found[route][boundary])
+                    off = deviation(mine, found[boundary])
                     course[i].deviated(boundary - begun, off)
                 course[i].replay = again[block[1]]
+                cells = EngineCells(engines[auditor], values)
+                course[i].checked(cell_errors(cells, passes[route], text, residual, draw))
             for name in names:
-                states[name][i] = found[name][block[1]]
+                states[name][i] = passes[name].after[block[1]]
     _score(gguf, texts, residual, threads, ends, states, courses)
     sorts: dict[str, list[Tolerance]] = {}
     for route, name in names.items():
@@ -195,19 +208,19 @@ def _engines(
     return made
 
 
-def _run(engine: Engine, text: Text, states: F32) -> dict[int, F32]:
-    """Residuals after each layer of the engine."""
-    slots = np.arange(len(states), dtype=np.int64)
-    rows = tuple(EngineRow(kind, p, p, slots[: p + 1]) for p, kind in enumerate(text.kinds))
-    segment = Segment(engine.new_cache(len(states)), rows)
-    taps = frozenset(range(engine.start + 1, engine.end + 1))
-    return engine.forward((segment,), states, taps)[1]
-
-
-def _compare(course: _Course, route: dict[int, F32], auditor: dict[int, F32]) -> None:
+def _compare(
+    course: _Course, route: dict[int, F32], signed: dict[int, list[bytes]], auditor: dict[int, F32]
+) -> None:
     for boundary, theirs in sorted(route.items()):
-        course.digested(theirs, auditor[boundary])
+        course.digested(signed[boundary], auditor[boundary])
         course.whole.append(deviation(auditor[boundary], theirs))
+
+
+def _digests(after: dict[int, F32]) -> dict[int, list[bytes]]:
+    """Of every boundary, all made together."""
+    chunks = {boundary: _chunks(states) for boundary, states in after.items()}
+    made = iter(digests([one for some in chunks.values() for one in some]))
+    return {boundary: [next(made) for _ in some] for boundary, some in chunks.items()}
 
 
 def _score(
@@ -227,7 +240,7 @@ def _score(
     for (route, auditor), course in courses.items():
         for i in range(len(texts)):
             theirs, mine = ends.norm(states[route][i]), ends.norm(states[auditor][i])
-            course[i].digested(theirs, mine)
+            course[i].digested(digests(_chunks(theirs)), mine)
             some = slice(None, None, max(1, len(mine) // SCORED))
             chosen = quick.logits(theirs[some]).argmax(axis=1)
             scores = ends.logits(mine[some])

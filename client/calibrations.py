@@ -1,6 +1,7 @@
 """Which thresholds this machine has for a model: its own, else those that came with the package."""
 
 import re
+from dataclasses import replace
 from importlib.resources import files
 
 from hearthring.protocol.errors import BadModelFile, Malformed
@@ -12,21 +13,23 @@ FOLDER = "calibrations"
 
 
 def calibration_of(model_id: str) -> Calibration:
-    """What ``save`` kept, else the package's own, else ``NOTHING``.
+    """What ``save`` kept, and for other sorts of routes what the package has; else ``NOTHING``.
 
     Raises ``BadModelFile`` when the kept file is damaged.
     """
     if not re.fullmatch("[0-9a-f]{64}", model_id):
         return NOTHING
+    found = NOTHING
     kept = ModelStore().root / FOLDER / f"{model_id}.json"
     shipped = files("hearthring.verify") / "thresholds" / f"{model_id}.json"
-    for place in (kept, shipped):
+    for place in (shipped, kept):
         if place.is_file():
             try:
-                return Calibration.from_json(place.read_bytes())
+                one = Calibration.from_json(place.read_bytes())
             except Malformed as error:
                 raise BadModelFile(str(error), field=str(place)) from None
-    return NOTHING
+            found = replace(one, sorts=found.sorts | one.sorts)
+    return found
 
 
 def save(calibration: Calibration) -> str:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from hearthring.client.calibrations import calibration_of
 from hearthring.client.cells import audit_cells
 from hearthring.protocol.errors import BadOption, EngineUnavailable, HearthringError
 from hearthring.protocol.opening import answers_status
@@ -23,6 +24,7 @@ from hearthring.verify.beacon import beacon
 from hearthring.verify.consistency import bodies_of, contradiction
 from hearthring.verify.proof import Proof
 from hearthring.verify.receipts import ReceiptBody
+from hearthring.verify.tolerance import Calibration
 from hearthring.verify.verdict import Outcome, Strength, Verdict, inconclusive
 
 WHOLE, STAGE, CELLS = DEPTHS = "whole", "stage", "cells"
@@ -55,7 +57,7 @@ async def audit_by_cells(
 
     Stages open their cells to their client alone. One that is alive and doesn't, within the audit
     window, makes the verdict inconclusive, and is named in ``figures["withheld"]``. Never raises
-    for what peers do.
+    for what peers do; ``BadModelFile`` when this machine's thresholds are damaged.
     """
     if verdict := contradiction(proof, gguf.shape.layers):
         return verdict
@@ -63,13 +65,14 @@ async def audit_by_cells(
         return inconclusive("stages open their cells to their own client only")
     addresses = {record.node: record.addresses[0] for record in records if record.addresses}
     chance, verdicts, withheld = beacon(proof), list[Verdict](), list[str]()
+    known = await asyncio.to_thread(calibration_of, proof.model_id)
     for place, body in enumerate(bodies_of(proof)):
         assert body is not None  # contradiction() says so otherwise
         progress("checking cells", place, len(proof.stages))
         address = addresses.get(body.node, "")
         try:
             verdicts.append(
-                await _audit_stage(transport, address, body, proof, gguf, chance, threads)
+                await _audit_stage(transport, address, body, proof, gguf, chance, threads, known)
             )
         except HearthringError as error:
             reason = f"{body.node} didn't open its cells: {type(error).__name__}: {error}"
@@ -102,12 +105,15 @@ async def _audit_stage(
     gguf: GgufFile,
     chance: bytes,
     threads: int,
+    known: Calibration,
 ) -> Verdict:
     window = body.start, body.end
     own = await asyncio.to_thread(
         load_cells, gguf, body.numerics, Residual(proof.residual), window, threads
     )
-    return await audit_cells(transport, address, body, proof.kinds, gguf.shape, chance, own)
+    return await audit_cells(
+        transport, address, body, proof.kinds, gguf.shape, chance, own, calibration=known
+    )
 
 
 def _together(proof: Proof, verdicts: Sequence[Verdict], withheld: list[str]) -> Verdict:

@@ -24,6 +24,7 @@ from hearthring.verify.cell_check import CellRunner, check_cells
 from hearthring.verify.draw import Cell, draw
 from hearthring.verify.opening import Promise, needed
 from hearthring.verify.receipts import ReceiptBody
+from hearthring.verify.tolerance import NOTHING, Calibration
 from hearthring.verify.verdict import Verdict
 
 MakeRunner = Callable[[Window], CellRunner]
@@ -108,13 +109,14 @@ async def audit_cells(
     first: int = 0,
     rows: int | None = None,
     grant: Grant | None = None,
+    calibration: Calibration = NOTHING,
 ) -> Verdict:
     """Draw cells of the stage at an address by the beacon, have them opened, and judge them.
 
     Positions are drawn in ``[first, rows)``, all that ``body`` covers if ``rows`` is None.
-    ``kinds``: of every row. For a session under way ``body`` is the stage's ``ask_commitment``,
-    read; afterwards its receipt. Raises what ``ask_cells`` does: an opening that isn't delivered is
-    no verdict yet.
+    ``kinds``: of every row. ``calibration``: what another class may differ by. For a session under
+    way ``body`` is the stage's ``ask_commitment``, read; afterwards its receipt. Raises what
+    ``ask_cells`` does: an opening that isn't delivered is no verdict yet.
     """
     promise = promise_of(body, kinds, shape)
     rows = body.rows if rows is None else min(rows, body.rows)
@@ -125,4 +127,4 @@ async def audit_cells(
         columns = await ask_cells(
             transport, address, body.node, body.session, cells, body.start, grant
         )
-    return await asyncio.to_thread(check_cells, promise, cells, columns, runner)
+    return await asyncio.to_thread(check_cells, promise, cells, columns, runner, calibration)

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from hearthring.client.calibrations import calibration_of
 from hearthring.client.cells import ask_commitment, audit_cells
 from hearthring.client.closing import evidence
 from hearthring.client.ring import RingSession
@@ -80,10 +81,15 @@ async def check_live(
     async def one(stage: Stage, body: ReceiptBody) -> Verdict:
         try:
             runner = await runner_of(stage)
+            known = await asyncio.to_thread(calibration_of, ring.model_id)
+        except HearthringError as error:  # this machine's own trouble is no fault of the stage
+            return inconclusive(f"its layers can't be run here: {error}")
+        try:
             return await audit_cells(
                 *(transport, stage.address, body, kinds, shape, secrets.token_bytes(32), runner),
                 first=first,
                 rows=rows,
+                calibration=known,
             )
         except HearthringError as error:
             why = f"it didn't open its cells: {type(error).__name__}: {error}"

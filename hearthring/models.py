@@ -84,6 +84,9 @@ def calibrate_model(
     except OSError as error:
         raise BadOption(f"{error.filename}: {error.strerror}", field="output") from None
     for sort, tolerance in sorted(found.sorts.items()):
-        print(f"  {sort:<32}honest requests beyond a threshold: at most {tolerance.bound:.1%}")
+        print(
+            f"  {sort:<32}honest requests beyond a threshold: at most {tolerance.bound:.1%}, "
+            f"estimated {tolerance.tail:.2%}"
+        )
     print(f"  held out  {found.exceeded} of {found.held_out} texts were beyond a threshold")
     print(f"  kept in   {where}")

@@ -197,6 +197,7 @@ def _judge_tolerance(
         "mantissa_mean": [tolerance.digest_at(body.end)[1] for body in bodies],
         "exp_mismatches_chunk": tolerance.chunk_exp,
         "false_rejections_at_most": tolerance.bound,
+        "false_rejections_estimated": tolerance.tail,
     }
     for body, replay in zip(bodies, replays, strict=True):
         if _beyond(replay.comparison, tolerance.digest_at(body.end), tolerance.chunk_exp):

@@ -9,9 +9,16 @@ a margin, set all thresholds. The rest is *held out*: it sets nothing and is onl
 Why this bounds accusations: a new honest text and the n of the second part are exchangeable, so the
 new one is the largest of n + 1 with probability at most 1 / (n + 1), whatever the distribution
 (split conformal prediction; Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World").
-The margin only lowers it. The bound is on the whole request: all boundaries, chunks and tokens.
+The margin only lowers it. The bound is on the whole request: all boundaries, chunks and tokens,
+which hang together, so no count of them would tighten it; more texts do.
+
+By how much the margin lowers it takes an assumption. ``tail`` is what is left beyond the limit if
+scores above their median thin out exponentially (figures are in logarithms, so this allows heavy
+tails of the figures themselves), at the upper 95 % limit of the mean excess (Pickands, "Statistical
+inference using extreme order statistics", 1975, with shape 0). It is an estimate and no bound.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -24,12 +31,13 @@ from hearthring.verify.tolerance import Tolerance
 
 MARGIN = 1.5
 """Spreads by which a threshold lies beyond the farthest honest text."""
-FLOOR = Tolerance((2.0,), (0.2,), 4.0, (0.002,), (0.004,), 0.1, 0.0)
+FLOOR = Tolerance((2.0,), (0.2,), 4.0, (0.002,), (0.004,), 0.1, 0.002, 0.004, 0.0, 0.0)
 """Added to figures before their logarithm: those that happen to be zero aren't always."""
 NARROWEST = 0.1
 """A spread at least: texts and machines differ by more than a few texts show."""
-LEAST = 8
-_CONFIDENCE = 0.95
+LEAST, MOST = 8, 16
+"""Texts in all at least, and texts that set middles and spreads at most."""
+_CONFIDENCE, _DEVIATES = 0.95, 1.645
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +64,36 @@ class Fit:
 
 
 def fit(texts: Sequence[Tolerance], margin: float = MARGIN) -> Fit:
-    """Thresholds from one ``Tolerance`` of measured figures per text; their ``bound`` is ignored.
+    """Thresholds from one ``Tolerance`` of measured figures per text, whose ``bound`` and ``tail``
+    are ignored.
 
-    A quarter of the texts sets middles and spreads, half of them the reach, a quarter is held out.
-    Raises ``BadOption`` for fewer than 8 texts: the bound would say nothing.
+    A quarter of the texts, but no more than 16, sets middles and spreads, a quarter is held out,
+    the others set the reach. Raises ``BadOption`` for fewer than 8 texts: the bound would say
+    nothing.
     """
     if len(texts) < LEAST:
         raise BadOption(f"{len(texts)} texts", field="texts", mend=f"at least {LEAST}")
-    first, last = len(texts) // 4, len(texts) - len(texts) // 4
+    quarter = len(texts) // 4
+    first, last = min(quarter, MOST), len(texts) - quarter
     scales = [_Scale.of(name, texts[:first]) for name in _NAMES]
-    farthest = max(scale.score(text) for scale in scales for text in texts[first:last])
-    limits = {scale.name: scale.limit(max(farthest, 0.0) + margin) for scale in scales}
-    tolerance = Tolerance(**limits, bound=1 / (last - first + 1))
+    scores = [max(scale.score(text) for scale in scales) for text in texts[first:last]]
+    reach = max(*scores, 0.0) + margin
+    limits = {scale.name: scale.limit(reach) for scale in scales}
+    tolerance = Tolerance(**limits, bound=1 / (last - first + 1), tail=tail(scores, reach))
     return Fit(tolerance, tuple(_reach(text, tolerance) for text in texts[last:]))
+
+
+def tail(scores: Sequence[float], limit: float) -> float:
+    """The estimated share of scores beyond ``limit``, by those above the median; see above."""
+    middle = float(np.median(scores))
+    excess = [score - middle for score in scores if score > middle]
+    if not excess or limit <= middle:
+        return 1.0
+    count = len(excess)
+    # Excesses add up to a gamma variable; Wilson and Hilferty's cube root gives its lower 5 %.
+    least = (1 - 1 / (9 * count) - _DEVIATES / (3 * math.sqrt(count))) ** 3
+    mean = float(np.mean(excess)) / max(least, 1e-3)
+    return count / len(scores) * math.exp((middle - limit) / mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +158,4 @@ def _array(value: float | tuple[float, ...]) -> NDArray[np.float64]:
     return np.atleast_1d(np.asarray(value, np.float64))
 
 
-_NAMES = tuple(item.name for item in fields(Tolerance) if item.name != "bound")
+_NAMES = tuple(item.name for item in fields(Tolerance) if item.name not in ("bound", "tail"))

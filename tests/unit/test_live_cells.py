@@ -12,6 +12,7 @@ from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
 from hearthring.node.config import NodeHooks
 from hearthring.node.stage_session import StageSession
+from hearthring.protocol.errors import EngineUnavailable
 from hearthring.protocol.messages import PROMPT, Receipt, Row
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.cell_runner import EngineCells
@@ -20,7 +21,7 @@ from hearthring.shards.engines import load_engine
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
 from hearthring.verify.cell_check import CellRunner
-from hearthring.verify.verdict import Strength
+from hearthring.verify.verdict import Outcome, Strength
 from tests.liar import hooks_for, session
 from tests.memory_ring import memory_swarm
 
@@ -87,6 +88,8 @@ class Talk:
         self.sent += rows
 
     async def runner_of(self, stage: Stage) -> CellRunner:
+        if (stage.start, stage.end) not in self.runners:
+            raise EngineUnavailable("not here", field="engine")
         return self.runners[stage.start, stage.end]
 
     async def check(self, verified: int = 0) -> LiveCheck:
@@ -119,6 +122,18 @@ async def test_an_honest_ring_is_verified_chunk_by_chunk(
             verified = found.verified
             assert (verified, found.failed) == (expected, {})
             assert all(v.strength is Strength.BITS for v in found.verdicts.values())
+
+
+async def test_who_can_not_check_a_stage_does_not_blame_it(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    del runners[WINDOWS[1]]
+    async with talk(tiny, runners, {}) as one:
+        await one.say(40)
+        found = await one.check()
+        assert (found.verified, found.failed) == (0, {})
+        said = found.verdicts[one.ring.route[1].node]
+        assert (said.outcome, "can't be run here" in said.reason) == (Outcome.INCONCLUSIVE, True)
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,21 @@
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from hearthring.client.replay import EngineReplayer
 from hearthring.node.config import NodeHooks
-from hearthring.node.stage_session import Prepared, StageSession
-from hearthring.protocol.messages import HopTime, Receipt, Step
-from hearthring.protocol.tensors import Residual, bf16_bits, pack, unpack
+from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry, ModelStore
-from hearthring.verify import receipts
 from hearthring.verify.audit import audit
 from hearthring.verify.consistency import contradiction
-from hearthring.verify.digest import digests
 from hearthring.verify.proof import Proof
-from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict
 from tests.liar import hooks_for, session
 from tests.memory_ring import memory_swarm
+from tests.plot import Plot, conspirators
 from tests.tiny import write_tiny_gguf
 
 LAYERS = 6
@@ -73,55 +66,6 @@ async def test_a_liar_is_named_at_every_position(
 
 
 # -- neighbours that cover for each other --------------------------------------------------------
-
-
-@dataclass
-class Plot:
-    """What two neighbours share: the rows that the first should have sent, and their hashes."""
-
-    honest: dict[int, bytes] = field(default_factory=dict)
-    states: dict[int, np.ndarray] = field(default_factory=dict)
-
-    def roots(self, ids: list[int]) -> tuple[bytes, ...]:
-        return tuple(chunk_roots(range(len(ids)), [self.honest[row] for row in ids]))
-
-
-def conspirators(plot: Plot) -> tuple[type[StageSession], type[StageSession]]:
-    """The first sends noise and signs for it on the way, but its receipt says it sent what it
-    should have; the second's receipt says that it got that."""
-
-    class First(StageSession):
-        def complete(
-            self, prepared: Prepared, output: np.ndarray, time: HopTime, *rest: Any
-        ) -> Step:
-            rows, wire = prepared.rows, pack(output, self._residual)
-            kinds, positions = [r.kind for r in rows], [r.position for r in rows]
-            about = self._model, self._class, self.wish.end
-            hashes = row_hashes(*about, kinds, positions, wire, len(rows))
-            plot.honest.update(zip((r.id for r in rows), hashes, strict=True))
-            plot.states.update(zip((r.id for r in rows), output, strict=True))
-            noisy = output + np.float32(0.3) * np.roll(output, 1, axis=1)
-            kind = self._residual
-            sent = unpack(pack(noisy, kind), *noisy.shape, kind)
-            return super().complete(prepared, sent, time, *rest)
-
-        def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
-            said = _said(self, super().receipt(commit), "out_roots")
-            states = np.stack([plot.states[row.id] for row in self._slots.committed])
-            chunks = [bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)]
-            body = replace(receipts.read(said), digests=tuple(digests(chunks)))
-            return receipts.sign(body, self._who)
-
-    class Second(StageSession):
-        def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
-            return _said(self, super().receipt(commit), "in_roots")
-
-    def _said(of: StageSession, honest: Receipt | None, name: str) -> Receipt:
-        assert honest is not None
-        roots = plot.roots([row.id for row in of._slots.committed])
-        return receipts.sign(replace(receipts.read(honest), **{name: roots}), of._who)
-
-    return First, Second
 
 
 @pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hearthring.protocol.errors import BadOption, Malformed
-from hearthring.verify.calibrating import MARGIN, exceedance_bound, fit
+from hearthring.verify.calibrating import MARGIN, exceedance_bound, fit, tail
 from hearthring.verify.tolerance import GENERIC, Calibration, Tolerance, sort_of, widest
 
 GGML = "ggml-0.26.0-avx2/f32+q4_1/kv-f16/prompt-openblas-0.3.31-SkylakeX-fp32/fp16"
@@ -27,13 +27,15 @@ def texts(count: int, seed: int = 0) -> list[Tolerance]:
             tuple(draw.gamma(9, 0.004, 2).tolist()),
             tuple(draw.gamma(9, 0.006, 2).tolist()),
             float(draw.gamma(4, 0.05)),
+            float(draw.gamma(9, 0.001)),
+            float(draw.gamma(9, 0.002)),
         )
         for _ in range(count)
     ]
 
 
 def beyond(text: Tolerance, limits: Tolerance) -> bool:
-    return widest([replace(text, bound=0.0), limits]) != limits
+    return widest([replace(text, bound=0.0, tail=0.0), limits]) != limits
 
 
 def test_a_class_is_of_a_sort() -> None:
@@ -76,6 +78,18 @@ def test_the_bound_holds_for_texts_that_set_nothing() -> None:
     # Without a margin the bound is what is met, up to the error of 2000 draws.
     assert 0.05 < rates[0.0] < fits[0].tolerance.bound + 0.02
     assert rates[MARGIN] < rates[0.0] / 2
+    # What is estimated of the margin's share is more than what is met.
+    assert rates[MARGIN] < np.median([f.tolerance.tail for f in fits]) < rates[0.0] * 2
+    assert found.tolerance.tail < found.tolerance.bound
+
+
+def test_the_tail_of_exponential_scores() -> None:
+    scores = np.random.default_rng(0).exponential(1.0, 4000).tolist()
+    for limit in (3.0, 6.0, 9.0):
+        assert np.exp(-limit) < tail(scores, limit) < np.exp(-limit) * 3
+    few = [tail(scores[at : at + 16], 6.0) for at in range(0, 4000, 16)]
+    assert np.mean([one > np.exp(-6.0) for one in few]) > 0.9  # the upper limit of 95 %
+    assert tail([1.0] * 8, 2.0) == tail([1.0, 2.0], 0.5) == 1.0  # nothing is known
 
 
 def test_held_out_texts_set_nothing() -> None:
@@ -105,11 +119,23 @@ def test_a_calibration_is_kept_as_json() -> None:
     sort = said["sorts"]["a/b"]
     wrong = [{**sort, "exp": value} for value in ([], 3, ["x"], [-1], [float("nan")], [1] * 5000)]
     wrong += [{**sort, "more": 1}, {**sort, "bound": [1]}, {**sort, "token_margin": float("inf")}]
-    for one in (*({**said, "sorts": {"a/b": bad}} for bad in wrong), {**said, "version": 2}, [], 1):
+    for one in (*({**said, "sorts": {"a/b": bad}} for bad in wrong), {**said, "version": 3}, [], 1):
         with pytest.raises(Malformed):
             Calibration.from_json(json.dumps(one))
     with pytest.raises(Malformed):
         Calibration.from_json("[" * 100_000)
+
+
+def test_a_calibration_of_the_first_version_has_generic_figures_of_cells() -> None:
+    known = Calibration("m" * 64, {"a/b": texts(1)[0]}, 32, 8, 1)
+    said = json.loads(known.to_json()) | {"version": 1}
+    with_figures = Calibration.from_json(json.dumps(said))  # what it can't have isn't refused
+    assert with_figures == known
+    for name in ("cell_added", "cell_stored", "tail"):
+        del said["sorts"]["a/b"][name]
+    found = Calibration.from_json(json.dumps(said)).sorts["a/b"]
+    assert (found.cell_added, found.cell_stored, found.tail) == (0.04, 0.08, 1.0)
+    assert found.exp == known.sorts["a/b"].exp
 
 
 def test_thresholds_that_come_with_the_package() -> None:
