@@ -6,7 +6,8 @@ dialled one, or for real drafts the one that explains the tokens a trip of ``cha
 controller the best of all simulated ways stands, so its ratio is what a better choice could gain.
 
 Run: python -m bench.predict FILE [--row-share 0.75] [--processors 2] [--tokens 1500]
-     ``--row-share``: what a further row of a step takes of the first one's time.
+     ``--row-share``: what a further row of a step takes of the first one's time, if that wasn't
+     measured in the same run.
 """
 
 import argparse
@@ -83,7 +84,8 @@ def main() -> None:
     for hop, cases in json.loads(options.file.read_text()).items():
         hop_ms = float(hop.split()[0])
         for name, case in cases.items():
-            ring = measured_ring(case, hop_ms, options.row_share, options.processors)
+            share = case.get("row_share") or options.row_share
+            ring = measured_ring(case, hop_ms, share, options.processors)
             acceptance = acceptance_of(name, case)
             best = gain(ring, acceptance, options.tokens, PLAIN, *CHAINS, *FOLLOWING)
             for way, figures in case["ways"].items():

@@ -1,7 +1,8 @@
 """What do guesses gain round a ring of four machines, by the time that a hop takes?
 
 Run: python -m bench.speculation [--hops 0 2 10 50] [--kinds chat code edit] [--tokens 48]
-                                 [--rounds 2] [--alphas 0.5 0.7 0.85] [--json FILE]
+                                 [--rounds 2] [--alphas 0.5 0.7 0.85] [--ways NAME ...]
+                                 [--json FILE]
 
 SmolLM2 in an emulated home (Linux, root): four node processes with a machine each, a fourth of the
 layers and one thread, and this client on a machine of its own; all share this computer's
@@ -19,7 +20,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,12 @@ from statistics import median
 from typing import Any
 
 from bench.homelab import Home, Machine, why_not
-from bench.spoken import KINDS, Dialled
+from bench.spoken import KINDS, Dialled, Timed, row_share
 from hearthring import AsyncClient
 from hearthring.client.answer import Answer
-from hearthring.client.controller import Controller
 from hearthring.client.draft import Draft
-from hearthring.client.pace import Fixed, Pace
+from hearthring.client.pace import Pace
+from hearthring.client.paces import open_pace
 from hearthring.client.suffix import SuffixDraft
 from hearthring.processes import NodeProcess
 
@@ -40,15 +41,19 @@ CUTS = (0, 8, 15, 23, 30)
 CLIENT = "me"
 Make = Callable[[Answer, int], Draft]
 """A draft for a text that is known, of so many siblings."""
-WAYS: dict[str, Callable[[], Pace]] = {
-    "chain of 2": lambda: Fixed(2),
-    "chain of 4": lambda: Fixed(4),
-    "chain of 8": lambda: Fixed(8),
-    "tree of 6": lambda: Fixed(6),
-    "4 steps of 2": lambda: Fixed(2, 4),
-    "8 steps of 3": lambda: Fixed(3, 8),
-    "controller": Controller,
+WAYS = {
+    "chain of 2": "2",
+    "chain of 4": "4",
+    "chain of 8": "8",
+    "tree of 6": "6",
+    "sequoia tree": "sequoia",
+    "4 steps of 2": "2x4",
+    "8 steps of 3": "3x8",
+    "ucb": "ucb",
+    "exp3": "exp3",
+    "controller": "auto",
 }
+"""Paces by the names that `--pace` has for them; drafts of trees say two tokens at a place."""
 
 
 @dataclass
@@ -72,10 +77,13 @@ class Bench:
     rounds: int
     plain: dict[str, list[float]] = field(default_factory=dict)
     stages: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
+    ways: Sequence[str] = tuple(WAYS)
+    steps: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Of each case: rows of steps that were alone, and what they took at the stages."""
 
     async def ask(self, draft: Draft | None, pace: Pace | None, **question: Any) -> Answer:
         """One answer."""
-        self.client.answering.pace = None if pace is None else lambda: pace
+        self.client.answering.pace = "auto" if pace is None else lambda: pace
         make: Any = "none" if draft is None else lambda setting: draft
         return await self.client.generate(
             draft=make, proof=False, max_tokens=self.tokens, **question
@@ -83,14 +91,16 @@ class Bench:
 
     async def compare(self, name: str, prompts: tuple[str, ...], make: Make) -> dict[str, Cell]:
         """All ways on some prompts, each after a plain run."""
-        cells = {way: Cell() for way in WAYS}
+        cells, steps = {way: Cell() for way in self.ways}, self.steps.setdefault(name, [])
         for prompt in prompts:
             question = {"messages": [{"role": "user", "content": prompt}]}
             for _ in range(self.rounds):
                 before = await self.ask(None, None, **question)
-                for way, pace in WAYS.items():
+                for way in self.ways:
                     answer = await self.ask(
-                        make(before, 2 if way.startswith("tree") else 1), pace(), **question
+                        make(before, 2 if "tree" in way else 1),
+                        Timed(open_pace(WAYS[way], None), steps),
+                        **question,
                     )
                     if answer.token_ids != before.token_ids:
                         raise SystemExit(f"{name}, {way}: other tokens than without guesses")
@@ -108,7 +118,7 @@ async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
     # Without sharing: rows of earlier answers would be copied instead of computed.
     async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
         client.answering.lessons = None  # no run learns from another
-        bench = Bench(client, options.tokens, options.rounds)
+        bench = Bench(client, options.tokens, options.rounds, ways=options.ways)
         cases: list[tuple[str, tuple[str, ...], Make]] = [
             (kind, KINDS[kind], lambda answer, wide: SuffixDraft(wide)) for kind in options.kinds
         ]
@@ -122,13 +132,15 @@ async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
             cells = await bench.compare(name, prompts, make)
             rate = median(bench.plain[name])
             print(
-                f"{name:<8}{rate:7.2f}  " + "  ".join(str(cells[way]) for way in WAYS), flush=True
+                f"{name:<8}{rate:7.2f}  " + "  ".join(str(cells[way]) for way in bench.ways),
+                flush=True,
             )
             found[name] = {
                 "plain_tokens_per_s": round(rate, 3),
                 "stage_ms": [
                     round(median(s) * 1e3, 2) for s in zip(*bench.stages[name], strict=True)
                 ],
+                "row_share": round(row_share(bench.steps[name]), 3),
                 "ways": {
                     way: {
                         "ratio": round(median(cell.ratios), 3),
@@ -160,7 +172,9 @@ def at_hop(hop: float, options: argparse.Namespace) -> dict[str, Any]:
             stack.callback(node.stop)
             ready = node.ready()
             invite = invite or ready
-        print(f"hop {hop:g} ms\n{'':8}{'plain/s':>7}  " + "  ".join(f"{w:>12}" for w in WAYS))
+        print(
+            f"hop {hop:g} ms\n{'':8}{'plain/s':>7}  " + "  ".join(f"{w:>12}" for w in options.ways)
+        )
         return asyncio.run(measure(invite, options))
 
 
@@ -170,6 +184,7 @@ def main() -> int:
     parser.add_argument("--hops", type=float, nargs="+", default=[0, 2, 10, 50])
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--alphas", type=float, nargs="*", default=[])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)

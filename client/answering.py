@@ -9,11 +9,12 @@ from typing import Any
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.audits import remember
 from hearthring.client.draft import Setting
-from hearthring.client.drafts import Make, MakePace, open_speculation
+from hearthring.client.drafts import Make, open_speculation
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.lessons import Lesson, Lessons
 from hearthring.client.measuring import learn
+from hearthring.client.paces import MakePace
 from hearthring.client.proving import prove
 from hearthring.client.remembered import Remembered
 from hearthring.client.request import PromptModel, Request, Unfinished
@@ -45,7 +46,7 @@ class Answering:
         sessions: Sessions,
         heads: Heads,
         draft: str | Make,
-        pace: MakePace | None,
+        pace: str | MakePace,
         lessons: Lessons | None,
         remembered: Remembered | None = None,
     ) -> None:

@@ -16,10 +16,11 @@ from hearthring.client.config import (
     sharing_of,
     threads_of,
 )
-from hearthring.client.drafts import AUTO, Make, MakePace, check_draft
+from hearthring.client.drafts import AUTO, Make, check_draft
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.lessons import open_lessons
+from hearthring.client.paces import MakePace, check_pace
 from hearthring.client.remembered import open_remembered
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import (
@@ -67,8 +68,8 @@ class AsyncClient:
     have shown, and a ``Reputation`` goes on learning from them; ``sharing`` whose earlier prompts
     may speed up this client's, ``patience`` how many seconds a request waits for a whole
     route, ``allow_class_change`` whether it may go on in another numerics class
-    (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` who
-    decides how far, for experiments; ``remember`` whether the tokens of requests and answers are
+    (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` how
+    far (``client/paces.py``); ``remember`` whether the tokens of requests and answers are
     kept on this user's disk, to guess later ones from (``client/remembered.py``). Nothing is
     loaded or dialled before it is needed. Several requests may run at once. After an error or a
     cancellation nothing of a request stays open, here or at the nodes.
@@ -91,7 +92,7 @@ class AsyncClient:
         allow_class_change: bool = False,
         engine: str = "auto",
         draft: str | Make = AUTO,
-        pace: MakePace | None = None,
+        pace: str | MakePace = "auto",
         remember: bool = False,
     ) -> None:
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
@@ -117,7 +118,9 @@ class AsyncClient:
         self.weights = Weights(self.swarm, self._thread)
         self.sessions = Sessions(self.swarm, self.weights)
         parts = self.swarm, self.weights, self.sessions, self.heads
-        self.answering = Answering(*parts, check_draft(draft), pace, lessons, remembered)
+        self.answering = Answering(
+            *parts, check_draft(draft), check_pace(pace), lessons, remembered
+        )
         self._audits = Audits(self.swarm, self._thread)
 
     async def __aenter__(self) -> Self:

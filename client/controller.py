@@ -113,6 +113,9 @@ class Controller:
         """A step is back."""
         self.meter.trip(trip.result, trip.seconds, trip.alone)
 
+    def judged(self, taken: Sequence[bool]) -> None:
+        """Nothing follows from it: a draft's own chances count."""
+
     def wrote(self, tokens: int, seconds: float) -> None:
         """So many tokens were chosen at once, so long after the ones before."""
         if self._out:

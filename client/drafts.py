@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from hearthring.client.controller import Controller
 from hearthring.client.draft import Draft, Setting
 from hearthring.client.ngrams import open_ngrams
-from hearthring.client.pace import Explain, Pace
+from hearthring.client.pace import Explain
+from hearthring.client.paces import AUTO as AUTO_PACE
+from hearthring.client.paces import MakePace, open_pace
 from hearthring.client.several import SeveralDrafts
 from hearthring.client.speculation import Speculation
 from hearthring.client.suffix import SuffixDraft
@@ -16,7 +17,6 @@ AUTO, NONE = "auto", "none"
 """What the client thinks best, and no draft at all."""
 
 Make = Callable[[Setting], Draft]
-MakePace = Callable[[], Pace]
 
 DRAFTS: dict[str, Make] = {"suffix": lambda setting: SuffixDraft(), "ngrams": open_ngrams}
 
@@ -39,7 +39,7 @@ def check_draft(wish: str | Make) -> str | Make:
 def open_speculation(
     wish: str | Make,
     setting: Setting,
-    pace: MakePace | None = None,
+    pace: str | MakePace = AUTO_PACE,
     explain: Explain | None = None,
 ) -> Speculation:
     """The draft that was wished for, and who decides how far it guesses; ``explain`` is told.
@@ -52,7 +52,7 @@ def open_speculation(
     if wish == AUTO:
         wish = "suffix" if setting.remembered is None else "suffix+ngrams"
     draft = _named(wish, setting) if isinstance(wish, str) else wish(setting)
-    return Speculation(draft, Controller(explain) if pace is None else pace(), explain)
+    return Speculation(draft, open_pace(pace, explain), explain)
 
 
 def _named(wish: str, setting: Setting) -> Draft:

@@ -54,6 +54,9 @@ class Pace(Protocol):
     def back(self, trip: Trip) -> None:
         """A step is back."""
 
+    def judged(self, taken: Sequence[bool]) -> None:
+        """A token was chosen where these siblings were guessed, likeliest first: which it is."""
+
     def wrote(self, tokens: int, seconds: float) -> None:
         """So many tokens were chosen at once, so long after the ones before."""
 
@@ -77,6 +80,9 @@ class Fixed:
         """Nothing follows from it."""
 
     def back(self, trip: Trip) -> None:
+        """Nothing follows from it."""
+
+    def judged(self, taken: Sequence[bool]) -> None:
         """Nothing follows from it."""
 
     def wrote(self, tokens: int, seconds: float) -> None:

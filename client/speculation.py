@@ -76,7 +76,9 @@ class Speculation:
 
     def judged(self, guesses: Iterable[Branch], token: int) -> None:
         """A token was chosen where these were guessed."""
-        for guess in guesses:
+        ranked = sorted(guesses, key=lambda guess: -guess.said)
+        self.pace.judged([guess.token == token for guess in ranked])
+        for guess in ranked:
             self._calibration.saw(guess.said, guess.token == token)
             self.tally.saw(guess.said, guess.token == token)
 

@@ -9,6 +9,7 @@ from hearthring.client.answer import Answer, Piece
 from hearthring.client.answering import AnswerStream
 from hearthring.client.api import AsyncClient
 from hearthring.client.drafts import AUTO, Make
+from hearthring.client.paces import MakePace
 from hearthring.client.replacement import PATIENCE
 from hearthring.client.request import Messages, Options, Progress
 from hearthring.protocol.errors import HearthringError
@@ -39,6 +40,7 @@ class Client:
         progress: Progress = quiet,
         sharing: str = "own",
         draft: str | Make = AUTO,
+        pace: str | MakePace = "auto",
         patience: float = PATIENCE,
         allow_class_change: bool = False,
         engine: str = "auto",
@@ -58,6 +60,7 @@ class Client:
                 allow_class_change=allow_class_change,
                 engine=engine,
                 draft=draft,
+                pace=pace,
                 remember=remember,
             )
 

@@ -55,6 +55,9 @@ class Trying:
     def back(self, trip: Trip) -> None:
         """Nothing follows from it."""
 
+    def judged(self, taken: Sequence[bool]) -> None:
+        """Nothing follows from it."""
+
     def wrote(self, tokens: int, seconds: float) -> None:
         """So many tokens were chosen at once; after ``HOLD`` of them another arm may be better."""
         self._tokens += tokens

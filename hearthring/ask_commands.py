@@ -15,6 +15,7 @@ from hearthring.options import (
     Join,
     Json,
     Model,
+    Pace,
     Patience,
     Remember,
     Threads,
@@ -63,6 +64,7 @@ def ask(
         ),
     ] = 0.0,
     draft: Draft = "auto",
+    pace: Pace = "auto",
     remember: Remember = False,
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
@@ -97,6 +99,7 @@ def ask(
     if explain_speculation:
         options["explain"] = remark
     manner = {
+        "pace": pace,
         "patience": patience,
         "allow_class_change": allow_class_change,
         "remember": remember,
@@ -118,6 +121,7 @@ def chat(
         typer.Option(help="A system message."),
     ] = None,
     draft: Draft = "auto",
+    pace: Pace = "auto",
     remember: Remember = False,
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
@@ -139,6 +143,7 @@ def chat(
     if explain_speculation:
         options["explain"] = remark
     manner = {
+        "pace": pace,
         "patience": patience,
         "allow_class_change": allow_class_change,
         "remember": remember,

@@ -83,5 +83,8 @@ class Whim:
     def back(self, trip: Trip) -> None:
         pass
 
+    def judged(self, taken: Sequence[bool]) -> None:
+        pass
+
     def wrote(self, tokens: int, seconds: float) -> None:
         pass

@@ -70,7 +70,7 @@ async def ask(
     client: AsyncClient, draft: Draft | None = None, pace: Pace | None = None, **options: Any
 ) -> Answer:
     """An answer with this draft and this pace; None: plain."""
-    client.answering.pace = None if pace is None else lambda: pace
+    client.answering.pace = "auto" if pace is None else lambda: pace
     make = "none" if draft is None else lambda setting: draft
     async with asyncio.timeout(60):
         return await client.generate(prompt_ids=PROMPT_IDS, draft=make, **options)
