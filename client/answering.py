@@ -24,6 +24,7 @@ from hearthring.client.sessions import Sessions
 from hearthring.client.situation import situation_of
 from hearthring.client.speculation import Speculation
 from hearthring.client.spot_checks import SpotChecks
+from hearthring.client.standing import standing_by
 from hearthring.client.swarm import Swarm
 from hearthring.client.transcript import Transcript
 from hearthring.client.weights import Weights
@@ -191,7 +192,8 @@ class Answering:
 
         shape = generation.ends.shape
         runner_of, rate = self._weights.cells, request.spot_check
-        return SpotChecks(self._swarm.transport(), ring, shape, kinds, runner_of, rate)
+        standing = standing_by(self._swarm.reputation)
+        return SpotChecks(self._swarm.transport(), ring, shape, kinds, runner_of, rate, standing)
 
     async def _speculation(self, request: Request, model: PromptModel) -> Speculation:
         """The request's draft, made on the thread that it will run on."""

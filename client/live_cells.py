@@ -7,12 +7,13 @@ the next signed it took, and the ends must be the client's own.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 from hearthring.client.calibrations import calibration_of
 from hearthring.client.cells import ask_commitment, audit_cells
 from hearthring.client.closing import evidence
+from hearthring.client.coverage import Coverage
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import BadReceipt, HearthringError, Unavailable
@@ -34,12 +35,13 @@ RunnerOf = Callable[[Stage], Awaitable[CellRunner]]
 class LiveCheck:
     """What a spot check found.
 
-    ``verified``: rows from position 0 on that are checked now, those of earlier checks included;
-    whatever failed, they don't grow. ``verdicts`` are those over stages, by node; ``failed`` names
-    the stages to leave, and why.
+    ``passed``: stages whose work is verified now on the first ``rows`` rows, earlier checks
+    included. ``verdicts`` are those over stages, by node; ``failed`` names the stages to leave, and
+    why.
     """
 
-    verified: int
+    rows: int = 0
+    passed: tuple[Stage, ...] = ()
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -50,13 +52,15 @@ async def check_live(
     kinds: Sequence[int],
     shape: Shape,
     runner_of: RunnerOf,
-    verified: int = 0,
+    verified: Coverage,
+    chosen: Container[str] | None = None,
 ) -> LiveCheck:
-    """Check the rows that all stages have committed to in full chunks, after ``verified``.
+    """Check the rows that all stages have committed to in full chunks, after those ``verified``.
 
-    ``kinds``: of every row so far. A stage that is alive and doesn't show what it must within
-    ``LIMITS.opening`` has failed; one that can't be reached, or a ring that was mended meanwhile,
-    is for another time. Raises nothing for what peers do.
+    ``kinds``: of every row so far. ``chosen``: nodes whose cells are drawn, all if None; what they
+    signed to each other is compared in any case. A stage that is alive and doesn't show what it
+    must within ``LIMITS.opening`` has failed; one that can't be reached, or a ring that was mended
+    meanwhile, is for another time. Raises nothing for what peers do.
     """
     epoch, route = ring.epoch, ring.route
     said = await asyncio.gather(*(_commitment(transport, ring, stage) for stage in route))
@@ -67,16 +71,20 @@ async def check_live(
         elif await _withholds(transport, stage, body):
             failed[stage.node] = f"it didn't commit to its cells: {body}"
     if ring.epoch != epoch:
-        return LiveCheck(verified)
+        return LiveCheck()
     if len(bodies) < len(route):
-        return LiveCheck(verified, {}, failed)
+        return LiveCheck(failed=failed)
     rows = min(body.rows for body in bodies) // CHUNK * CHUNK
-    if rows <= verified:
-        return LiveCheck(verified)
-    first = verified // CHUNK * CHUNK
-    if disputed := await _links(ring, bodies, first, rows):
+    due = [
+        (stage, body)
+        for stage, body in zip(route, bodies, strict=True)
+        if verified.of(stage) < rows and (chosen is None or stage.node in chosen)
+    ]
+    if not due:
+        return LiveCheck()
+    if disputed := await _links(ring, bodies, verified.whole // CHUNK * CHUNK, rows):
         # Of a ring that was mended, rows may still be on their way back in their new form.
-        return LiveCheck(verified, {}, disputed if ring.epoch == epoch == 0 else {})
+        return LiveCheck(failed=disputed if ring.epoch == epoch == 0 else {})
 
     async def one(stage: Stage, body: ReceiptBody) -> Verdict:
         try:
@@ -87,7 +95,7 @@ async def check_live(
         try:
             return await audit_cells(
                 *(transport, stage.address, body, kinds, shape, secrets.token_bytes(32), runner),
-                first=first,
+                first=verified.of(stage) // CHUNK * CHUNK,
                 rows=rows,
                 calibration=known,
             )
@@ -97,13 +105,16 @@ async def check_live(
                 return inconclusive(why)
             return rejected(why, Guilty(stage.node, stage.start, stage.end))
 
-    found = await asyncio.gather(*(one(*pair) for pair in zip(route, bodies, strict=True)))
+    found = await asyncio.gather(*(one(*pair) for pair in due))
     if ring.epoch != epoch:
-        return LiveCheck(verified)
-    verdicts = {stage.node: verdict for stage, verdict in zip(route, found, strict=True)}
-    failed = {n: v.reason for n, v in verdicts.items() if v.outcome is Outcome.REJECTED}
-    passed = all(verdict.outcome is Outcome.ACCEPTED for verdict in found)
-    return LiveCheck(rows if passed else verified, verdicts, failed)
+        return LiveCheck()
+    judged = [(stage, verdict) for (stage, _), verdict in zip(due, found, strict=True)]
+    return LiveCheck(
+        rows,
+        tuple(stage for stage, verdict in judged if verdict.outcome is Outcome.ACCEPTED),
+        {stage.node: verdict for stage, verdict in judged},
+        {s.node: v.reason for s, v in judged if v.outcome is Outcome.REJECTED},
+    )
 
 
 async def _withholds(transport: Transport, stage: Stage, error: HearthringError) -> bool:

@@ -31,7 +31,8 @@ class Options(TypedDict, total=False):
     (``client/acceptance.py``): any but ``gumbel`` makes answers above temperature 0 depend on them.
     ``explain`` is told each decision about guesses, in words, from a thread.
     ``spot_check``: the share of an answer, 0 to 1, at which its stages must show what they computed
-    while they do; it takes the model's layers, to compare with.
+    while they do, those of nodes that nothing is known of about twice as often; it takes the
+    model's layers, to compare with.
     """
 
     messages: Messages

@@ -1,28 +1,33 @@
 """Spot checks beside a generation: at a rate, the ring's stages show cells while they serve.
 
-A check runs when another 32 rows are committed, or doesn't, by chance that no stage can foresee; it
-draws from all rows since the last one. A stage that fails is evicted, and the text taken back to
-the last row that is verified.
+When another 32 rows are committed each stage is checked or isn't, by chance that none can foresee;
+newcomers and those with a bad past more often (``Standing.check_rate``). Cells are drawn from all
+rows since the stage's last check. One that fails is evicted, and the text taken back to the last
+row that is verified.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
+from hearthring.client.coverage import Coverage
 from hearthring.client.live_cells import RunnerOf, check_live
 from hearthring.client.ring import RingSession
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Transport
 from hearthring.shards.shape import Shape
-from hearthring.verify.reputation import Evidence, live_lesson
+from hearthring.verify.reputation import Evidence, Standing, live_lesson
 from hearthring.verify.rowhash import CHUNK
+from hearthring.verify.verdict import Verdict
 
 
 class SpotChecks:
-    """The checks of one session: ``rate`` of its chunks, 0 for none.
+    """The checks of one session: ``rate`` of its chunks at stages of proven nodes, 0 for none.
 
-    ``kinds()``: of every row of the text so far; ``runner_of``: own layers of a stage.
+    ``kinds()``: of every row of the text so far; ``runner_of``: own layers of a stage;
+    ``standing``: what is known of a node; ``chance()``: 0 to 1, the system's
+    if None, which no stage foresees.
     """
 
     def __init__(
@@ -33,17 +38,24 @@ class SpotChecks:
         kinds: Callable[[], Sequence[int]],
         runner_of: RunnerOf,
         rate: float,
+        standing: Callable[[str], Standing],
+        chance: Callable[[], float] | None = None,
     ) -> None:
-        self.rate, self.verified = rate, 0
-        """Rows from position 0 on that are verified."""
+        self.rate = rate
         self.caught: dict[str, str] = {}
         """Nodes that failed, and why."""
         self.lessons: list[Evidence] = []
         """The same, for the user's memory of nodes."""
         self._transport, self._ring, self._shape = transport, ring, shape
-        self._kinds, self._runner_of = kinds, runner_of
-        self._chance, self._seen = random.SystemRandom(), 0
+        self._kinds, self._runner_of, self._standing = kinds, runner_of, standing
+        self._coverage = Coverage(shape.layers)
+        self._chance, self._seen = chance or random.SystemRandom().random, 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def verified(self) -> int:
+        """Rows from position 0 on that are verified."""
+        return self._coverage.whole
 
     def look(self) -> None:
         """Begin a check if it is time for one, and none is under way."""
@@ -53,8 +65,14 @@ class SpotChecks:
             self._task = None
         if self._task is None and chunks != self._seen:
             self._seen = chunks
-            if self._chance.random() < self.rate:
-                self._task = asyncio.create_task(self._check())
+            if chosen := self._chosen():
+                self._task = asyncio.create_task(self._check(chosen))
+
+    async def settled(self) -> None:
+        """Return when no check is under way."""
+        if self._task is not None:
+            await self._task
+            self._task = None
 
     async def finish(self) -> None:
         """The text has ended: end the check under way, and make one last.
@@ -63,9 +81,7 @@ class SpotChecks:
         """
         if not self.rate:
             return
-        if self._task is not None:
-            await self._task
-            self._task = None
+        await self.settled()
         if not self._ring.rollback.due:
             await self._check()
         if self._ring.rollback.due:
@@ -82,17 +98,33 @@ class SpotChecks:
         if self._task is not None:
             await cancel([self._task])
 
-    async def _check(self) -> None:
-        self.verified = min(self.verified, len(self._ring.flight.committed))
-        before = self.verified
+    def _chosen(self) -> set[str]:
+        """The nodes that chance wants checked now."""
+        return {
+            stage.node
+            for stage in self._ring.route
+            if self._chance() < self._standing(stage.node).check_rate(self.rate)
+        }
+
+    async def _check(self, chosen: Container[str] | None = None) -> None:
+        ring, known = self._ring, self._coverage
+        known.cut(len(ring.flight.committed))
         found = await check_live(
-            self._transport, self._ring, self._kinds(), self._shape, self._runner_of, before
+            self._transport, ring, self._kinds(), self._shape, self._runner_of, known, chosen
         )
+        for stage in found.passed:
+            known.reach(stage, found.rows)
         # Rows that were taken back meanwhile aren't those that were checked.
-        still = len(self._ring.flight.committed) // CHUNK * CHUNK
-        self.verified = min(max(before, found.verified), still)
+        known.cut(len(ring.flight.committed) // CHUNK * CHUNK)
+        for node, verdict in found.verdicts.items():
+            if node not in found.failed:
+                self._learn(node, verdict, verdict.reason)
         for node, why in found.failed.items():
             self.caught[node] = why
-            verdict, session = found.verdicts.get(node), self._ring.session
-            self.lessons.append(live_lesson(session, node, verdict, why, time.time()))
-            self._ring.roll_back(self.verified - 1, node, why)
+            self._learn(node, found.verdicts.get(node), why)
+            ring.roll_back(self.verified - 1, node, why)
+
+    def _learn(self, node: str, verdict: Verdict | None, why: str) -> None:
+        lesson = live_lesson(self._ring.session, node, verdict, why, time.time())
+        if lesson.good or lesson.bad:
+            self.lessons[:] = [*(old for old in self.lessons if old.node != node), lesson]

@@ -1,11 +1,13 @@
 """The user's memory of nodes: where it is kept, and how it gets in and out."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 
 from hearthring.protocol.errors import BadEvidence, BadOption
 from hearthring.verify.evidence_store import EXPORT_BYTES, Reputation
+from hearthring.verify.reputation import Standing
 
 
 def open_reputation(data: Path | None = None) -> Reputation:
@@ -15,6 +17,11 @@ def open_reputation(data: Path | None = None) -> Reputation:
         return Reputation(folder / "reputation.db")
     except BadEvidence:
         return Reputation()
+
+
+def standing_by(memory: Callable[[str], float] | None) -> Callable[[str], Standing]:
+    """What is known of nodes; of none anything if the memory isn't the user's, or there is none."""
+    return memory.standing if isinstance(memory, Reputation) else lambda _: Standing()
 
 
 def read_export(file: Path) -> bytes:

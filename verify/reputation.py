@@ -82,12 +82,19 @@ def standings(evidence: Iterable[Evidence], now: float) -> dict[str, Standing]:
 def live_lesson(
     session: bytes, node: str, verdict: Verdict | None, why: str, now: float
 ) -> Evidence:
-    """What a failed spot check says of a node: as much as an audit's verdict, or, where there is
-    none that convicts it, that it withheld something."""
-    convicted = verdict is not None and any(guilty.node == node for guilty in verdict.guilty)
-    shown = verdict.strength if verdict is not None and convicted else Strength.NONE
-    weight = WITHHELD if shown is Strength.NONE else CONVICTED[shown]
-    return Evidence(node, 0.0, weight, now, f"{session.hex()}/live", why)
+    """What a spot check says of a node: as much as an audit's verdict, good or bad.
+
+    ``verdict`` is the one over this node. Where it failed and nothing convicts it, it withheld
+    something. One that is inconclusive says nothing: both weights are 0.
+    """
+    about = f"{session.hex()}/live"
+    if verdict is None or verdict.outcome is Outcome.REJECTED:
+        convicted = verdict is not None and any(guilty.node == node for guilty in verdict.guilty)
+        shown = verdict.strength if verdict is not None and convicted else Strength.NONE
+        weight = WITHHELD if shown is Strength.NONE else CONVICTED[shown]
+        return Evidence(node, 0.0, weight, now, about, why)
+    good = ACCEPTED[verdict.strength] if verdict.outcome is Outcome.ACCEPTED else 0.0
+    return Evidence(node, good, 0.0, now, about, why)
 
 
 def lessons(proof: "Proof", verdict: Verdict, own: bool, now: float) -> list[Evidence]:

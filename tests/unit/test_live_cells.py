@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hearthring.client.coverage import Coverage
 from hearthring.client.live_cells import LiveCheck, check_live
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
+from hearthring.client.spot_checks import SpotChecks
 from hearthring.node.config import NodeHooks
 from hearthring.node.stage_session import StageSession
 from hearthring.protocol.errors import EngineUnavailable
@@ -21,6 +23,7 @@ from hearthring.shards.engines import load_engine
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
 from hearthring.verify.cell_check import CellRunner
+from hearthring.verify.reputation import Standing
 from hearthring.verify.verdict import Outcome, Strength
 from tests.liar import hooks_for, session
 from tests.memory_ring import memory_swarm
@@ -92,10 +95,21 @@ class Talk:
             raise EngineUnavailable("not here", field="engine")
         return self.runners[stage.start, stage.end]
 
-    async def check(self, verified: int = 0) -> LiveCheck:
-        kinds = [PROMPT] * self.sent
-        return await check_live(
-            self.transport, self.ring, kinds, self.shape, self.runner_of, verified
+    async def check(self, verified: Coverage | None = None) -> LiveCheck:
+        kinds, since = [PROMPT] * self.sent, verified or Coverage(self.shape.layers)
+        return await check_live(self.transport, self.ring, kinds, self.shape, self.runner_of, since)
+
+    def spot_checks(self, rate: float, known: dict[str, Standing], chance: float) -> SpotChecks:
+        """Checks with a memory of nodes, for whom chance is always the same."""
+        return SpotChecks(
+            self.transport,
+            self.ring,
+            self.shape,
+            lambda: [PROMPT] * self.sent,
+            self.runner_of,
+            rate,
+            lambda node: known.get(node, Standing()),
+            lambda: chance,
         )
 
 
@@ -114,13 +128,14 @@ async def test_an_honest_ring_is_verified_chunk_by_chunk(
 ) -> None:
     async with talk(tiny, runners, {}) as one:
         await one.say(20)
-        assert await one.check() == LiveCheck(0)
-        verified = 0
+        assert await one.check() == LiveCheck()
+        verified = Coverage(one.shape.layers)
         for rows, expected in ((20, 32), (24, 64), (1, 64), (35, 96)):
             await one.say(rows)
             found = await one.check(verified)
-            verified = found.verified
-            assert (verified, found.failed) == (expected, {})
+            for stage in found.passed:
+                verified.reach(stage, found.rows)
+            assert (verified.whole, found.failed) == (expected, {})
             assert all(v.strength is Strength.BITS for v in found.verdicts.values())
 
 
@@ -131,9 +146,26 @@ async def test_who_can_not_check_a_stage_does_not_blame_it(
     async with talk(tiny, runners, {}) as one:
         await one.say(40)
         found = await one.check()
-        assert (found.verified, found.failed) == (0, {})
+        assert (found.passed, found.failed) == (one.ring.route[:1], {})
         said = found.verdicts[one.ring.route[1].node]
         assert (said.outcome, "can't be run here" in said.reason) == (Outcome.INCONCLUSIVE, True)
+
+
+async def test_newcomers_are_checked_more_often_than_proven_nodes(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    async with talk(tiny, runners, {}) as one:
+        proven, newcomer = (stage.node for stage in one.ring.route)
+        checks = one.spot_checks(0.3, {proven: Standing(good=20.0)}, chance=0.5)
+        await one.say(70)
+        checks.look()
+        await checks.settled()
+        assert [lesson.node for lesson in checks.lessons] == [newcomer]
+        assert checks.verified == 0  # half the work on these rows was looked at
+        await checks.finish()
+        assert {lesson.node for lesson in checks.lessons} == {proven, newcomer}
+        assert all((lesson.good, lesson.bad) == (1.0, 0.0) for lesson in checks.lessons)
+        assert checks.verified == 64
 
 
 @pytest.mark.parametrize(
@@ -155,5 +187,5 @@ async def test_a_liar_at_work_is_named_and_nothing_of_it_verified(
     async with talk(tiny, runners, {place: hooks}) as one:
         await one.say(70)
         found = await one.check()
-        assert found.verified == 0
+        assert one.ring.route[place] not in found.passed
         assert list(found.failed) == [one.ring.route[place].node]

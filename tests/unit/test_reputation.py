@@ -11,7 +11,15 @@ import pytest
 from hearthring.protocol.errors import BadEvidence
 from hearthring.protocol.identity import Identity
 from hearthring.verify.evidence_store import Reputation
-from hearthring.verify.reputation import HALF_LIFE, OWN, Evidence, Standing, lessons, standings
+from hearthring.verify.reputation import (
+    HALF_LIFE,
+    OWN,
+    Evidence,
+    Standing,
+    lessons,
+    live_lesson,
+    standings,
+)
 from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, inconclusive, rejected
 
 A, B, C = (Identity.new().node_id for _ in range(3))
@@ -94,6 +102,18 @@ def test_what_else_counts_against_a_node() -> None:
     assert (found[B].bad, A in found) == (2.0, False)
     said = Verdict(Outcome.ACCEPTED, "fine", (), BITS, {"dissenters": [C]})
     assert learned(said)[C].bad == 4.0
+
+
+def test_what_a_spot_check_says_of_a_node() -> None:
+    def said(verdict: Verdict | None) -> tuple[float, float]:
+        lesson = live_lesson(b"s" * 16, B, verdict, "why", 0.0)
+        return lesson.good, lesson.bad
+
+    assert said(Verdict(Outcome.ACCEPTED, "fine", (), BITS)) == (1.0, 0.0)
+    assert said(CAUGHT) == (0.0, 100.0)
+    assert said(rejected("it didn't open its cells", GUILTY)) == (0.0, 2.0)
+    assert said(None) == (0.0, 2.0)
+    assert said(inconclusive("it can't be reached")) == (0.0, 0.0)
 
 
 def test_an_event_counts_once(tmp_path: Path) -> None:
