@@ -25,7 +25,7 @@ from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 
 CLIENT, STAGES = Identity.new(), tuple(Identity.new() for _ in range(3))
-GENERATED_ROWS = 24
+GENERATED_ROWS = 16
 TEMPERATURE = 0.8
 
 

@@ -4,7 +4,8 @@ First real answers: rings of three stages, honest and with one liar, each proof 
 of the route's numerics class (bits) and by one of another (tolerance). Then juries are drawn out of
 those verdicts: of every pool some verifiers lie, all in one plot (they slander the same stage of an
 honest answer, and praise a liar's), and some are of the other class. The vote is the one that
-audits take, splits and further draws included. Beside it: what independent errors would give.
+audits take, splits and further draws included: verifiers of the route's class are drawn before all
+others. Beside it: what independent errors would give, and the figures of a paper on majorities.
 
 Run: python bench/majority.py [--model smollm2|tiny] [--answers 4] [--draws 20000] [--seed 1]
 """
@@ -36,7 +37,11 @@ from tests.tiny import write_tiny_gguf
 FAULTS = ("noise:0.05", "skip-layer", "flip-sign", "other-weights:4", "scale:1.02", "replay")
 POOL = 31
 LYING = (0.0, 0.05, 0.1, 0.2, 0.3)
-OTHERS = (0.0, 1.0)
+OTHERS = (0.0, 0.5, 1.0)
+PAPER = (
+    'cited of "Generative AI Consensus in a Trustless Network": 99.89 % and 0.0267 %. Its setting '
+    "could not be\nlooked up, so these stand beside ours without being compared with them."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,9 @@ def main() -> None:
                     f"{missed:10.4%}  {split:6.3%}",
                     flush=True,
                 )
+    print(f"\n{PAPER}")
+    subtle = sum(c.tolerance.outcome is Outcome.ACCEPTED for c in liars) / len(liars)
+    print(f"of these liars one honest verifier of another class misses {subtle:.0%}")
     if wish.json:
         names = ("others", "lying", "seats", "accused", "formula", "missed", "split")
         wish.json.write_text(json.dumps([dict(zip(names, r, strict=True)) for r in rows], indent=1))

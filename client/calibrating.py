@@ -143,7 +143,7 @@ def measure(
     layers = gguf.shape.layers
     size = -(-layers // BLOCKS)
     ends = open_ends("torch", gguf, residual, threads)
-    values, draw = gguf.shape.kv_heads * gguf.shape.head_width, np.random.default_rng(0)
+    values = gguf.shape.kv_heads * gguf.shape.head_width
     courses: dict[tuple[str, str], list[_Course]] = {}
     names: dict[str, str] = {}
     states: dict[str, list[F32]] = {}
@@ -176,7 +176,8 @@ def measure(
                     course[i].deviated(boundary - begun, off)
                 course[i].replay = again[block[1]]
                 cells = EngineCells(engines[auditor], values)
-                course[i].checked(cell_errors(cells, passes[route], text, residual, draw))
+                chance = i.to_bytes(32, "big")
+                course[i].checked(cell_errors(cells, passes[route], text, residual, chance))
             for name in names:
                 states[name][i] = passes[name].after[block[1]]
     _score(gguf, texts, residual, threads, ends, states, courses)

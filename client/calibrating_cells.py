@@ -1,7 +1,7 @@
 """How far apart honest engines are in single cells: one layer, one row, from the same input.
 
-A text goes through the layers of a route's engine once; of every layer some rows are then computed
-again by the auditor's, from the residual below them and the K and V that the route stored.
+A text goes through the layers of a route's engine once; cells drawn as audits draw them are then
+computed again by the auditor's, from the residual below and the K and V that the route stored.
 """
 
 from typing import NamedTuple
@@ -12,10 +12,8 @@ from hearthring.client.texts import Text
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.engine import Engine, EngineRow, KvCache, Segment
-from hearthring.verify.cell_check import errors
-
-CELLS = 4
-"""Rows per layer and text, half of them of the prompt: about as many as an audit draws."""
+from hearthring.verify.cell_check import errors, layer_means
+from hearthring.verify.draw import draw
 
 
 class Pass(NamedTuple):
@@ -38,26 +36,22 @@ def run_layers(engine: Engine, text: Text, states: F32) -> Pass:
 
 
 def cell_errors(
-    auditor: EngineCells, route: Pass, text: Text, residual: Residual, draw: np.random.Generator
+    auditor: EngineCells, route: Pass, text: Text, residual: Residual, chance: bytes
 ) -> tuple[float, float]:
-    """The largest errors over some cells of every layer: of what it added, and of K and V."""
-    below, worst = route.before, (0.0, 0.0)
-    for layer in range(route.first, route.first + len(route.after)):
+    """What an audit that draws by ``chance`` finds in the worst layer: see ``layer_means``."""
+    below, last = route.before, max(route.after)
+    drawn = draw(chance, (route.first, last), len(text.ids), prompt=text.prompt)
+    found = []
+    for layer in range(route.first, last):
         above = route.after[layer + 1]
-        rows = [(int(text.kinds[at]), at) for at in _positions(text, draw)]
-        places = [at for _, at in rows]
-        slots = np.arange(places[-1] + 1, dtype=np.int64)
-        stored = route.cache.read(layer, slots)
+        places = [cell.position for cell in drawn if cell.layer == layer]
+        rows = [(int(text.kinds[at]), at) for at in places]
+        stored = route.cache.read(layer, np.arange(places[-1] + 1, dtype=np.int64))
         made = auditor.run(layer, rows, below[places], stored, route.cache.kv_type)
-        for i in range(len(rows)):
-            found = errors(made, i, below[places], above[places], residual)
-            worst = max(worst[0], found[0]), max(worst[1], found[1])
+        found += [
+            (layer, *errors(made, i, below[places], above[places], residual))
+            for i in range(len(rows))
+        ]
         below = above
-    return worst
-
-
-def _positions(text: Text, draw: np.random.Generator) -> list[int]:
-    """Rows of both kinds, in order."""
-    parts = [np.arange(text.prompt), np.arange(text.prompt, len(text.ids))]
-    chosen = [draw.choice(some, min(CELLS // 2, len(some)), replace=False) for some in parts]
-    return sorted(int(at) for some in chosen for at in some)
+    means = layer_means(found).values()
+    return max(added for added, _ in means), max(stored for _, stored in means)

@@ -7,6 +7,8 @@ serves like an honest node; that is what audits are for.
     scale:1.02       scales its output
     flip-sign        flips the sign of its output
     nan              sends a NaN
+    wrong-epoch      signs its rows for another epoch of the session
+    wrong-class      signs its rows as of another numerics class than it announced
     replay           sends its previous step's output again
     stale-kv         lets generated rows attend to an older row in place of the newest
     skip-layer       leaves out the middle layer of its window
@@ -32,6 +34,7 @@ from hearthring.protocol.tensors import F32, pack, unpack
 from hearthring.protocol.transport import Transport
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment, Window
 from hearthring.verify import receipts
+from hearthring.verify.claims import claim
 from tests.wrapped import WrappedEngine
 
 
@@ -141,6 +144,25 @@ class NanSession(StageSession):
         return super()._seal(prepared, b"\xff" * 4 + wire[4:], time)
 
 
+class EpochSession(StageSession):
+    """Signs its rows for an epoch that hasn't begun."""
+
+    def _seal(self, prepared: Prepared, wire: bytes, time: HopTime) -> Step:
+        step, wish = super()._seal(prepared, wire, time), self.wish
+        ids = [row.id for row in prepared.rows]
+        hashes = [self._kept[row].sent for row in ids]
+        signed = claim(wish.session, wish.epoch + 1, step.step_id, wish.end, ids, hashes)
+        return replace(step, signature=self._who.sign(signed))
+
+
+class ClassSession(StageSession):
+    """Signs its rows as of a class that it isn't."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._class = bytes(32)
+
+
 class ForgingSession(StageSession):
     """Signs a receipt that contradicts what it signed on the way."""
 
@@ -188,6 +210,10 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
             return NodeHooks(load=coarse(int(value or 4)))
         case "nan":
             return NodeHooks(session=session(NanSession))
+        case "wrong-epoch":
+            return NodeHooks(session=session(EpochSession))
+        case "wrong-class":
+            return NodeHooks(session=session(ClassSession))
         case "forge-receipt":
             return NodeHooks(session=session(ForgingSession))
         case "corrupt-layers":

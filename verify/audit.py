@@ -157,6 +157,7 @@ def _stage_figures(body: ReceiptBody, replay: _Boundary) -> dict[str, Any]:
         "chunks_equal": sum(equal),
         "first_chunk_different": equal.index(False) if False in equal else None,
         "exp_mismatches_mean": round(replay.comparison.mean.exp_mismatches, 3),
+        "exp_mismatches_chunk": max(one.exp_mismatches for one in replay.comparison.chunks),
         "mantissa_mean": _figure(replay.comparison.mean.mantissa_mean),
     }
 
@@ -200,7 +201,7 @@ def _judge_tolerance(
         "false_rejections_estimated": tolerance.tail,
     }
     for body, replay in zip(bodies, replays, strict=True):
-        if _beyond(replay.comparison, tolerance.digest_at(body.end), tolerance.chunk_exp):
+        if exceeds(replay.comparison, tolerance.digest_at(body.end), tolerance.chunk_exp):
             figures["suspects"] = [b.node for b in bodies if b.end <= body.end]
             reason = (
                 f"the output of layer {body.end} is farther from the replay than other kernels "
@@ -210,7 +211,9 @@ def _judge_tolerance(
     return None
 
 
-def _beyond(found: Comparison, limits: tuple[float, float], chunk: float) -> bool:
+def exceeds(found: Comparison, limits: tuple[float, float], chunk: float) -> bool:
+    """Whether digests of a boundary are farther off than thresholds allow: for the request's mean
+    mismatches and mantissa steps, and for the mismatches of a chunk."""
     mean = (found.mean.exp_mismatches, found.mean.mantissa_mean)
     return (
         mean[0] > limits[0]
@@ -234,12 +237,13 @@ def _judge_tokens(
         return rejected(f"the client's digest of the final norm is none: {error}")
     figures["final_norm_exp_mismatches_mean"] = round(normed.mean.exp_mismatches, 3)
     figures["final_norm_mantissa_mean"] = _figure(normed.mean.mantissa_mean)
+    figures["final_norm_exp_mismatches_chunk"] = max(one.exp_mismatches for one in normed.chunks)
     limits = (0.0, 0.0) if tolerance is None else tolerance.norm
-    if limits and _beyond(normed, limits, tolerance.chunk_exp if tolerance else 0.0):
+    if limits and exceeds(normed, limits, tolerance.chunk_exp if tolerance else 0.0):
         reason = "the client signed a digest of the final norm that isn't that of its rows"
         return rejected(reason, strength=strength, **figures)
     answer = range(proof.prompt_tokens, len(proof.token_ids))
-    wrong, beyond = [], []
+    wrong, beyond, farthest = [], [], 0.0
     # Logits are divided by the temperature before they are compared.
     heat = proof.sampling.temperature or 1.0
     margin = (tolerance or GENERIC).token_margin / heat
@@ -247,12 +251,14 @@ def _judge_tokens(
         chosen, lead = replayer.choose(proof, position - 1, states[position - 1])
         if chosen != proof.token_ids[position]:
             wrong.append(position)
+            farthest = max(farthest, lead)
             exact = tolerance is None and position >= proof.class_from
             # What was drafted isn't known: then a token is only wrong if no draft could lead to it.
             certain = proof.sampling_rule == SAMPLING_RULE
             if not np.isfinite(lead) or (certain and (exact or lead > margin)):
                 beyond.append(position)
     figures |= {"tokens_checked": len(answer), "tokens_different": len(wrong)}
+    figures["token_lead"] = _figure(farthest)
     other = max(0, proof.class_from - proof.prompt_tokens)
     if other:
         figures["tokens_of_another_class"] = other

@@ -10,17 +10,19 @@ Why this bounds accusations: a new honest text and the n of the second part are 
 new one is the largest of n + 1 with probability at most 1 / (n + 1), whatever the distribution
 (split conformal prediction; Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World").
 The margin only lowers it. The bound is on the whole request: all boundaries, chunks and tokens,
-which hang together, so no count of them would tighten it; more texts do.
+which hang together, so no count of them would tighten it; more texts do. It holds for each kind of
+audit by itself (``GROUPS``): a figure of one that is off loosens no threshold of another.
 
 By how much the margin lowers it takes an assumption. ``tail`` is what is left beyond the limit if
 scores above their median thin out exponentially (figures are in logarithms, so this allows heavy
 tails of the figures themselves), at the upper 95 % limit of the mean excess (Pickands, "Statistical
-inference using extreme order statistics", 1975, with shape 0). It is an estimate and no bound.
+inference using extreme order statistics", 1975, with shape 0), or the bound if that is less. It is
+an estimate and no bound.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,10 +33,18 @@ from hearthring.verify.tolerance import Tolerance
 
 MARGIN = 1.5
 """Spreads by which a threshold lies beyond the farthest honest text."""
-FLOOR = Tolerance((2.0,), (0.2,), 4.0, (0.002,), (0.004,), 0.1, 0.002, 0.004, 0.0, 0.0)
+FLOOR = Tolerance((2.0,), (0.2,), 4.0, (0.002,), (0.004,), 0.5, 0.002, 0.004, 0.0, 0.0)
 """Added to figures before their logarithm: those that happen to be zero aren't always."""
-NARROWEST = 0.1
-"""A spread at least: texts and machines differ by more than a few texts show."""
+USUAL, WEIGHT = 0.2, 8
+"""A spread before anything is measured, and how many figures it counts for: a few texts show little
+of a field with a figure each."""
+GROUPS = (
+    ("exp", "mantissa", "chunk_exp", "token_margin"),
+    ("deviation", "deviation_chunk"),
+    ("cell_added", "cell_stored"),
+)
+"""Figures of one audit each: a replay from the prompt, those of recorded inputs, and cells. The
+bound holds for each of them."""
 LEAST, MOST = 8, 16
 """Texts in all at least, and texts that set middles and spreads at most."""
 _CONFIDENCE, _DEVIATES = 0.95, 1.645
@@ -75,11 +85,16 @@ def fit(texts: Sequence[Tolerance], margin: float = MARGIN) -> Fit:
         raise BadOption(f"{len(texts)} texts", field="texts", mend=f"at least {LEAST}")
     quarter = len(texts) // 4
     first, last = min(quarter, MOST), len(texts) - quarter
-    scales = [_Scale.of(name, texts[:first]) for name in _NAMES]
-    scores = [max(scale.score(text) for scale in scales) for text in texts[first:last]]
-    reach = max(*scores, 0.0) + margin
-    limits = {scale.name: scale.limit(reach) for scale in scales}
-    tolerance = Tolerance(**limits, bound=1 / (last - first + 1), tail=tail(scores, reach))
+    limits: dict[str, Any] = {}
+    tails = []
+    for names in GROUPS:
+        scales = [_Scale.of(name, texts[:first]) for name in names]
+        scores = [max(scale.score(text) for scale in scales) for text in texts[first:last]]
+        reach = max(*scores, 0.0) + margin
+        limits |= {scale.name: scale.limit(reach) for scale in scales}
+        tails.append(tail(scores, reach))
+    bound = 1 / (last - first + 1)
+    tolerance = Tolerance(**limits, bound=bound, tail=min(bound, max(tails)))
     return Fit(tolerance, tuple(_reach(text, tolerance) for text in texts[last:]))
 
 
@@ -108,8 +123,8 @@ class _Scale:
     def of(cls, name: str, texts: Sequence[Tolerance]) -> "_Scale":
         logs = np.stack([_log(name, text) for text in texts])
         middle = logs.mean(axis=0)
-        spread = float(np.sqrt(((logs - middle) ** 2).sum() / logs[1:].size)) if texts[1:] else 0.0
-        return cls(name, middle, max(spread, NARROWEST))
+        squares = ((logs - middle) ** 2).sum() + WEIGHT * USUAL**2
+        return cls(name, middle, float(np.sqrt(squares / (logs[1:].size + WEIGHT))))
 
     def score(self, text: Tolerance) -> float:
         return float(((_log(self.name, text) - self.middle) / self.spread).max())
@@ -158,4 +173,4 @@ def _array(value: float | tuple[float, ...]) -> NDArray[np.float64]:
     return np.atleast_1d(np.asarray(value, np.float64))
 
 
-_NAMES = tuple(item.name for item in fields(Tolerance) if item.name not in ("bound", "tail"))
+_NAMES = tuple(name for names in GROUPS for name in names)

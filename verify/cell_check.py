@@ -3,11 +3,12 @@
 Each drawn cell is computed again from the residual below it and the opened K and V of the positions
 before; what comes out must be the committed residual, and the row's own K and V the stored ones.
 In the stage's numerics class both are compared bit by bit. Another class rounds differently, so all
-channels of what the layer *added* are compared, within a tolerance: the residual itself is
-dominated by a few huge channels, beside which a skipped layer would hardly show.
+channels of what the layer *added* are compared, within a tolerance for the mean of a layer's cells:
+the residual itself is dominated by a few huge channels, beside which a skipped layer would hardly
+show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,10 +110,12 @@ def check_cells(
     else:
         limits = calibration.tolerance([body.numerics])
         added, stored = limits.cell_added, limits.cell_stored
-        wrong = [one for one in found if one.added > added or one.stored > stored]
+        means = layer_means((one.cell.layer, one.added, one.stored) for one in found)
+        far = {n for n, mean in means.items() if mean[0] > added or mean[1] > stored}
+        wrong = [one for one in found if one.cell.layer in far]
         figures |= {
-            "added_error": round(max((one.added for one in found), default=0.0), 5),
-            "stored_error": round(max((one.stored for one in found), default=0.0), 5),
+            "added_error": round(max((mean[0] for mean in means.values()), default=0.0), 5),
+            "stored_error": round(max((mean[1] for mean in means.values()), default=0.0), 5),
             "thresholds": {"added_error": added, "stored_error": stored},
             "false_rejections_at_most": limits.bound,
         }
@@ -191,6 +194,21 @@ def errors(
 
 def _joined(opening: Opening, boundary: int, positions: Sequence[int]) -> bytes:
     return b"".join(opening.residual(boundary, position) for position in positions)
+
+
+def layer_means(errors: Iterable[tuple[int, float, float]]) -> dict[int, tuple[float, float]]:
+    """Mean errors of each layer's cells, from (layer, added, stored) of every cell.
+
+    The first rows of a text may have huge channels, and then far larger errors than all others;
+    what is computed otherwise is far off in every row.
+    """
+    grouped: dict[int, list[tuple[float, float]]] = {}
+    for layer, *pair in errors:
+        grouped.setdefault(layer, []).append((pair[0], pair[1]))
+    return {
+        layer: (sum(a for a, _ in some) / len(some), sum(s for _, s in some) / len(some))
+        for layer, some in grouped.items()
+    }
 
 
 def _added_error(mine: F32, said: F32, below: F32, residual: Residual) -> float:

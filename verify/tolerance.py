@@ -30,8 +30,9 @@ class Tolerance:
     mismatches of one chunk, at any boundary. ``deviation`` and ``deviation_chunk``: a stage's
     output against the replay of its recorded input in all channels, mean of the request and of the
     worst chunk; entry 0 for a stage of one layer. ``token_margin``: logits by which another token
-    may be ahead. ``cell_added`` and ``cell_stored``: relative error of what a layer added to a row,
-    and of its K and V. A list that is shorter than a model goes on with its last entry.
+    may be ahead. ``cell_added`` and ``cell_stored``: relative error of what a layer added to its
+    rows, and of their K and V, mean of the cells drawn. A list that is shorter than a model goes on
+    with its last entry.
 
     The share of honest requests that exceed a threshold is at most ``bound``, whatever their
     distribution; if the tail of what was measured is exponential, it is ``tail`` at most. Both are
@@ -44,8 +45,8 @@ class Tolerance:
     deviation: tuple[float, ...] = (0.06,)
     deviation_chunk: tuple[float, ...] = (0.12,)
     token_margin: float = 0.5
-    cell_added: float = 0.04
-    cell_stored: float = 0.08
+    cell_added: float = 0.1
+    cell_stored: float = 0.15
     bound: float = 1.0
     tail: float = 1.0
 
@@ -66,10 +67,10 @@ class Tolerance:
 GENERIC = Tolerance()
 """Measured on SmolLM2-135M-Instruct Q4_1, ggml's 8-bit activations against torch in fp32. Over ten
 layers deviations had means up to 0.014 (0.038 with 8-bit keys and values) and chunks up to 0.033
-(0.047); noise of 5 % of a row's spread gave 0.12 to 0.15, a left-out layer 0.32 to 0.45. Of some
-400 cells in all parts of the model 0.016 and 0.040 were the most; a skipped or swapped layer adds
-about 1, weights rounded to 4 bits 0.3. Noise of 1 % of a row at a layer can't be told from
-rounding."""
+(0.047); noise of 5 % of a row's spread gave 0.12 to 0.15, a left-out layer 0.32 to 0.45. A
+layer's cells had means of 0.02, and more where a text's first rows were drawn; a skipped or
+swapped layer gives about 1, weights rounded to 4 bits 0.3. Noise of 1 % of a row at a layer can't
+be told from rounding."""
 
 
 @dataclass(frozen=True, slots=True)

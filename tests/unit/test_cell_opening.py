@@ -25,6 +25,7 @@ from hearthring.verify import receipts
 from hearthring.verify.cell_check import check_cells
 from hearthring.verify.draw import Cell, draw
 from hearthring.verify.opening import Promise
+from hearthring.verify.tolerance import Calibration, Tolerance, sort_of
 from hearthring.verify.verdict import Outcome, Strength
 from tests.stage_peer import WINDOW, Peer, Rig, chain, rig, tiny_engine
 
@@ -209,3 +210,9 @@ async def test_another_class_compares_within_a_tolerance(
     assert 0 < verdict.figures["added_error"] < 0.01
     other.factor = np.float32(1.2)
     assert check_cells(promise, drawn, columns, other).outcome is Outcome.REJECTED
+    wide = Tolerance(cell_added=0.3, cell_stored=0.3, bound=0.01)
+    known = Calibration("m", {sort_of(promise.body.numerics): wide})
+    verdict = check_cells(promise, drawn, columns, other, known)
+    assert verdict.outcome is Outcome.ACCEPTED
+    assert verdict.figures["thresholds"] == {"added_error": 0.3, "stored_error": 0.3}
+    assert verdict.figures["false_rejections_at_most"] == 0.01

@@ -85,10 +85,21 @@ async def test_a_liar_is_named_wherever_it_stands(tiny: ModelEntry, fault: str, 
     assert verdict.guilty == (Guilty(node, *windows[place]),)
 
 
-@pytest.mark.parametrize("place", [1, 2])
-async def test_a_nan_is_refused_by_who_gets_it(tiny: ModelEntry, place: int) -> None:
-    with pytest.raises(HearthringError, match="NonFinite"):
-        await prove(tiny, "nan", place, patience=0.5)
+@pytest.mark.parametrize(
+    ("fault", "place", "error"),
+    [
+        ("nan", 1, "NonFinite"),
+        ("nan", 2, "NonFinite"),
+        ("wrong-epoch", 1, "BadSignature"),
+        ("wrong-epoch", 2, "BadSignature"),
+        ("wrong-class", 1, "BadSignature"),
+    ],
+)
+async def test_rows_that_can_not_be_are_refused_by_who_gets_them(
+    tiny: ModelEntry, fault: str, place: int, error: str
+) -> None:
+    with pytest.raises(HearthringError, match=error):
+        await prove(tiny, fault, place, patience=0.5)
 
 
 async def test_a_withheld_receipt_is_said(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hearthring.protocol.errors import BadOption, Malformed
-from hearthring.verify.calibrating import MARGIN, exceedance_bound, fit, tail
+from hearthring.verify.calibrating import GROUPS, MARGIN, exceedance_bound, fit, tail
 from hearthring.verify.tolerance import GENERIC, Calibration, Tolerance, sort_of, widest
 
 GGML = "ggml-0.26.0-avx2/f32+q4_1/kv-f16/prompt-openblas-0.3.31-SkylakeX-fp32/fp16"
@@ -34,8 +34,10 @@ def texts(count: int, seed: int = 0) -> list[Tolerance]:
     ]
 
 
-def beyond(text: Tolerance, limits: Tolerance) -> bool:
-    return widest([replace(text, bound=0.0, tail=0.0), limits]) != limits
+def beyond(text: Tolerance, limits: Tolerance, audit: int = 0) -> bool:
+    """Whether one of the audits, a replay or cells, rejects the text."""
+    said = {name: getattr(text, name) for name in GROUPS[audit]}
+    return widest([replace(limits, **said), limits]) != limits
 
 
 def test_a_class_is_of_a_sort() -> None:
@@ -76,11 +78,11 @@ def test_the_bound_holds_for_texts_that_set_nothing() -> None:
             [beyond(t, f.tolerance) for i, f in enumerate(fits) for t in texts(10, 1000 + i)]
         )
     # Without a margin the bound is what is met, up to the error of 2000 draws.
-    assert 0.05 < rates[0.0] < fits[0].tolerance.bound + 0.02
+    assert 0.05 < rates[0.0] < fits[0].tolerance.bound + 0.03
     assert rates[MARGIN] < rates[0.0] / 2
     # What is estimated of the margin's share is more than what is met.
-    assert rates[MARGIN] < np.median([f.tolerance.tail for f in fits]) < rates[0.0] * 2
-    assert found.tolerance.tail < found.tolerance.bound
+    assert rates[MARGIN] < np.median([f.tolerance.tail for f in fits])
+    assert fit(texts(400)).tolerance.tail < found.tolerance.bound / 2
 
 
 def test_the_tail_of_exponential_scores() -> None:
@@ -134,7 +136,7 @@ def test_a_calibration_of_the_first_version_has_generic_figures_of_cells() -> No
     for name in ("cell_added", "cell_stored", "tail"):
         del said["sorts"]["a/b"][name]
     found = Calibration.from_json(json.dumps(said)).sorts["a/b"]
-    assert (found.cell_added, found.cell_stored, found.tail) == (0.04, 0.08, 1.0)
+    assert (found.cell_added, found.cell_stored, found.tail) == (0.1, 0.15, 1.0)
     assert found.exp == known.sorts["a/b"].exp
 
 
