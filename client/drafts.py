@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hearthring.client.draft import Draft, Setting
+from hearthring.client.draft_model import open_model
 from hearthring.client.ngrams import open_ngrams
 from hearthring.client.pace import Explain
 from hearthring.client.paces import AUTO as AUTO_PACE
@@ -18,7 +19,13 @@ AUTO, NONE = "auto", "none"
 
 Make = Callable[[Setting], Draft]
 
-DRAFTS: dict[str, Make] = {"suffix": lambda setting: SuffixDraft(), "ngrams": open_ngrams}
+DRAFTS: dict[str, Make] = {
+    "suffix": lambda setting: SuffixDraft(),
+    "ngrams": open_ngrams,
+    "model": open_model,
+}
+OF_A_MODEL = ("model",)
+"""Drafts that need an argument: a model's name or file."""
 
 
 def check_draft(wish: str | Make) -> str | Make:
@@ -33,6 +40,12 @@ def check_draft(wish: str | Make) -> str | Make:
     if not set(names) <= known or not (isinstance(wish, str) or callable(wish)):
         allowed = ", ".join((AUTO, NONE, *DRAFTS))
         raise BadOption(f"{wish!r} isn't allowed", field="draft", mend=f"allowed: {allowed}")
+    for part in parts:
+        name, _, argument = part.partition(":")
+        if name in OF_A_MODEL and not argument:
+            raise BadOption(
+                f"{name} of which model?", field="draft", mend=f"for example {name}:smollm2"
+            )
     return wish
 
 

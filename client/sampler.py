@@ -88,6 +88,22 @@ def lead(
     return chosen, float(scores[best]) - float(scores[place])
 
 
+def leaders(
+    logits: F32, history: Sequence[int], position: int, sampling: Sampling, count: int
+) -> list[tuple[int, float]]:
+    """The ``count`` tokens of the highest scores, first the one that ``choose`` takes, and with
+    each its share in the softmax of all scores, noise included. Raises as ``choose``.
+
+    The share tells how far the choice is from another one: a draft's sureness of its guess.
+    """
+    ids, scores = _candidates(logits, history, position, sampling)
+    wide = scores.astype(np.float64)
+    weights = np.exp(wide - wide.max())
+    shares = weights / weights.sum()
+    first = _first(wide, min(count, wide.size))
+    return [(int(at if ids is None else ids[at]), float(shares[at])) for at in first]
+
+
 def distribution(logits: F32, history: Sequence[int], sampling: Sampling) -> F64:
     """How likely ``choose`` takes each token, over all seeds: ``[vocab]``, float64, sum 1.
 

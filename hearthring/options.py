@@ -48,7 +48,8 @@ Draft = Annotated[
     str,
     typer.Option(
         help="What guesses tokens to come: it changes the speed, and nothing of the answer. auto, "
-        "none, a draft's name, or several joined by +, of which the best so far guesses.",
+        "none, suffix, ngrams, model:NAME (a small model here, by name or file), or several joined "
+        "by +, of which the best so far guesses.",
         metavar="NAME",
     ),
 ]

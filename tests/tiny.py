@@ -3,6 +3,7 @@
 Small enough to be written in every test, complete enough for llama.cpp to load.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ def byte_tokens() -> list[str]:
     return [table[byte] for byte in range(256)]
 
 
-def tiny_tokens() -> list[str]:
+def tiny_tokens(merges: Sequence[str] = MERGES) -> list[str]:
     """Specials, then one token per byte, then one per merge."""
-    return [*SPECIALS, *byte_tokens(), *(merge.replace(" ", "") for merge in MERGES)]
+    return [*SPECIALS, *byte_tokens(), *(merge.replace(" ", "") for merge in merges)]
 
 
-def tiny_weights(seed: int, layers: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+def tiny_weights(
+    seed: int, layers: int, tokens: int = 0
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """Float32 weights by GGUF name, scaled so that a pass stays finite and tokens differ."""
     draw = np.random.default_rng(seed)
 
@@ -56,7 +59,10 @@ def tiny_weights(seed: int, layers: int) -> dict[str, np.ndarray[Any, np.dtype[n
     def norm() -> np.ndarray[Any, np.dtype[np.float32]]:
         return draw.uniform(0.8, 1.2, WIDTH).astype(np.float32)
 
-    weights = {"token_embd.weight": matrix(len(tiny_tokens()), WIDTH), "output_norm.weight": norm()}
+    weights = {
+        "token_embd.weight": matrix(tokens or len(tiny_tokens()), WIDTH),
+        "output_norm.weight": norm(),
+    }
     for layer in range(layers):
         at = f"blk.{layer}."
         weights[at + "attn_norm.weight"] = norm()
@@ -72,14 +78,20 @@ def tiny_weights(seed: int, layers: int) -> dict[str, np.ndarray[Any, np.dtype[n
 
 
 def write_tiny_gguf(
-    path: Path, *, seed: int = 0, quant: str = "F32", layers: int = 4, pre: str = "smollm"
+    path: Path,
+    *,
+    seed: int = 0,
+    quant: str = "F32",
+    layers: int = 4,
+    pre: str = "smollm",
+    merges: Sequence[str] = MERGES,
 ) -> Path:
     """Write the model with tied head to ``path``. Equal arguments give equal bytes.
 
     ``quant`` (F32, Q4_0, Q4_1, Q8_0) is the type of the matrices in the layers; with 4 bits the
     embedding is Q8_0, as in the packaged SmolLM2.
     """
-    writer = GGUFWriter(path, "llama")
+    writer, tokens = GGUFWriter(path, "llama"), tiny_tokens(merges)
     writer.add_name(f"tiny {seed}")
     writer.add_file_type(_FILE_TYPES[quant])
     writer.add_block_count(layers)
@@ -91,12 +103,12 @@ def write_tiny_gguf(
     writer.add_rope_dimension_count(HEAD_WIDTH)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tiny_tokens()))
+    writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tiny_tokens())
-    writer.add_token_types([3] * len(SPECIALS) + [1] * (len(tiny_tokens()) - len(SPECIALS)))
-    writer.add_token_merges(list(MERGES))
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * len(SPECIALS) + [1] * (len(tokens) - len(SPECIALS)))
+    writer.add_token_merges(list(merges))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
@@ -104,7 +116,7 @@ def write_tiny_gguf(
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-    for name, values in tiny_weights(seed, layers).items():
+    for name, values in tiny_weights(seed, layers, len(tokens)).items():
         kind = GGMLQuantizationType.F32
         if values.ndim == 2 and quant != "F32":
             embedding = name == "token_embd.weight"
