@@ -1,7 +1,7 @@
 """The ``Cells`` method: what a stage has committed to so far, and its cells, opened."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from hearthring.node.archive import Archive
@@ -20,6 +20,7 @@ from hearthring.protocol.cells import (
 from hearthring.protocol.errors import StageFailed, UnknownSession
 from hearthring.protocol.transport import Stream
 from hearthring.shards.engine import Engine
+from hearthring.verify.draw import Cell
 from hearthring.verify.grants import check_grant
 
 
@@ -64,7 +65,10 @@ class CellDesk:
             # As if there were none: whether there was a session is nobody's business.
             raise UnknownSession("no record of it here, or no longer", field="cells.session")
         inside = await self._worker.run(place.session.inside)
-        await self._send(stream, inside, query)
+        rows = sum(len(chunk.ids) for chunk in inside.sealed)
+        cells = check_cells(query.cells, inside.window, rows)
+        inside.expect(cells)
+        await self._send(stream, inside, cells)
 
     async def _open_ended(self, stream: Stream, query: CellsOpen) -> None:
         client = self._archive.client_of(query.session)
@@ -81,11 +85,10 @@ class CellDesk:
             )
             while await self._worker.run(rebuilt.advance):
                 pass
-            await self._send(stream, rebuilt, query)
+            await self._send(stream, rebuilt, cells)
 
-    async def _send(self, stream: Stream, inside: Inside, query: CellsOpen) -> None:
-        rows = sum(len(chunk.ids) for chunk in inside.sealed)
-        columns = opened(inside, check_cells(query.cells, inside.window, rows))
+    async def _send(self, stream: Stream, inside: Inside, cells: Sequence[Cell]) -> None:
+        columns = opened(inside, cells)
         step: Callable[[], OpenedColumn | None] = partial(_next, columns)
         while (column := await self._worker.run(step)) is not None:
             await stream.send(encode_cells_reply(column))

@@ -1,9 +1,9 @@
 """Opening cells: which columns to show of a session, and where their bytes come from.
 
-An open session has its K and V, and the residuals of its last chunks; an older row is run again
-alone, which the K and V before it make possible. Of a session that has ended a stage keeps what
-came in: rows have the same bits whenever they are run, so running them again, a chunk at
-a time between other sessions' steps, gives the cells that it committed to.
+An open session has its K and V, and the residuals of its last chunks; older rows are run again, a
+few at once, which the K and V before them make possible. Of a session that has ended a stage keeps
+what came in: rows have the same bits whenever they are run, so running them again, a chunk at a
+time between other sessions' steps, gives the cells that it committed to.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,14 @@ from hearthring.protocol.messages import Row
 from hearthring.protocol.tensors import Residual, unpack
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment, Window
 from hearthring.shards.slots import SlotMap
-from hearthring.shards.tracing import Trace, TracingEngine
+from hearthring.shards.tracing import TracingEngine
 from hearthring.verify import merkle
 from hearthring.verify.draw import Cell
 from hearthring.verify.opening import needed, residuals
 from hearthring.verify.rowhash import CHUNK
+
+TOGETHER = 8
+"""Rows that an open session runs again at once: few enough that nobody's step waits for long."""
 
 
 class Inside(Protocol):
@@ -121,8 +124,21 @@ class Live:
     slots: SlotMap
     cache: KvCache
     engine: Engine
-    again: dict[int, Trace] = field(default_factory=dict)
-    """Traces of rows that were run again, by position."""
+    again: dict[int, bytes] = field(default_factory=dict)
+    """Rows that were run again, by position: their residuals at all inner boundaries."""
+    wanted: list[int] = field(default_factory=list)
+    """Positions that will be shown, the last one first."""
+
+    def expect(self, cells: Sequence[Cell]) -> None:
+        """These will be shown: rows that must be run again for them can run together."""
+        start, end = self.window
+        places = {
+            position
+            for (boundary, _), positions in residuals(cells).items()
+            for position in positions
+            if start < boundary < end
+        }
+        self.wanted.extend(sorted(places, reverse=True))
 
     @property
     def sealed(self) -> Sequence[SealedChunk]:
@@ -145,26 +161,45 @@ class Live:
         if found is not None:
             return found
         if position not in self.again:
-            self.again[position] = self._run_again(position)
-        trace = self.again[position]
-        return bytes(trace[boundary - self.window[0] - 1, 0].data)
+            self._run_again(position)
+        size = len(self.kept[row].wire)
+        at = (boundary - self.window[0] - 1) * size
+        return self.again[position][at : at + size]
 
-    def _run_again(self, position: int) -> Trace:
-        """A row's trace once more: all that it needs is its input and the K and V before it."""
-        chunks = range(position // CHUNK + 1)
-        ids = [row for chunk in chunks for row in self._ids(chunk)][: position + 1]
-        path = np.array([self.slots.slot(row) for row in ids], np.int64)
-        kept, numerics = self.kept[ids[-1]], self.engine.numerics
-        states = unpack(bytes(kept.input), 1, self.engine.width, numerics.residual)
-        entry = EngineRow(Kind(kept.row.kind), position, int(path[-1]), path)
+    def _run_again(self, position: int) -> None:
+        """Run a row once more, and some of those that will be needed: all that they take is their
+        input and the K and V before them."""
+        together = {position}
+        while self.wanted and len(together) < TOGETHER:
+            other = self.wanted.pop()
+            if other not in self.again and self._is_lost(other):
+                together.add(other)
+        positions = sorted(together)
+        chunks = range(positions[-1] // CHUNK + 1)
+        ids = [row for chunk in chunks for row in self._ids(chunk)]
+        path = np.array([self.slots.slot(row) for row in ids[: positions[-1] + 1]], np.int64)
+        kept, own = [self.kept[ids[at]] for at in positions], path[positions]
+        wire = b"".join(bytes(one.input) for one in kept)
+        width, kind = self.engine.width, self.engine.numerics.residual
+        entries = tuple(
+            EngineRow(Kind(one.row.kind), at, int(path[at]), path[: at + 1])
+            for at, one in zip(positions, kept, strict=True)
+        )
         # An engine that isn't exact might store other bits than were committed to.
-        own, layers = path[-1:], range(*self.window)
+        layers = range(*self.window)
         stored = [self.cache.read(layer, own) for layer in layers]
         assert isinstance(self.engine, TracingEngine)
-        trace = self.engine.forward_traced((Segment(self.cache, (entry,)),), states).trace
+        states = unpack(wire, len(positions), width, kind)
+        trace = self.engine.forward_traced((Segment(self.cache, entries),), states).trace
         for layer, (k, v) in zip(layers, stored, strict=True):
             self.cache.write(layer, own, k, v)
-        return trace
+        for index, at in enumerate(positions):
+            self.again[at] = trace[:-1, index].tobytes()
+
+    def _is_lost(self, position: int) -> bool:
+        """Whether what a row was inside isn't kept any more."""
+        row = self._ids(position // CHUNK)[position % CHUNK]
+        return self.book.residual(row, self.window[0] + 1) is None
 
     def _ids(self, chunk: int) -> tuple[int, ...]:
         return _chunk(self, chunk).ids

@@ -160,7 +160,8 @@ async def test_old_rows_are_run_again_while_a_session_is_open(
     peer: Peer, engine: TorchEngine, cells: EngineCells
 ) -> None:
     promise = await committed(peer, engine.shape)
-    drawn = tuple(Cell(layer, position) for layer in range(*WINDOW) for position in (3, 5, 31))
+    positions = [*range(1, 32, 2), 50]
+    drawn = tuple(Cell(layer, position) for layer in range(*WINDOW) for position in positions)
     verdict = check_cells(promise, drawn, await opened(peer, drawn), cells)
     assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
     assert (await peer.finish(())).cell_roots[:3] == promise.body.cell_roots
