@@ -4,8 +4,8 @@ A cell is what one layer made of one row: the residual that left the layer, and 
 stored. K and V of a row depend on that row's residual only, so a cell can be checked with the
 weights of one layer: from the residual below it and the stored K and V of the positions before.
 Nobody checks a cell without these, so the cells of a layer in a chunk of 32 positions share a leaf,
-a *column*; the root of a chunk is the Merkle root (``verify/merkle.py``) over its columns, lowest
-layer first.
+a *column* (decision 0022); the root of a chunk is the Merkle root (``verify/merkle.py``) over its
+columns, lowest layer first.
 
 Column, under SHA-256, integers big-endian::
 
