@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Queue
@@ -29,10 +29,13 @@ STORY = "The history of the lighthouse begins with open fires built on hilltops.
 
 
 @contextmanager
-def ring(stages: int, engine: str, delay_ms: float = 0.0) -> Iterator[str]:
+def ring(
+    stages: int, engine: str, delay_ms: float = 0.0, program: Sequence[str] = ()
+) -> Iterator[str]:
     """Nodes with one thread each, of about as many layers; yields an invitation.
 
-    With a delay, every byte to and from a node takes so much longer.
+    With a delay, every byte to and from a node takes so much longer. ``program``: what Python runs
+    in place of ``hearthring node``.
     """
     cuts = [LAYERS * i // stages for i in range(stages + 1)]
     invite = ""
@@ -46,7 +49,7 @@ def ring(stages: int, engine: str, delay_ms: float = 0.0) -> Iterator[str]:
                 flags += ["--announce", f"127.0.0.1:{outside}"]
             if invite:
                 flags += ["--join", invite]
-            node = NodeProcess(window, flags)
+            node = NodeProcess(window, flags, program=program)
             stack.callback(node.stop)
             ready = node.ready()
             invite = invite or ready

@@ -22,16 +22,26 @@ class NodeProcess:
     """``hearthring node`` with these flags; with a fault, the lying node of the tests.
 
     It has a session of its own, so a Ctrl-C in the terminal reaches us alone and we stop our nodes
-    in order. ``before`` are words in front of the command, which must end in running it.
+    in order. ``before`` are words in front of the command, which must end in running it;
+    ``program`` is what Python runs in its place.
     """
 
     def __init__(
-        self, name: str, flags: list[str], fault: str = "", before: Sequence[str] = ()
+        self,
+        name: str,
+        flags: list[str],
+        fault: str = "",
+        before: Sequence[str] = (),
+        program: Sequence[str] = (),
     ) -> None:
-        program = ["tests.liar", "--fault", fault] if fault else ["hearthring", "node"]
+        if not program:
+            program = [
+                "-m",
+                *(["tests.liar", "--fault", fault] if fault else ["hearthring", "node"]),
+            ]
         self.name, self.seen = name, list[str]()
         self.process = subprocess.Popen(  # noqa: S603
-            [*before, sys.executable, "-m", *program, *flags],
+            [*before, sys.executable, *program, *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

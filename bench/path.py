@@ -1,0 +1,101 @@
+"""What do proofs cost on the path of a token: a ring's decode with them against one without?
+
+Run: python bench/path.py [--stages 3] [--tokens 48] [--rounds 10] [--json FILE]
+
+Two rings of real node processes on the loopback, one thread each; one hashes, signs and checks
+nothing (``bench/unproven.py``). Each round has an answer by every way, in turn:
+
+    off      the ring without: no row hashes, no signatures, no cells
+    signed   row hashes and signatures, which every session has; no cells
+    proven   with cells besides, and a proof at the end: what ``hearthring ask`` does
+
+A share is 1 - tokens/s over tokens/s without, at the median of the rounds, whose spread is given
+as quartiles; "off again" is what the same way differs by from itself.
+"""
+
+import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median, quantiles
+
+from nodes import MACHINE, STORY, report, ring
+from unproven import unproven
+
+from hearthring import Client
+
+UNPROVEN = ("bench/unproven.py",)
+Decode = Callable[[], float]
+
+
+def main() -> None:
+    """Measure and print shares."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stages", type=int, default=3)
+    parser.add_argument("--engine", default="ggml", choices=("ggml", "torch"))
+    parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        with unproven():
+            off = client_of(stack, options, program=UNPROVEN)
+            ids = off.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
+        on = client_of(stack, options)
+
+        def decode(client: Client, proof: bool) -> float:
+            answer = client.generate(prompt_ids=ids, max_tokens=options.tokens, proof=proof)
+            return answer.timings.decode_tokens_per_s
+
+        def without() -> float:
+            with unproven():
+                return decode(off, False)
+
+        ways: dict[str, Decode] = {
+            "off": without,
+            "signed": lambda: decode(on, False),
+            "proven": lambda: decode(on, True),
+            "off again": without,
+        }
+        speeds = measure(ways, options.rounds)
+    report({"machine": MACHINE, "stages": options.stages} | shares(speeds), options.json)
+
+
+def client_of(
+    stack: ExitStack, options: argparse.Namespace, program: tuple[str, ...] = ()
+) -> Client:
+    """A client of a ring of its own."""
+    invite = stack.enter_context(ring(options.stages, options.engine, program=program))
+    return stack.enter_context(Client([invite], threads=1, sharing="none", draft="none"))
+
+
+def measure(ways: dict[str, Decode], rounds: int) -> dict[str, list[float]]:
+    """Tokens/s of each way, by round, after one that doesn't count; every other one backwards."""
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        order = list(ways) if number % 2 else list(reversed(ways))
+        for name in order:
+            speed = ways[name]()
+            if number:
+                speeds[name].append(speed)
+    return speeds
+
+
+def shares(speeds: dict[str, list[float]]) -> dict[str, object]:
+    """What each way costs beside the first."""
+    base = speeds["off"]
+    figures: dict[str, object] = {"off tokens/s": round(median(base), 2)}
+    for name, own in speeds.items():
+        if name == "off":
+            continue
+        costs = [1 - mine / other for mine, other in zip(own, base, strict=True)]
+        low, _, high = quantiles(costs, n=4)
+        figures[f"{name} tokens/s"] = round(median(own), 2)
+        figures[f"{name} costs"] = round(median(costs), 4)
+        figures[f"{name} quartiles"] = [round(low, 4), round(high, 4)]
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A node, or a client, that hashes, signs and checks no rows: what proofs are measured against.
+
+Run: python bench/unproven.py <flags of hearthring node>
+
+It works with its like only: row hashes and step signatures are constants, and nobody looks at
+them. Everything else, handshakes and receipts included, is as ever.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from hearthring.client import hearing
+from hearthring.client import ring as client_ring
+from hearthring.node import stage_session
+from hearthring.protocol import identity
+
+_HASH, _SIGNATURE = bytes(32), bytes(64)
+
+
+def _no_hashes(*arguments: Any) -> list[bytes]:
+    return [_HASH] * arguments[-1]
+
+
+def _no_claim(*_: Any) -> bytes:
+    return _HASH
+
+
+class _NoCheck:
+    """A signature that nobody looks at."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def begin(self) -> None:
+        """Nothing to do."""
+
+    confirm = begin
+
+
+@contextmanager
+def unproven() -> Iterator[None]:
+    """Neither rows nor steps are proven within."""
+    sign, verify = identity.Identity.sign, identity.verify
+
+    def unsigned(who: identity.Identity, message: bytes) -> bytes:
+        return _SIGNATURE if message is _HASH else sign(who, message)
+
+    def unchecked(node: str, message: bytes, signature: bytes) -> None:
+        if message is not _HASH:
+            verify(node, message, signature)
+
+    with ExitStack() as stack:
+        for module in (stage_session, client_ring):
+            stack.enter_context(mock.patch.object(module, "row_hashes", _no_hashes))
+        for module in (stage_session, client_ring, hearing):
+            stack.enter_context(mock.patch.object(module, "claim", _no_claim))
+        stack.enter_context(mock.patch.object(stage_session, "Check", _NoCheck))
+        stack.enter_context(mock.patch.object(identity.Identity, "sign", unsigned))
+        stack.enter_context(mock.patch.object(identity, "verify", unchecked))
+        yield
+
+
+if __name__ == "__main__":
+    from hearthring.cli import main
+
+    with unproven():
+        sys.exit(main(["node", *sys.argv[1:]]))
