@@ -59,7 +59,9 @@ class EngineCells:
         chosen = np.array([at for _, at in rows], np.int64)
         cache.write(layer, slots, *(self._own(data, kv) for data in stored))
         entries = [EngineRow(Kind(kind), at, at, slots[: at + 1]) for kind, at in rows]
-        out, _ = self._engine.forward((Segment(cache, tuple(entries)),), below)
+        # An engine takes rows that don't follow each other in one pass only as segments.
+        segments = tuple(Segment(cache, (entry,)) for entry in entries)
+        out, _ = self._engine.forward(segments, below)
         k, v = cache.read(layer, chosen)
         said = [b"".join(data[at * size : (at + 1) * size] for _, at in rows) for data in stored]
         k_said, v_said = (kv_floats(kv, data, self._values) for data in said)

@@ -54,20 +54,27 @@ class Layout:
     @property
     def plain(self) -> bool:
         """Whether the rows of the pass are the operand as they are."""
-        return self.rows == sum(count for _, count, _ in self.spans)
+        ordered = all(first == index for first, _, index in self.spans)
+        return ordered and self.rows == sum(count for _, count, _ in self.spans)
 
 
 def arrange(chains: Iterable[tuple[int, int]], group: int) -> Layout:
     """The layout of chains of rows, ``(first position, rows)``: each row's index is its position,
-    modulo ``group``."""
-    spans = []
-    first = at = 0
+    modulo ``group``. Short chains share a group where their indices differ."""
+    spans, shared = [], dict[int, set[int]]()
+    first = rows = 0
     for position, count in chains:
         lead = position % group
+        taken = set(range(lead, lead + count))
+        if lead + count > group:
+            at, rows = rows, rows + -(-(lead + count) // group) * group
+        else:
+            at = next((at for at, held in shared.items() if not held & taken), rows)
+            rows = max(rows, at + group)
+            shared[at] = shared.get(at, set()) | taken
         spans.append((first, count, at + lead))
         first += count
-        at += -(-(lead + count) // group) * group
-    return Layout(at, tuple(spans))
+    return Layout(rows, tuple(spans))
 
 
 class Widener:

@@ -148,6 +148,11 @@ def test_rows_keep_their_index_in_the_operand():
     assert layout.rows == 48
     assert not layout.plain
     assert arrange([(48, 24), (0, 12)], 12).plain
+    shared = arrange([(30, 1), (13, 2), (42, 1), (0, 25)], 12)
+    assert shared.spans == ((0, 1, 6), (1, 2, 1), (3, 1, 18), (4, 25, 24))
+    assert shared.rows == 60
+    turned = arrange([(6, 6), (0, 6)], 12)
+    assert (turned.rows, turned.plain) == (12, False)
 
 
 @pytest.mark.parametrize("outer", [1, 2, 64, 192, 576, 1000, 8192])
