@@ -1,19 +1,19 @@
-"""What do cells cost on the path of a token, opened and checked, and what do they catch?
+"""What do proofs cost a stage and an auditor, and what do cells catch?
 
 Run: python bench/cells.py [--tokens 512] [--runs 100] [--json FILE]
 
 SmolLM2 in four stages of one process, no network: each stage's session takes signed steps, hashes,
-computes, signs, and with cells commits to them; CPU times of one thread. Then every stage opens
-what a beacon draws, from its record, and the opening is checked. Last, liars of `tests/liar.py` on
-a tiny model are audited with as many beacons, and draws are held against 1 - (1 - f)^n.
+computes, signs, and with cells commits to them; CPU times of one thread. Then the answer is audited
+at every depth, with loaded layers: the whole replayed, one stage replayed from its record, and
+every stage opening what a beacon draws, from its record. Digests are those of `bench/digest.py`.
+Last, liars of `tests/liar.py` on a tiny model are audited with as many beacons, and draws are held
+against 1 - (1 - f)^n. `bench/path.py` holds rings with proofs against rings without.
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -23,147 +23,47 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from digest import measure as digest_cost
 from nodes import MACHINE, report
+from staged import MODEL, PROMPT_ROWS, Account, Clock, Ring, generate, records
 
 from hearthring.client.cells import promise_of
-from hearthring.node.archive import CellRecord
+from hearthring.client.window_replay import BATCH
 from hearthring.node.opening import Rebuilt, opened
-from hearthring.node.stage_session import StageSession
-from hearthring.protocol.identity import Identity
-from hearthring.protocol.messages import GENERATED, PROMPT, HopTime, Open, Row, Step
-from hearthring.protocol.tensors import Residual, pack
+from hearthring.protocol.cells import OpenedColumn, encode_cells_reply
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.tensors import Residual, pack, unpack
+from hearthring.protocol.verifying import OpenedRows, encode_verify_down
 from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import open_ends
-from hearthring.shards.engine import Engine
+from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.engines import load_engine
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
 from hearthring.shards.store import ModelStore
-from hearthring.shards.tracing import TracingEngine
-from hearthring.verify import receipts
 from hearthring.verify.cell_check import check_cells
-from hearthring.verify.claims import claim
 from hearthring.verify.draw import draw
-from hearthring.verify.rowhash import row_hashes
+from hearthring.verify.rowhash import chunk_roots, row_hashes
 from hearthring.verify.verdict import Outcome
 from tests.liar import hooks_for
 from tests.tiny import write_tiny_gguf
 
-MODEL, PROMPT_ROWS, STAGES = "ab" * 32, 64, 4
+STAGES = 4
 FAULTS = (
     *("noise:0.01", "scale:1.01", "flip-sign", "replay", "stale-kv"),
     *("skip-layer:2", "swap-layer", "other-weights:8"),
 )
 
 
-class Clock:
-    """CPU seconds of this thread, by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        begun = time.thread_time()
-        yield
-        self.spent[what] = self.spent.get(what, 0.0) + time.thread_time() - begun
-
-
-class Ring:
-    """Stages of one model, each a session of its own, and their client."""
-
-    def __init__(self, engines: Sequence[Engine], rows: int, cells: bool) -> None:
-        self.engines, self.who = engines, [Identity.new() for _ in range(len(engines) + 1)]
-        self.session, self.clock = bytes(16), Clock()
-        residual = engines[0].numerics.residual.value
-        classes = ["cd" * 32, *(e.numerics.fingerprint for e in engines)]
-        self.stages = []
-        for place, engine in enumerate(engines):
-            after = self.who[(place + 2) % len(self.who)].node_id
-            wish = Open(
-                *(self.session, 0, MODEL, engine.start, engine.end, residual),
-                *(engine.numerics.fingerprint, self.who[place].node_id, after, "", rows),
-                *(bytes(32), classes[place]),
-                cells=cells,
-            )
-            client = self.who[0].node_id
-            self.stages.append(StageSession(wish, client, engine, self.who[place + 1]))
-
-    def run(self, step: Step) -> None:
-        """One step through all stages."""
-        step = self._signed(step)
-        for engine, stage in zip(self.engines, self.stages, strict=True):
-            with self.clock.on("around"):
-                prepared = stage.prepare(step)
-                prepared.check.begin()
-            trace = None
-            with self.clock.on("engine"):
-                if stage.traced:
-                    assert isinstance(engine, TracingEngine)
-                    out, _, trace = engine.forward_traced((prepared.segment,), prepared.states)
-                else:
-                    out, _ = engine.forward((prepared.segment,), prepared.states)
-            with self.clock.on("around"):
-                stage.confirm(prepared)
-                step = stage.complete(prepared, out, HopTime(0.0, 0.0), trace)
-            with self.clock.on("cells"):
-                stage.settle()
-
-    def _signed(self, step: Step) -> Step:
-        first = self.stages[0].wish
-        ids = [row.id for row in step.rows]
-        hashes = row_hashes(
-            bytes.fromhex(MODEL),
-            bytes.fromhex(first.previous_fingerprint),
-            first.start,
-            [row.kind for row in step.rows],
-            [row.position for row in step.rows],
-            step.states,
-            len(ids),
-        )
-        said = claim(self.session, 0, step.step_id, first.start, ids, hashes)
-        return Step(
-            *(step.session, 0, step.step_id, step.rows, step.states, step.commit),
-            signature=self.who[0].sign(said),
-        )
-
-
-def generate(ring: Ring, wire: bytes, size: int, rows: int) -> Iterator[None]:
-    """A prompt in one step, then rows one by one; yields after each."""
-    commit: tuple[int, ...] = ()
-    for number, first in enumerate((0, *range(PROMPT_ROWS, rows)), 1):
-        count, kind = (1, GENERATED) if first else (PROMPT_ROWS, PROMPT)
-        made = tuple(Row(p + 1, p, p, kind) for p in range(first, first + count))
-        states = wire[first * size : (first + count) * size]
-        ring.run(Step(ring.session, 0, number, made, states, commit))
-        commit = tuple(row.id for row in made)
-        yield
-    for stage in ring.stages:
-        with ring.clock.on("receipt"):
-            stage.receipt(commit)
-
-
-def records(ring: Ring) -> list[tuple[receipts.ReceiptBody, CellRecord, bytes]]:
-    """What auditors and stages have after the end."""
-    found = []
-    for stage in ring.stages:
-        receipt, record = stage.receipt(()), stage.record()
-        assert receipt is not None
-        assert record is not None
-        assert record.cells is not None
-        found.append((receipts.read(receipt), record.cells, record.wire))
-    return found
-
-
 def audit(
     engine: Engine,
     shape: Shape,
-    record: tuple[receipts.ReceiptBody, CellRecord, bytes],
+    record: Account,
     runner: EngineCells,
     beacon: bytes,
     clock: Clock,
 ) -> tuple[Outcome, int, int]:
-    """Draw, open, check: the outcome, cells and bytes."""
+    """Draw, open, check: the outcome, cells, and bytes that travelled."""
     body, taken, sent = record
     promise = promise_of(body, taken.kinds, shape)
     cells = draw(beacon, (body.start, body.end), body.rows, 0, PROMPT_ROWS)
@@ -171,10 +71,68 @@ def audit(
         rebuilt = Rebuilt(engine, taken, sent, cells)
         while rebuilt.advance():
             pass
-        columns = list(opened(rebuilt, cells))
+        columns = list[OpenedColumn]()
+        travelled = 0
+        for column in opened(rebuilt, cells):
+            columns.append(column)
+            travelled += len(encode_cells_reply(column))
     with clock.on("verifier"):
         verdict = check_cells(promise, cells, columns, runner)
-    return verdict.outcome, len(cells), int(verdict.figures.get("bytes", 0))
+    return verdict.outcome, len(cells), travelled
+
+
+def replay(engine: Engine, account: Account, wire: bytes, residual: Residual) -> bytes:
+    """Run a stage's rows again, hash both sides, and compare them with its receipt."""
+    body, taken, _ = account
+    rows, kinds = body.rows, taken.kinds
+    slots, cache = np.arange(rows, dtype=np.int64), engine.new_cache(rows)
+    entries = [EngineRow(Kind(kind), p, p, slots[: p + 1]) for p, kind in enumerate(kinds)]
+    states = unpack(wire, rows, engine.width, residual)
+    done = [
+        engine.forward((Segment(cache, tuple(entries[at : at + BATCH])),), states[at : at + BATCH])
+        for at in range(0, rows, BATCH)
+    ]
+    out = pack(np.concatenate([states for states, _ in done]), residual)
+    for boundary, name, data, roots in (
+        (body.start, body.previous_fingerprint, wire, body.in_roots),
+        (body.end, body.fingerprint, out, body.out_roots),
+    ):
+        raw = bytes.fromhex(MODEL), bytes.fromhex(name)
+        hashes = row_hashes(*raw, boundary, kinds, range(rows), data, rows)
+        assert tuple(chunk_roots(range(rows), hashes)) == roots
+    return out
+
+
+def replays(
+    engines: Sequence[Engine], accounts: Sequence[Account], residual: Residual
+) -> dict[str, dict[str, Any]]:
+    """The whole answer, and one stage from the record of the stage before it."""
+    whole, one = Clock(), Clock()
+    wire = accounts[0][1].wire
+    with whole.on("verifier"):
+        for engine, account in zip(engines, accounts, strict=True):
+            wire = replay(engine, account, wire, residual)
+    place, travelled = len(engines) // 2, 0
+    with one.on("prover"):
+        _, _, sent = accounts[place - 1]
+        rows = accounts[place - 1][0].rows
+        size = len(sent) // rows
+        step = max(1, LIMITS.piece_bytes // size)
+        for first in range(0, rows, step):
+            states = sent[first * size : (first + step) * size]
+            travelled += len(encode_verify_down(OpenedRows(first, states, first + step >= rows)))
+    with one.on("verifier"):
+        replay(engines[place], accounts[place], sent, residual)
+    return {
+        "whole replay": columns_of(whole, 0),
+        "one stage's replay": columns_of(one, travelled),
+    }
+
+
+def columns_of(clock: Clock, travelled: int) -> dict[str, Any]:
+    """CPU seconds of both sides, and what the prover sent."""
+    spent = {side: round(clock.spent.get(side, 0.0), 4) for side in ("verifier", "prover")}
+    return {f"{side}_s": seconds for side, seconds in spent.items()} | {"bytes": travelled}
 
 
 def measure(tokens: int) -> dict[str, Any]:
@@ -192,26 +150,36 @@ def measure(tokens: int) -> dict[str, Any]:
     while walks:  # step by step, so that both meet the same machine
         walks = [walk for walk in walks if next(walk, 0) is None]
     off, on = (sum(r.clock.spent.values()) - r.clock.spent["receipt"] for r in (plain, told))
-    values = shape.kv_heads * shape.head_width
+    values, accounts = shape.kv_heads * shape.head_width, records(told)
     clock, total, cells = Clock(), 0, 0
-    for engine, record in zip(engines, records(told), strict=True):
+    for engine, account in zip(engines, accounts, strict=True):
         runner = EngineCells(engine, values)
-        outcome, count, opened_bytes = audit(engine, shape, record, runner, bytes(32), clock)
+        outcome, count, travelled = audit(engine, shape, account, runner, bytes(32), clock)
         assert outcome is Outcome.ACCEPTED
-        cells, total = cells + count, total + opened_bytes
+        cells, total = cells + count, total + travelled
     made = plain.clock.spent["engine"]
+    depths = replays(engines, accounts, residual)
+    depths[f"{cells} cells of all stages"] = columns_of(clock, total)
+    for depth in depths.values():
+        depth["generating / verifier"] = round(made / depth["verifier_s"], 1)
     return {
         "rows": rows,
         "ms_per_row": {k: round(v / rows * 1e3, 3) for k, v in told.clock.spent.items()},
-        "ms_per_row_without": {k: round(v / rows * 1e3, 3) for k, v in plain.clock.spent.items()},
+        "ms_per_row_without_cells": {
+            k: round(v / rows * 1e3, 3) for k, v in plain.clock.spent.items()
+        },
         "cells_on_the_path": round(on / off - 1, 4),
-        "all_checks_on_the_path": round(on / made - 1, 4),
-        "cells_checked": cells,
-        "opened_mib": round(total / 2**20, 2),
+        "everything_around_the_engines": round(on / made - 1, 4),
         "generating_s": round(made, 3),
-        "prover_s": round(clock.spent["prover"], 3),
-        "verifier_s": round(clock.spent["verifier"], 4),
-        "verifier_ratio": round(made / clock.spent["verifier"], 1),
+    } | {f"audit: {name}": columns for name, columns in depths.items()}
+
+
+def digests() -> dict[str, Any]:
+    """At width 4096: digests and hashes in batches, and what a token takes in a proof."""
+    digest, hashed, _, length = digest_cost(4096, 32, 5)
+    return {
+        "ms_per_chunk": round((digest + hashed) / 1e3, 3),
+        "bytes_per_token_and_stage": round((length + 3 * 32) / 32, 1),
     }
 
 
@@ -287,11 +255,13 @@ def main() -> None:
     options = parser.parse_args()
     steps: dict[str, Callable[[], Any]] = {
         "cost": lambda: measure(options.tokens),
+        "digests, width 4096": digests,
         "caught": lambda: catch(options.runs),
         "shares": shares,
     }
-    found = {"machine": MACHINE} | {name: step() for name, step in steps.items()}
-    report(found, options.json)
+    found = {name: step() for name, step in steps.items()}
+    cost = found.pop("cost")
+    report({"machine": MACHINE} | cost | found, options.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""Stages of one process, without a network: each takes signed steps, hashes, computes and signs.
+
+What benches of proofs run, to see where the time of one thread goes.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+from hearthring.node.archive import CellRecord
+from hearthring.node.stage_session import StageSession
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.messages import GENERATED, PROMPT, HopTime, Open, Row, Step
+from hearthring.shards.engine import Engine
+from hearthring.shards.tracing import TracingEngine
+from hearthring.verify import receipts
+from hearthring.verify.claims import claim
+from hearthring.verify.rowhash import row_hashes
+
+MODEL, PROMPT_ROWS = "ab" * 32, 64
+Account = tuple[receipts.ReceiptBody, CellRecord, bytes]
+"""A stage's receipt, what it took, and what it sent."""
+
+
+class Clock:
+    """CPU seconds of this thread, by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        begun = time.thread_time()
+        yield
+        self.spent[what] = self.spent.get(what, 0.0) + time.thread_time() - begun
+
+
+class Ring:
+    """Stages of one model, each a session of its own, and their client; ``clock`` tells what of
+    the time went into engines, what into cells, and what around them."""
+
+    def __init__(self, engines: Sequence[Engine], rows: int, cells: bool) -> None:
+        self.engines, self.who = engines, [Identity.new() for _ in range(len(engines) + 1)]
+        self.session, self.clock = bytes(16), Clock()
+        residual = engines[0].numerics.residual.value
+        classes = ["cd" * 32, *(e.numerics.fingerprint for e in engines)]
+        self.stages = []
+        for place, engine in enumerate(engines):
+            after = self.who[(place + 2) % len(self.who)].node_id
+            wish = Open(
+                *(self.session, 0, MODEL, engine.start, engine.end, residual),
+                *(engine.numerics.fingerprint, self.who[place].node_id, after, "", rows),
+                *(bytes(32), classes[place]),
+                cells=cells,
+            )
+            client = self.who[0].node_id
+            self.stages.append(StageSession(wish, client, engine, self.who[place + 1]))
+
+    def run(self, step: Step) -> None:
+        """One step through all stages."""
+        step = self._signed(step)
+        for engine, stage in zip(self.engines, self.stages, strict=True):
+            with self.clock.on("around"):
+                prepared = stage.prepare(step)
+                prepared.check.begin()
+            trace = None
+            with self.clock.on("engine"):
+                if stage.traced:
+                    assert isinstance(engine, TracingEngine)
+                    out, _, trace = engine.forward_traced((prepared.segment,), prepared.states)
+                else:
+                    out, _ = engine.forward((prepared.segment,), prepared.states)
+            with self.clock.on("around"):
+                stage.confirm(prepared)
+                step = stage.complete(prepared, out, HopTime(0.0, 0.0), trace)
+            with self.clock.on("cells"):
+                stage.settle()
+
+    def _signed(self, step: Step) -> Step:
+        first = self.stages[0].wish
+        ids = [row.id for row in step.rows]
+        hashes = row_hashes(
+            bytes.fromhex(MODEL),
+            bytes.fromhex(first.previous_fingerprint),
+            first.start,
+            [row.kind for row in step.rows],
+            [row.position for row in step.rows],
+            step.states,
+            len(ids),
+        )
+        said = claim(self.session, 0, step.step_id, first.start, ids, hashes)
+        return Step(
+            *(step.session, 0, step.step_id, step.rows, step.states, step.commit),
+            signature=self.who[0].sign(said),
+        )
+
+
+def generate(ring: Ring, wire: bytes, size: int, rows: int) -> Iterator[None]:
+    """A prompt in one step, then rows one by one; yields after each."""
+    commit: tuple[int, ...] = ()
+    for number, first in enumerate((0, *range(PROMPT_ROWS, rows)), 1):
+        count, kind = (1, GENERATED) if first else (PROMPT_ROWS, PROMPT)
+        made = tuple(Row(p + 1, p, p, kind) for p in range(first, first + count))
+        states = wire[first * size : (first + count) * size]
+        ring.run(Step(ring.session, 0, number, made, states, commit))
+        commit = tuple(row.id for row in made)
+        yield
+    for stage in ring.stages:
+        with ring.clock.on("receipt"):
+            stage.receipt(commit)
+
+
+def records(ring: Ring) -> list[Account]:
+    """What auditors and stages have after the end."""
+    found = []
+    for stage in ring.stages:
+        receipt, record = stage.receipt(()), stage.record()
+        assert receipt is not None
+        assert record is not None
+        assert record.cells is not None
+        found.append((receipts.read(receipt), record.cells, record.wire))
+    return found
