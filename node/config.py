@@ -18,6 +18,7 @@ from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Engine
 from hearthring.shards.engines import EngineOptions
+from hearthring.verify.judge import Judge
 
 if TYPE_CHECKING:  # torch takes a second to import, and not every engine needs it
     from hearthring.shards.torch_linear import Load
@@ -61,6 +62,7 @@ class NodeHooks:
     engine: Callable[[Engine], Engine] = lambda engine: engine
     session: MakeSession = honest_session
     sent: Callable[[bytes], bytes] = lambda data: data
+    judge: Callable[[Judge], Judge] = lambda judge: judge
 
 
 class DataFolder:

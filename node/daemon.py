@@ -157,7 +157,9 @@ class _Node:
         announcer = Announcer(
             directory, record, lambda: (stage.free_rows, stage.sessions), self._who
         )
-        judge = self._make_judge(engine.threads) if self._make_judge is not None else None
+        judge = None
+        if self._make_judge is not None:
+            judge = self._hooks.judge(self._make_judge(engine.threads))
         desk.open(stage, directory, announcer, times.points(), judge)
         self._serving = stage, announcer
         await announcer.start()

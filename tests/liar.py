@@ -17,6 +17,7 @@ serves like an honest node; that is what audits are for.
     forge-receipt    signs other output hashes at the end than it signed on the way
     withhold         never hands out a receipt
     corrupt-layers   flips a bit in every piece of a layer that it sends to a peer
+    slander          as a verifier, blames the first stage of every proof
 """
 
 import sys
@@ -35,6 +36,10 @@ from hearthring.protocol.transport import Transport
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment, Window
 from hearthring.verify import receipts
 from hearthring.verify.claims import claim
+from hearthring.verify.judge import Breathe, Judge
+from hearthring.verify.proof import Proof
+from hearthring.verify.stage_audit import Opened
+from hearthring.verify.verdict import Guilty, Strength, Verdict, rejected
 from tests.wrapped import WrappedEngine
 
 
@@ -180,6 +185,34 @@ class WithholdingSession(StageSession):
         return None
 
 
+@dataclass
+class SlanderingJudge:
+    """Replays, and says something else."""
+
+    honest: Judge
+
+    def whole(self, proof: Proof, model: Any, breathe: Breathe) -> tuple[Verdict, str]:
+        _, fingerprint = self.honest.whole(proof, model, breathe)
+        return self._blame(proof), fingerprint
+
+    def stage(
+        self,
+        proof: Proof,
+        place: int,
+        model: Any,
+        taken: Opened | None,
+        sent: Opened | None,
+        breathe: Breathe,
+    ) -> tuple[Verdict, str]:
+        _, fingerprint = self.honest.stage(proof, place, model, taken, sent, breathe)
+        return self._blame(proof), fingerprint
+
+    def _blame(self, proof: Proof) -> Verdict:
+        stage = proof.stages[0]
+        guilty = Guilty(stage.node, stage.start, stage.end)
+        return rejected("it lied", guilty, strength=Strength.BITS)
+
+
 def session(kind: type[StageSession]) -> Any:
     def make(wish: Open, client: str, engine: Engine, transport: Transport) -> StageSession:
         return kind(wish, client, engine, transport.identity)
@@ -220,6 +253,8 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
             return NodeHooks(sent=lambda data: bytes([data[0] ^ 1]) + data[1:])
         case "withhold":
             return NodeHooks(session=session(WithholdingSession))
+        case "slander":
+            return NodeHooks(judge=SlanderingJudge)
     raise SystemExit(f"tests.liar: there is no fault {name!r}; see python -m tests.liar")
 
 
