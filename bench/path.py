@@ -9,13 +9,17 @@ nothing (``bench/unproven.py``). Each round has an answer by every way, in turn:
     signed   row hashes and signatures, which every session has; no cells
     proven   with cells besides, and a proof at the end: what ``hearthring ask`` does
 
-A share is 1 - tokens/s over tokens/s without, at the median of the rounds, whose spread is given
-as quartiles; "off again" is what the same way differs by from itself.
+A cost is 1 - speed over the speed without, at the median of the rounds, whose spread is given as
+quartiles; "off again" is what the same way differs by from itself. Speeds are tokens/s, and steps/s
+at the median step of an answer, which says less of what else the machine does.
 """
 
 import argparse
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -45,23 +49,24 @@ def main() -> None:
             ids = off.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
         on = client_of(stack, options)
 
-        def decode(client: Client, proof: bool) -> float:
-            answer = client.generate(prompt_ids=ids, max_tokens=options.tokens, proof=proof)
-            return answer.timings.decode_tokens_per_s
+        names = ("off", "signed", "proven", "off again")
+        steps: dict[str, list[float]] = {name: [] for name in names}
 
-        def without() -> float:
-            with unproven():
-                return decode(off, False)
+        def decode(name: str) -> float:
+            without = name.startswith("off")
+            with unproven() if without else nullcontext():
+                stream = (off if without else on).stream(
+                    prompt_ids=ids, max_tokens=options.tokens, proof=name == "proven"
+                )
+                times = [time.perf_counter() for _ in stream]
+            steps[name].append(1 / median(after - before for before, after in pairwise(times)))
+            return stream.answer.timings.decode_tokens_per_s
 
-        ways: dict[str, Decode] = {
-            "off": without,
-            "signed": lambda: decode(on, False),
-            "proven": lambda: decode(on, True),
-            "off again": without,
-        }
+        ways: dict[str, Decode] = {name: partial(decode, name) for name in names}
         speeds = measure(ways, options.rounds)
     about = {"machine": MACHINE, "stages": options.stages, "tokens": options.tokens}
-    report(about | shares(speeds), options.json)
+    medians = {f"{name}, median step": some[1:] for name, some in steps.items()}
+    report(about | shares(speeds) | shares(medians), options.json)
 
 
 def client_of(
