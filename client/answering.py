@@ -9,7 +9,7 @@ from typing import Any
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.audits import remember
 from hearthring.client.draft import Setting
-from hearthring.client.drafts import Make, open_speculation
+from hearthring.client.drafts import Make, needed_parts, open_speculation
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.lessons import Lesson, Lessons
@@ -30,6 +30,7 @@ from hearthring.client.transcript import Transcript
 from hearthring.client.weights import Weights
 from hearthring.protocol.errors import BadMemory, Unavailable
 from hearthring.protocol.messages import GENERATED, PROMPT
+from hearthring.shards.parts import ENDS
 from hearthring.verify.proof import Proof
 
 
@@ -198,12 +199,14 @@ class Answering:
     async def _speculation(self, request: Request, model: PromptModel) -> Speculation:
         """The request's draft, made on the thread that it will run on."""
         wish = self.draft if request.draft is None else request.draft
+        parts = needed_parts(wish, model)
         setting = Setting(
             model,
             request.sampling,
             self._swarm.config.threads,
             shared=self._shared,
             remembered=self._remembered,
+            layers=await self._swarm.obtain((*ENDS, *parts)) if parts else None,
         )
         return await self._heads.run(open_speculation, wish, setting, self.pace, request.explain)
 

@@ -13,6 +13,7 @@ from hearthring.client.sampler import Sampling
 if TYPE_CHECKING:
     from hearthring.client.remembered import Remembered
     from hearthring.client.request import PromptModel
+    from hearthring.shards.gguf_file import GgufFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,9 @@ class Setting:
 
     ``argument`` is what follows the name and a colon in ``--draft NAME:ARGUMENT``. ``shared``
     belongs to the client and outlives a generation: what is dear to load is kept there by name.
-    ``remembered`` is where the client remembers its texts, if it does; ``explain`` is told in words
-    what a draft has to say of itself.
+    ``layers`` is the model's file with the parts of ``drafts.needed_parts``, ``remembered`` where
+    the client remembers its texts, if it does; ``explain`` is told in words what a draft has to say
+    of itself.
     """
 
     model: "PromptModel"
@@ -70,4 +72,5 @@ class Setting:
     argument: str = ""
     shared: dict[str, Any] = field(default_factory=dict)
     remembered: "Remembered | None" = None
+    layers: "GgufFile | None" = None
     explain: Callable[[str], None] | None = None

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from hearthring.client.distilled import open_distilled
 from hearthring.client.draft import Draft, Setting
 from hearthring.client.draft_model import open_model
+from hearthring.client.early_exit import NAME as EARLY_EXIT
+from hearthring.client.early_exit import exit_parts, open_early_exit
 from hearthring.client.ngrams import open_ngrams
 from hearthring.client.pace import Explain
 from hearthring.client.paces import AUTO as AUTO_PACE
@@ -13,6 +17,9 @@ from hearthring.client.several import SeveralDrafts
 from hearthring.client.speculation import Speculation
 from hearthring.client.suffix import SuffixDraft
 from hearthring.protocol.errors import BadOption
+
+if TYPE_CHECKING:
+    from hearthring.client.request import PromptModel
 
 AUTO, NONE = "auto", "none"
 """What the client thinks best, and no draft at all."""
@@ -23,6 +30,8 @@ DRAFTS: dict[str, Make] = {
     "suffix": lambda setting: SuffixDraft(),
     "ngrams": open_ngrams,
     "model": open_model,
+    "distilled": open_distilled,
+    EARLY_EXIT: open_early_exit,
 }
 OF_A_MODEL = ("model",)
 """Drafts that need an argument: a model's name or file."""
@@ -47,6 +56,17 @@ def check_draft(wish: str | Make) -> str | Make:
                 f"{name} of which model?", field="draft", mend=f"for example {name}:smollm2"
             )
     return wish
+
+
+def needed_parts(wish: str | Make, model: "PromptModel") -> tuple[str, ...]:
+    """Parts of the target, beside its ends, that the drafts which were wished for run.
+
+    Raises ``BadOption`` when the model is none for them.
+    """
+    early = isinstance(wish, str) and EARLY_EXIT in [
+        part.partition(":")[0] for part in wish.split("+")
+    ]
+    return exit_parts(model) if early else ()
 
 
 def open_speculation(

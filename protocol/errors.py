@@ -14,7 +14,8 @@
     │   ├── BadIdentityFile
     │   ├── BadProof
     │   ├── BadEvidence
-    │   └── BadMemory
+    │   ├── BadMemory
+    │   └── BadDraft
     ├── Unavailable                 69  something that is needed isn't there now
     │   ├── ModelNotHere
     │   ├── DiskFull
@@ -121,6 +122,10 @@ class BadEvidence(DataError):
 
 class BadMemory(DataError):
     """The file of remembered texts isn't one, or can't be used."""
+
+
+class BadDraft(DataError):
+    """A file of a trained draft, or of its training, isn't one, or belongs to another model."""
 
 
 class Unavailable(HearthringError):

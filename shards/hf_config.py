@@ -15,6 +15,7 @@ import numpy as np
 from hearthring.protocol.errors import BadModelFile
 from hearthring.protocol.tensors import F32
 from hearthring.shards.gguf_header import Value
+from hearthring.shards.manifest import EARLY_EXIT
 from hearthring.shards.rope_scaling import llama3_factors, yarn_magnitude
 from hearthring.shards.shape import MAX_COUNT, MAX_LAYERS
 
@@ -131,6 +132,8 @@ def convert_config(found: dict[str, Any]) -> Converted:
         *_rope(config, kind, factors),
     ):
         metadata[f"{architecture}.{key}"] = value
+    if config.get("early_exit") is not None:
+        metadata[EARLY_EXIT] = config.count("early_exit")
     tied = config.get("tie_word_embeddings")
     gemma = architecture.startswith("gemma")
     return Converted(

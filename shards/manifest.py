@@ -22,6 +22,8 @@ from hearthring.shards.shape import Shape
 
 FORMAT: Final = 3
 TEMPLATE: Final = "tokenizer.chat_template"
+EARLY_EXIT: Final = "hearthring.early_exit"
+"""Metadata of a file, beside those that GGUF knows: see ``Manifest.early_exit``."""
 _HEX: Final = frozenset("0123456789abcdef")
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +44,9 @@ class Manifest:
     chat template, which has ``chat_template`` for itself. ``types[i]`` and ``head_types`` name the
     weight type of each of these tensors, in the same order: with the shape they tell how many
     bytes a part has before anybody sends one. ``residual`` is the type that the residual stream
-    travels in unless somebody asks for another (``shards/residual.py``).
+    travels in unless somebody asks for another (``shards/residual.py``). ``early_exit``: the model
+    was trained to be read after so many of its layers, too (LayerSkip, arXiv 2404.16710); 0: it
+    wasn't, and then the key stands in no JSON, so that ids stay.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Manifest:
     file_type: int
     residual: Residual
     format: int = FORMAT
+    early_exit: int = 0
 
     @property
     def model_id(self) -> str:
@@ -66,7 +71,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII. Equal manifests give equal text."""
-        return canonical(asdict(self) | {"shape": self.shape.plain()})
+        found = asdict(self) | {"shape": self.shape.plain()}
+        if not self.early_exit:
+            del found["early_exit"]
+        return canonical(found)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
@@ -124,6 +132,7 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
         chat_template=hashlib.sha256(template_json(gguf)).hexdigest(),
         file_type=gguf.integer("general.file_type") or 0,
         residual=residual_type(gguf, progress),
+        early_exit=gguf.integer(EARLY_EXIT, 1, max(1, shape.layers - 1)) or 0,
     )
 
 
@@ -160,7 +169,7 @@ def _types(gguf: GgufFile, names: Iterable[str]) -> tuple[str, ...]:
 def _fields(found: Any) -> dict[str, Any]:
     """Arguments of ``Manifest``, each of its exact type."""
     wanted = {field.name for field in fields(Manifest)}
-    if not isinstance(found, dict) or found.keys() != wanted:
+    if not isinstance(found, dict) or found.keys() | {"early_exit"} != wanted:
         raise ValueError("its fields aren't those of a manifest")
     if type(found["format"]) is not int or found["format"] != FORMAT:
         raise ValueError(f"format {found['format']!r:.20} isn't known, only {FORMAT}")
@@ -173,6 +182,9 @@ def _fields(found: Any) -> dict[str, Any]:
     hashes = {key: _sha256(found[key]) for key in ("embedding", "head", "tokenizer")}
     if type(found["file_type"]) is not int or found["file_type"] < 0:
         raise ValueError("its file_type isn't a number")
+    early = found.get("early_exit", 1)
+    if type(early) is not int or not 0 < early < max(2, shape.layers):
+        raise ValueError("its early_exit isn't one of its layers")
     return (
         found
         | hashes

@@ -85,11 +85,13 @@ def write_tiny_gguf(
     layers: int = 4,
     pre: str = "smollm",
     merges: Sequence[str] = MERGES,
+    early_exit: int = 0,
 ) -> Path:
     """Write the model with tied head to ``path``. Equal arguments give equal bytes.
 
     ``quant`` (F32, Q4_0, Q4_1, Q8_0) is the type of the matrices in the layers; with 4 bits the
-    embedding is Q8_0, as in the packaged SmolLM2.
+    embedding is Q8_0, as in the packaged SmolLM2. ``early_exit``: layers behind this one change
+    little, as in a model that was trained to be read there.
     """
     writer, tokens = GGUFWriter(path, "llama"), tiny_tokens(merges)
     writer.add_name(f"tiny {seed}")
@@ -116,7 +118,12 @@ def write_tiny_gguf(
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)
+    if early_exit:
+        writer.add_uint32("hearthring.early_exit", early_exit)
     for name, values in tiny_weights(seed, layers, len(tokens)).items():
+        part = name.split(".")
+        if early_exit and part[0] == "blk" and int(part[1]) >= early_exit:
+            values *= 0.05 if part[2] in ("attn_output", "ffn_down") else 1.0
         kind = GGMLQuantizationType.F32
         if values.ndim == 2 and quant != "F32":
             embedding = name == "token_embd.weight"

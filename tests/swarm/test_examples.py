@@ -14,6 +14,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 SAYS = {
     "ask.py": "accepted: every row is bit for bit",
     "hidden_states.py": "after layer 30: cosine",
+    "remember.py": "second: ",
     "sampling.py": "seed 2: ",
 }
 
