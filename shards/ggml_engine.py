@@ -26,8 +26,8 @@ from hearthring.shards.ggml_layer import GraphKey, Model
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import Run, passes
 from hearthring.shards.ggml_policy import FAST, Q8_0, Policy
-from hearthring.shards.ggml_products import Batching, try_batches
-from hearthring.shards.ggml_weights import LoadedWeights, Matrix, Sort, Weights
+from hearthring.shards.ggml_products import ANY, Batching, try_batches, try_experts
+from hearthring.shards.ggml_weights import Experts, LoadedWeights, Matrix, Sort, Weights
 from hearthring.shards.ggml_wide import Blas, Widener
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
@@ -85,6 +85,7 @@ class GgmlEngine:
             residual,
             policy,
             self._batching((*loaded.matrices.values(), *loaded.joined.values())),
+            self._expert_rows(loaded.experts.values()),
             self._wide(loaded.matrices.values()),
         )
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
@@ -106,6 +107,13 @@ class GgmlEngine:
         return {
             sort: try_batches(self._ggml, matrix, self.threads) for sort, matrix in sorts.items()
         }
+
+    def _expert_rows(self, tensors: Iterable[Experts]) -> int:
+        """Rows that one product of experts may have."""
+        if not self.policy.exact:
+            return ANY
+        tried = (try_experts(self._ggml, experts, self.threads) for experts in tensors)
+        return min(tried, default=ANY)
 
     def _wide(self, matrices: Iterable[Matrix]) -> tuple[Blas, Widener] | None:
         """What multiplies prompt rows in float32, if the policy has it."""

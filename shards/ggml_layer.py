@@ -8,7 +8,8 @@ every operation treats a row by itself:
   other and passes over masked ones, so only the order of the slots of a path matters;
 - attention of prompt rows is ggml's tiled flash attention, where slot must be position: tiles of
   keys are cut by slot. Within a tile of 64 rows each has its own sums; fewer rows are padded;
-- the products of experts are one dot product per row and output, however many rows share one.
+- the products of experts are one dot product per row and output. For some types that changes once
+  eight rows share an expert, so no more rows than keep it go into one product.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Kind, Window
 from hearthring.shards.families import Activation, family, layer_parts
+from hearthring.shards.ggml_experts import Mixture, expert_nodes, joined
 from hearthring.shards.ggml_kv import KEY, VALUE, kv_bytes
 from hearthring.shards.ggml_library import BF16, F16, F32, I32, I64, Q8_0, Ggml
 from hearthring.shards.ggml_memory import Memory, Pointer
@@ -62,6 +64,8 @@ class Model:
     residual: Residual
     policy: Policy
     batching: dict[Sort, Batching]
+    expert_rows: int
+    """Rows that one product of experts may have."""
     wide: tuple[Blas, Widener] | None
     """For the products of prompt rows, if the policy has them in float32."""
 
@@ -94,7 +98,9 @@ class LayerGraph:
         self._family = family(model.shape.architecture)
         self._glu = "swiglu" if self._family.activation is Activation.SILU else "geglu"
         start, end = key.window
-        nodes = 18 + 4 * len(layer_parts(model.shape)) + 3 * model.shape.experts_used
+        nodes = 18 + 4 * len(layer_parts(model.shape))
+        if model.shape.experts:
+            nodes += expert_nodes(model.shape, key.rows, model.expert_rows)
         self.windows = sorted({model.shape.window(layer) for layer in range(start, end)})
         inputs = (1 + len(self.windows)) * len(key.parts)
         tensors = (end - start) * (nodes + 24 * len(key.parts)) + inputs + 8
@@ -194,34 +200,13 @@ class LayerGraph:
         return self._product(blk + "ffn_down", gated)
 
     def _experts(self, blk: str, normed: Pointer) -> Pointer:
-        shape, count = self._shape, self._count
-        used, tensors = shape.experts_used, self._weights.experts
-        shares = self._do("soft_max", self._product(blk + "ffn_gate_inp", normed))
-        chosen = self._do("argsort_top_k", shares, used)
-        shares = self._do(
-            "get_rows", self._do("reshape_3d", shares, 1, shape.experts, count), chosen
+        mixture = Mixture(self._do, self._shape, self._glu, self._model.expert_rows)
+        scores = self._product(blk + "ffn_gate_inp", normed)
+        gate, up, down = (
+            self._weights.experts[f"{blk}ffn_{part}_exps.weight"].tensor
+            for part in ("gate", "up", "down")
         )
-        if shape.experts_normed:
-            flat = self._do("reshape_2d", shares, used, count)
-            flat = self._do("div", flat, self._do("sum_rows", flat))
-            shares = self._do("reshape_3d", flat, 1, used, count)
-        each = self._do("reshape_3d", normed, shape.width, 1, count)
-        gate, up = (
-            self._do("mul_mat_id", tensors[f"{blk}ffn_{part}_exps.weight"], each, chosen)
-            for part in ("gate", "up")
-        )
-        gated = self._do(self._glu + "_split", gate, up)
-        made = self._do("mul_mat_id", tensors[blk + "ffn_down_exps.weight"], gated, chosen)
-        made = self._do("mul", made, shares)
-        size = shape.width * 4
-        parts = [
-            self._do("view_2d", made, shape.width, count, used * size, rank * size)
-            for rank in range(used)
-        ]
-        total = parts[0] if used > 1 else self._do("cont", parts[0])
-        for part in parts[1:]:
-            total = self._do("add", total, part)
-        return total
+        return mixture.mix(scores, normed, (gate, up, down), self._count)
 
     def _product(self, name: str, state: Pointer) -> Pointer:
         """Rows ``[count, inner]`` times a matrix, by the kernel of their kind."""
@@ -295,12 +280,7 @@ class LayerGraph:
             mask = inputs.masks[self._shape.window(layer)]
             mixed.append(self._attended(local, q, (first, *part), inputs, pair, mask))
             first += part[0]
-        while len(mixed) > 1:
-            mixed = [
-                self._do("concat", *mixed[i : i + 2], 1) if i + 1 < len(mixed) else mixed[i]
-                for i in range(0, len(mixed), 2)
-            ]
-        return mixed[0]
+        return joined(self._do, mixed, 1)
 
     def _written(self, local: int, k: Pointer, v: Pointer) -> list[list[Pointer]]:
         """Puts new keys and values into the caches, session by session; returns these."""

@@ -18,6 +18,9 @@ from hearthring.shards.shape import Shape
 
 EVERYWHERE = 4096, 1 << 47
 
+PROBED = 256
+"""Outputs of an expert that its kernels are tried on."""
+
 Sort = tuple[int, int, int, bool]
 """Type, outputs, inputs, and whether packed: all that the kernels of a matrix depend on."""
 
@@ -56,6 +59,19 @@ class Matrix:
         return self.kind, self.outer, self.inner, self.packed
 
 
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Matrices of as many experts in one ``tensor``. ``probe`` is the first ``probed`` outputs of
+    the first of them, to try kernels on; ``anywhere`` a buffer that vouches for any memory."""
+
+    tensor: Pointer
+    kind: int
+    inner: int
+    probe: Pointer
+    probed: int
+    anywhere: Pointer
+
+
 class LoadedWeights:
     """Tensors of some layers by GGUF name: ``vectors``, ``matrices``, and ``experts``, matrices
     of which there are several in one tensor. ``factors``: those of layers' rotations.
@@ -83,14 +99,14 @@ class LoadedWeights:
         weakref.finalize(self, call.ggml_backend_buffer_free, self.anywhere)
         shape = weights.shape
         parts = layer_parts(shape)
-        self._memory = Memory(ggml, (end - start) * (len(parts) + 2))
+        self._memory = Memory(ggml, (end - start) * (len(parts) + 5))
         self._packing = packing  # holds the memory of packed tensors
         self._bytes: list[NDArray[np.uint8]] = []  # tensors point into them
         self.vectors: dict[str, Pointer] = {}
         self.matrices: dict[str, Matrix] = {}
         self.joined: dict[str, Matrix] = {}
         """By the name of the first, two matrices that lie one behind the other, as one."""
-        self.experts: dict[str, Pointer] = {}
+        self.experts: dict[str, Experts] = {}
         self.factors: dict[tuple[float, ...], Pointer] = {}
 
         def tensor_over(kind: int, dims: tuple[int, ...], data: NDArray[Any]) -> Pointer:
@@ -116,7 +132,9 @@ class LoadedWeights:
                 elif len(dims) == 2:
                     self.matrices[name] = Matrix(tensor, kind, dims[0], dims[1], data)
                 else:
-                    self.experts[name] = tensor
+                    few = min(dims[1], PROBED)
+                    probe = tensor_over(kind, (1, few, dims[2]), data)
+                    self.experts[name] = Experts(tensor, kind, dims[2], probe, few, self.anywhere)
             if f"blk.{layer}.ffn_gate.weight" in self.matrices:
                 self._join(call, f"blk.{layer}.ffn_gate.weight", f"blk.{layer}.ffn_up.weight")
             factors = shape.rope(layer).factors

@@ -138,6 +138,7 @@ def test_dropped_rows_and_compaction_leave_no_trace():
 
 
 WIDE = Shape("llama", 1, 256, 4, 2, 64, 512, 512, 1024, 1e-5, 1e4)
+EXPERTS = Shape("qwen3moe", 1, 256, 4, 2, 64, 256, 512, 1024, 1e-5, 1e4, experts=3, experts_used=2)
 ALL_TYPES = [
     "F32",
     "F16",
@@ -156,18 +157,21 @@ ALL_TYPES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ALL_TYPES)
-def test_every_weight_type_keeps_bits(kind):
-    """Some types' kernels change with two rows, some with six, some never."""
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [(WIDE, kind) for kind in ALL_TYPES]
+    + [(EXPERTS, kind) for kind in ("F16", "Q4_0", "Q4_K", "Q6_K")],
+)
+def test_every_weight_type_keeps_bits(shape, kind):
+    """Some types' kernels change with two rows, some with six, some once eight share an expert,
+    some never."""
     kinds = {
-        part: GGMLQuantizationType[kind if len(size) == 2 else "F32"]
-        for part, size in layer_parts(WIDE).items()
+        part: GGMLQuantizationType["F32" if len(size) == 1 or "gate_inp" in part else kind]
+        for part, size in layer_parts(shape).items()
     }
-    weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, WIDE), WIDE, kinds)
-    one, two = (
-        GgmlEngine(weights, 0, 1, Residual.FP32, threads, check=False) for threads in (1, 2)
-    )
-    states = uniform(3, (141, WIDE.width))
+    weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, shape), shape, kinds)
+    one, two = (GgmlEngine(weights, 0, 1, Residual.FP32, threads) for threads in (1, 2))
+    states = uniform(3, (141, shape.width))
     plain = Session(one, states)
     plain.chain(1, 100)
     plain.chain(100, 141, GENERATED, 1)
