@@ -121,7 +121,7 @@ class GgmlEngine:
             return None
         matrices = list(matrices)
         blas = Blas({(matrix.outer, matrix.inner) for matrix in matrices})
-        return blas, Widener(self._ggml, matrices, self.policy.prompt_memory)
+        return blas, Widener(self._ggml, matrices, self.policy.prompt_memory, blas.turned)
 
     @cached_property
     def numerics(self) -> Numerics:

@@ -79,32 +79,41 @@ def arrange(chains: Iterable[tuple[int, int]], group: int) -> Layout:
 
 class Widener:
     """Matrices in float32: those that fit into ``budget`` bytes are kept, the others are widened
-    a piece at a time whenever they are used."""
+    a piece at a time whenever they are used.
 
-    def __init__(self, ggml: Ggml, matrices: Iterable[Matrix], budget: int) -> None:
+    What is kept lies ``turned``, input by input, if the BLAS gives equal bits then: it copies
+    weights into panels before it multiplies, and so the copy goes along the memory.
+    """
+
+    def __init__(
+        self, ggml: Ggml, matrices: Iterable[Matrix], budget: int, turned: bool = False
+    ) -> None:
         self._ggml = ggml
         self._functions: dict[int, Any] = {}
-        self._kept: dict[int, F32] = {}
+        self._kept: dict[tuple[Pointer, int], F32] = {}
         self.bytes = 0
         """What kept matrices take."""
         for matrix in matrices:
             size = 4 * matrix.outer * matrix.inner
             if matrix.kind != FLOAT and self.bytes + size <= budget:
                 self.bytes += size
-                wide = np.empty((matrix.outer, matrix.inner), np.float32)
-                self._kept[matrix.tensor] = self.widen(matrix, 0, matrix.outer, wide)
+                for low, high in cut(matrix.outer):
+                    wide = np.empty((high - low, matrix.inner), np.float32)
+                    operand = self.widen(matrix, low, high, wide).T
+                    self._kept[matrix.tensor, low] = operand.copy() if turned else operand
 
     def piece(self, matrix: Matrix, low: int, high: int, scratch: "Scratch") -> F32:
-        """Outputs ``low`` to ``high``, ``[high - low, inner]``."""
+        """A piece of ``cut``: what gives outputs ``low`` to ``high``, ``[inner, high - low]``."""
         if matrix.kind == FLOAT:
             whole: F32 = matrix.data.view(np.float32).reshape(matrix.outer, matrix.inner)
-            return whole[low:high]
-        if matrix.tensor in self._kept:
-            return self._kept[matrix.tensor][low:high]
-        return self.widen(matrix, low, high, scratch.array("weight", high - low, matrix.inner))
+            return whole[low:high].T
+        kept = self._kept.get((matrix.tensor, low))
+        if kept is not None:
+            return kept
+        return self.widen(matrix, low, high, scratch.array("weight", high - low, matrix.inner)).T
 
     def widen(self, matrix: Matrix, low: int, high: int, out: F32) -> F32:
-        """The same, dequantised into ``out``."""
+        """Outputs ``low`` to ``high``, dequantised into ``out``, ``[high - low, inner]``."""
         row = matrix.data.nbytes // matrix.outer
         address = matrix.data.ctypes.data + low * row
         self._function(matrix.kind)(address, out.ctypes.data, (high - low) * matrix.inner)
@@ -131,14 +140,15 @@ class Scratch:
 
 
 class Blas:
-    """numpy's BLAS: its name, and which groups of rows it gives equal bits."""
+    """numpy's BLAS: its name, which groups of rows it gives equal bits, and whether it does so
+    for weights that lie ``turned``, too."""
 
     def __init__(self, sorts: Iterable[tuple[int, int]]) -> None:
         self._pools = ThreadpoolController().select(user_api="blas")
         self.name = _name(self._pools.info())
         with self.alone():
             sizes = {(inner, high - low) for outer, inner in sorts for low, high in cut(outer)}
-            self.group, self.whole = _group(tuple(sorted(sizes)))
+            self.group, self.whole, self.turned = _group(tuple(sorted(sizes)))
 
     def alone(self) -> AbstractContextManager[Any]:
         """While this is held, a call of the BLAS is computed by its caller alone."""
@@ -146,11 +156,11 @@ class Blas:
         return limit
 
     def multiply(self, rows: F32, weight: F32, out: F32) -> None:
-        """``[n, inner]`` times ``[outer, inner]`` to ``[n, outer]``; n is a multiple of
+        """``[n, inner]`` times ``[inner, outer]`` to ``[n, outer]``; n is a multiple of
         ``group``."""
         step = len(rows) if self.whole else BLOCK
         for low in range(0, len(rows), step):
-            np.matmul(rows[low : low + step], weight.T, out=out[low : low + step])
+            np.matmul(rows[low : low + step], weight, out=out[low : low + step])
 
 
 def _name(pools: Sequence[dict[str, Any]]) -> str:
@@ -162,25 +172,32 @@ def _name(pools: Sequence[dict[str, Any]]) -> str:
     return "-".join(str(part).replace("/", "_") for part in parts if part)
 
 
-_groups: dict[object, tuple[int, bool]] = {}
+Grouping = tuple[int, bool, bool]
+_groups: dict[object, Grouping] = {}
 
 
-def _group(sizes: tuple[tuple[int, int], ...]) -> tuple[int, bool]:
+def _group(sizes: tuple[tuple[int, int], ...]) -> Grouping:
     """The smallest group of rows whose multiples, wherever they begin, give every row the bits
-    that it has in its block of ``BLOCK``; and whether blocks may be multiplied together."""
+    that it has in its block of ``BLOCK``; whether blocks may be multiplied together; and whether
+    weights may lie turned, for which a larger group is taken if it must be."""
     if sizes not in _groups:
-        _groups[sizes] = next(
-            ((group, True) for group in _GROUPS if all(_keeps(group, *size) for size in sizes)),
-            (BLOCK, False),
+        kept = (
+            (group, True, turned)
+            for turned in (True, False)
+            for group in _GROUPS
+            if all(_keeps(group, *size, turned) for size in sizes)
         )
+        _groups[sizes] = next(kept, (BLOCK, False, False))
     return _groups[sizes]
 
 
-def _keeps(group: int, inner: int, outer: int) -> bool:
-    rows, weight = uniform(1, (4 * BLOCK, inner)), uniform(2, (outer, inner))
-    blocks = np.concatenate([rows[at : at + BLOCK] @ weight.T for at in range(0, len(rows), BLOCK)])
+def _keeps(group: int, inner: int, outer: int, turned: bool) -> bool:
+    rows, plain = uniform(1, (4 * BLOCK, inner)), uniform(2, (outer, inner)).T
+    blocks = np.concatenate([rows[at : at + BLOCK] @ plain for at in range(0, len(rows), BLOCK)])
+    layouts = [plain, plain.copy()] if turned else [plain]
     return all(
-        np.array_equal(rows[first : first + count] @ weight.T, blocks[first : first + count])
+        np.array_equal(rows[first : first + count] @ weight, blocks[first : first + count])
+        for weight in layouts
         for count in (group, 2 * group, 3 * group, 96, 96 + group, 144)
         for first in (0, group, 48 - group, 48)
     )

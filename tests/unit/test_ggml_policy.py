@@ -164,6 +164,19 @@ def test_pieces_cover_a_matrix(outer):
     assert [high for _, high in pieces[:-1]] == [low for low, _ in pieces[1:]]
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_weights_that_are_kept_change_no_bits(monkeypatch, turned):
+    wanted = plain(engine("Q4_1", Policy(prompt="fast")))
+    choose = Blas.__init__
+
+    def chosen(self, sorts):
+        choose(self, sorts)
+        self.turned = self.turned and turned
+
+    monkeypatch.setattr(Blas, "__init__", chosen)
+    assert plain(engine("Q4_1", Policy(prompt="fast", prompt_memory=1 << 30))) == wanted
+
+
 def test_a_blas_that_heeds_shapes_gets_whole_blocks(monkeypatch):
     """Group by group is a liberty; one block at a time gives the same bits."""
     e = engine("Q4_1", Policy(prompt="fast"))
@@ -176,4 +189,4 @@ def _wary(self, sorts):
     from threadpoolctl import ThreadpoolController
 
     self._pools, self.name = ThreadpoolController(), "blas"
-    self.group, self.whole = BLOCK, False
+    self.group, self.whole, self.turned = BLOCK, False, False
