@@ -7,7 +7,7 @@ import numpy as np
 
 from hearthring.client.route import Stage
 
-SIZES = (16, 32, 64, 128, 256)
+SIZES = (16, 32, 48, 64, 96, 128, 192, 256)
 UNKNOWN = 64
 """Rows where no stage says how long they take: one block of the engines that compute in blocks."""
 STEP_SECONDS = 0.002

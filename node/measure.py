@@ -44,15 +44,21 @@ def _curve(engine: Engine, kind: Kind, clock: Clock) -> Curve:
         expected = points[-1][1] / points[-1][0] * rows if points else 0.0
         if len(points) > 1 and expected / layers > PATIENCE:
             break
-        some = layers if expected <= BUDGET else max(1, int(layers * BUDGET / expected))
-        window = engine.start, engine.start + some
-        seconds = _best(engine, window, kind, rows, clock)
-        points.append((rows, max(1e-9, seconds * layers / some)))
+        points.append((rows, _seconds(engine, kind, rows, expected, clock)))
     return tuple(points)
 
 
+def _seconds(engine: Engine, kind: Kind, rows: int, expected: float, clock: Clock) -> float:
+    """Time of a step through the window, found with as many layers as leave room for repeats."""
+    layers, room = engine.end - engine.start, BUDGET / (1 + REPEATS)
+    some = layers if expected <= room else max(1, int(layers * room / expected))
+    seconds = _best(engine, (engine.start, engine.start + some), kind, rows, clock)
+    return max(1e-9, seconds * layers / some)
+
+
 def _best(engine: Engine, window: Window, kind: Kind, rows: int, clock: Clock) -> float:
-    """Fastest of a few steps, the first one not counted unless it takes all the time there is."""
+    """Fastest of a few steps. The first one, in which memory is found and graphs are made, isn't
+    counted unless it takes far more time than there is."""
     slots = np.arange(rows, dtype=np.int64)
     # From position 0: keys and values that were never written may be anything, infinite too.
     segment = Segment(
@@ -68,10 +74,12 @@ def _best(engine: Engine, window: Window, kind: Kind, rows: int, clock: Clock) -
         return clock() - begun
 
     begun, warm_up = clock(), step()
-    times: list[float] = []
+    if warm_up > 3 * BUDGET:
+        return warm_up
+    times = [step()]
     while len(times) < REPEATS and clock() - begun < BUDGET:
         times.append(step())
-    return min(times, default=warm_up)
+    return min(times)
 
 
 def measured(
@@ -84,7 +92,8 @@ def measured(
     that nothing is kept.
     """
     window = engine.start, engine.end
-    about = {"window": window, "numerics": asdict(engine.numerics)} | about
+    known = {"window": window, "numerics": asdict(engine.numerics), "rows": BATCHES}
+    about = known | about
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.json"
     kept = _read(path)

@@ -12,7 +12,7 @@ from hearthring.protocol.errors import Malformed
 from hearthring.protocol.messages import StepTime
 from hearthring.shards.engine import Kind
 
-BATCHES = (1, 2, 4, 8, 16, 64, 512)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Rows in a step that are timed."""
 POINTS = 16
 """Entries of a curve that are accepted from others."""

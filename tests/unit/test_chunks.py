@@ -5,7 +5,7 @@ import pytest
 from hearthring.client.chunks import SIZES, UNKNOWN, chunk_rows
 from hearthring.client.route import Stage
 
-BATCHES = (1, 2, 4, 8, 16, 64, 512)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def stages(count: int, step: float, row: float) -> list[Stage]:

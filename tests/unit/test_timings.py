@@ -75,6 +75,20 @@ def test_steps_that_would_take_too_long_are_measured_on_fewer_layers_or_left_out
     assert table.seconds(Kind.GENERATED, 512) == pytest.approx(8 * 0.02 * 512)
 
 
+def test_what_only_a_first_step_takes_isnt_counted() -> None:
+    first = set[tuple[Kind, int]]()
+
+    def cost(kind: Kind, rows: int) -> float:
+        extra = 0.0 if (kind, rows) in first else 0.01
+        first.add((kind, rows))
+        return extra + two_kinds(kind, rows)
+
+    engine = PretendEngine(15, cost)
+    table = measure(engine, engine.clock)
+    for rows in (64, 128, 512):
+        assert table.seconds(Kind.PROMPT, rows) == pytest.approx(15 * two_kinds(Kind.PROMPT, rows))
+
+
 def test_a_table_is_kept_and_used_until_a_step_no_longer_takes_its_time(tmp_path: Path) -> None:
     first = PretendEngine(4, two_kinds)
     table = measured(first, tmp_path, {"processor": "a"}, first.clock)
