@@ -145,6 +145,7 @@ class Sender:
                 return
             prepared = self.session.prepare(step)
             output, _ = self.engine.forward((prepared.segment,), prepared.states)
+            self.session.confirm(prepared)
             self.session.complete(prepared, output, HopTime(0.0, 0.0))
         except ProtocolError as error:
             self.refused[type(error).__name__] += 1
@@ -155,7 +156,7 @@ class Sender:
             self._open()
             return
         self.passed += 1
-        live = prepared.fresh if hasattr(prepared, "fresh") else prepared.rows
+        live = prepared.fresh
         self.step_id, self.commit = step.step_id + 1, tuple(row.id for row in live)
         self.row = max((row.id for row in step.rows), default=self.row)
         if self.step_id > 24 or [r.position for r in live] != [r.id - 1 for r in live]:

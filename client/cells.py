@@ -30,13 +30,17 @@ from hearthring.verify.verdict import Verdict
 MakeRunner = Callable[[Window], CellRunner]
 
 
-async def ask_commitment(transport: Transport, address: str, node: str, session: bytes) -> Receipt:
-    """What a stage has committed to so far in an open session of ours.
+async def ask_commitment(
+    transport: Transport, address: str, node: str, session: bytes, start: int
+) -> Receipt:
+    """What a stage whose layers begin at ``start`` has committed to so far in an open session of
+    ours.
 
     The signature isn't checked yet. Raises what the stage refused with, ``PeerUnreachable``,
     ``DeadlineExceeded`` or ``Malformed``.
     """
-    replies = await _ask(transport, address, node, encode_cells_query(CommitmentQuery(session)), 1)
+    question = encode_cells_query(CommitmentQuery(session, start))
+    replies = await _ask(transport, address, node, question, 1)
     said = replies[0]
     if not isinstance(said, Commitment):
         raise Malformed("not what was asked for", field="cells")
@@ -56,7 +60,7 @@ async def ask_cells(
 
     Raises as ``ask_commitment``, and ``TooLarge`` for more than was asked for.
     """
-    question = encode_cells_query(CellsOpen(session, tuple(cells), grant))
+    question = encode_cells_query(CellsOpen(session, start, tuple(cells), grant))
     columns = []
     for reply in await _ask(transport, address, node, question, len(needed(cells, start))):
         if not isinstance(reply, OpenedColumn):

@@ -80,7 +80,7 @@ class Hearing:
         ring = self._ring
         if trouble.epoch < ring.epoch and trouble.node != of.stage.node:
             return
-        lost = next((a for a in ring.places.attached if a.stage.node == trouble.node), None)
+        lost = of if trouble.node == of.stage.node else self._after(of, trouble.node)
         if lost is None or lost.down is not None:
             return
         if lost is not of and self._accuses_often(of):
@@ -102,6 +102,11 @@ class Hearing:
         if blamed is not of:
             of.down, of.suspected = error, False
         ring.lose(blamed, error)
+
+    def _after(self, of: Attachment, node: str) -> Attachment | None:
+        """A node's stage: the one behind ``of`` where it has several."""
+        found = [a for a in self._ring.places.attached if a.stage.node == node]
+        return next((a for a in found if a.stage.start == of.stage.end), next(iter(found), None))
 
     def _accuses_often(self, accuser: Attachment) -> bool:
         """Whether a stage has found fault with one neighbour after the other."""

@@ -36,8 +36,8 @@ class LiveCheck:
     """What a spot check found.
 
     ``passed``: stages whose work is verified now on the first ``rows`` rows, earlier checks
-    included. ``verdicts`` are those over stages, by node; ``failed`` names the stages to leave, and
-    why.
+    included. ``verdicts`` are those over stages, by node: of several over one, that which rejects.
+    ``failed`` names the nodes to leave, and why.
     """
 
     rows: int = 0
@@ -109,11 +109,15 @@ async def check_live(
     if ring.epoch != epoch:
         return LiveCheck()
     judged = [(stage, verdict) for (stage, _), verdict in zip(due, found, strict=True)]
+    verdicts = dict[str, Verdict]()
+    for stage, verdict in judged:
+        if stage.node not in verdicts or verdict.outcome is Outcome.REJECTED:
+            verdicts[stage.node] = verdict
     return LiveCheck(
         rows,
         tuple(stage for stage, verdict in judged if verdict.outcome is Outcome.ACCEPTED),
-        {stage.node: verdict for stage, verdict in judged},
-        {s.node: v.reason for s, v in judged if v.outcome is Outcome.REJECTED},
+        verdicts,
+        {node: v.reason for node, v in verdicts.items() if v.outcome is Outcome.REJECTED},
     )
 
 
@@ -129,7 +133,7 @@ async def _commitment(
 ) -> ReceiptBody | HearthringError:
     """What a stage has committed to, if it is about this session; else what is wrong."""
     try:
-        said = await ask_commitment(transport, stage.address, stage.node, ring.session)
+        said = await ask_commitment(transport, stage.address, stage.node, ring.session, stage.start)
         body = receipts.read(said)
     except HearthringError as error:
         return error

@@ -34,7 +34,8 @@ class View:
     ``weight`` tells a node's reputation: 1 is neutral, 0.5 makes it count as twice as slow, 0 rules
     it out. Prices within the fraction ``spread`` of each other count as equal, and ``seed`` decides
     among them, so that many clients don't all rush to one node: a route costs at most
-    ``1 + spread`` times the least. ``once`` allows a node one stage of a route. ``relays`` allows
+    ``1 + spread`` times the least. ``once`` allows a node one stage of a route; without it a
+    route may come back to a node, where that is cheaper. ``relays`` allows
     nodes that are reached through a relay only.
     """
 

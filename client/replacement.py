@@ -167,11 +167,11 @@ def new_route(
     """
     residual, classes = route[0].residual, {stage.start: stage.fingerprint for stage in route}
     staying = [stage for stage in route if stage not in down]
-    taken = frozenset(stage.node for stage in staying)
+    taken, once = frozenset(stage.node for stage in staying), view is None or view.once
     filled: list[Stage] = []
     try:
         for start, end in gaps(route, down):
-            used = taken | {stage.node for stage in filled}
+            used = taken.union(stage.node for stage in filled) if once else frozenset[str]()
             filled += find_cover(
                 records,
                 start,

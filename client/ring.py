@@ -220,10 +220,10 @@ class RingSession:
         self.rollback.keep_to(to)
         if evict and self._recovery is not None:
             self._recovery.spares.avoided.convict(evict)
-        guilty = next((a for a in self.places.attached if a.stage.node == evict), None)
-        if guilty is not None:
-            self.lose(guilty, StageFailed(why, field=evict))
-        elif self._mending is None:
+        guilty = [a for a in self.places.attached if a.stage.node == evict]
+        for attached in guilty:
+            self.lose(attached, StageFailed(why, field=evict))
+        if not guilty and self._mending is None:
             self.revoke()
 
     def revoke(self) -> None:

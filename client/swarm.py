@@ -68,6 +68,7 @@ class Swarm:
             row_bytes=width * Residual.FP16.bytes,
             spread=SPREAD,
             seed=self._favourites,
+            once=False,
         )
 
     # -- the model -------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What a stage keeps of sessions that ended: rows it took and sent, for audits that may follow.
 
 Bounded in bytes and time. When room is short, the oldest record of whoever has most goes first, so
-that nobody can push out the records of others.
+that nobody can push out the records of others. A record is of one place: a session may have had
+several at this node, of different windows.
 """
 
 import time
@@ -55,7 +56,7 @@ class _Kept:
 
 
 class Archive:
-    """Records by session. ``clock`` is in seconds."""
+    """Records by ``places.place_key``. ``clock`` is in seconds."""
 
     def __init__(
         self,
@@ -77,39 +78,39 @@ class Archive:
         """Bytes kept."""
         return self._bytes.total()
 
-    def keep(self, session: bytes, record: Record) -> None:
-        """Keep a record, in the place of an earlier one of the same session.
+    def keep(self, place: bytes, record: Record) -> None:
+        """Keep a record, instead of an earlier one of the same place.
 
         One that is larger than all the room there is isn't kept.
         """
         self._expire()
-        self._drop(session)
+        self._drop(place)
         if record.size > self._limit:
             return
-        self._kept[session] = _Kept(record, self._clock() + self._window)
+        self._kept[place] = _Kept(record, self._clock() + self._window)
         self._bytes[record.client] += record.size
         while self.size > self._limit:
             (most, _), *_ = self._bytes.most_common(1)
-            self._drop(next(s for s, kept in self._kept.items() if kept.record.client == most))
+            self._drop(next(p for p, kept in self._kept.items() if kept.record.client == most))
 
-    def client_of(self, session: bytes) -> str:
+    def client_of(self, place: bytes) -> str:
         """Whose session it was. Raises ``UnknownSession``."""
-        return self._find(session).record.client
+        return self._find(place).record.client
 
-    def open(self, session: bytes, asker: str) -> Record:
+    def open(self, place: bytes, asker: str) -> Record:
         """Hand a record out, to each asker once.
 
         Raises ``UnknownSession`` when there is none (any more), ``QuotaExceeded`` the second time.
         """
-        kept = self._find(session)
+        kept = self._find(place)
         if asker in kept.askers or len(kept.askers) >= LIMITS.openings:
             raise QuotaExceeded("opened already", field="rows.session")
         kept.askers.add(asker)
         return kept.record
 
-    def open_cells(self, session: bytes, asker: str) -> tuple[Record, CellRecord]:
+    def open_cells(self, place: bytes, asker: str) -> tuple[Record, CellRecord]:
         """Hand out what its cells come from, to each asker once; raises as ``open``."""
-        kept = self._find(session)
+        kept = self._find(place)
         if kept.record.cells is None:
             raise UnknownSession("no cells were committed to", field="cells.session")
         if asker in kept.cell_askers or len(kept.cell_askers) >= LIMITS.openings:
@@ -117,14 +118,14 @@ class Archive:
         kept.cell_askers.add(asker)
         return kept.record, kept.record.cells
 
-    def holds(self, session: bytes) -> bool:
-        """Whether there is a record of a session."""
+    def holds(self, place: bytes) -> bool:
+        """Whether there is a record of a place."""
         self._expire()
-        return session in self._kept
+        return place in self._kept
 
-    def _find(self, session: bytes) -> _Kept:
+    def _find(self, place: bytes) -> _Kept:
         self._expire()
-        kept = self._kept.get(session)
+        kept = self._kept.get(place)
         if kept is None:
             raise UnknownSession("no record of it here, or no longer", field="rows.session")
         return kept
@@ -134,8 +135,8 @@ class Archive:
         while self._kept and (first := next(iter(self._kept))) and self._kept[first].until <= now:
             self._drop(first)
 
-    def _drop(self, session: bytes) -> None:
-        kept = self._kept.pop(session, None)
+    def _drop(self, place: bytes) -> None:
+        kept = self._kept.pop(place, None)
         if kept is not None:
             client = kept.record.client
             self._bytes[client] -= kept.record.size

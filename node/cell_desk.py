@@ -6,7 +6,7 @@ from functools import partial
 
 from hearthring.node.archive import Archive
 from hearthring.node.opening import Inside, Rebuilt, check_cells, opened
-from hearthring.node.places import Places
+from hearthring.node.places import Places, place_key
 from hearthring.node.worker import Worker
 from hearthring.protocol.asking import questions
 from hearthring.protocol.cells import (
@@ -42,13 +42,13 @@ class CellDesk:
         """Answer one peer's questions until it ends the stream. Refusals end it by name."""
         async for data in questions(stream):
             match decode_cells_query(data):
-                case CommitmentQuery(session):
-                    await stream.send(encode_cells_reply(await self._commitment(session, stream)))
+                case CommitmentQuery() as query:
+                    await stream.send(encode_cells_reply(await self._commitment(query, stream)))
                 case CellsOpen() as query:
                     await self._open(stream, query)
 
-    async def _commitment(self, session: bytes, stream: Stream) -> Commitment:
-        place = self._places.only(session)
+    async def _commitment(self, query: CommitmentQuery, stream: Stream) -> Commitment:
+        place = self._places.find(query.session, query.start)
         if place is None or place.session.client != stream.peer:
             raise UnknownSession("no session of yours is open here", field="cells.session")
         receipt = await self._worker.run(place.session.commitment)
@@ -57,10 +57,11 @@ class CellDesk:
         return Commitment(receipt.body, receipt.signature)
 
     async def _open(self, stream: Stream, query: CellsOpen) -> None:
-        if self._archive.holds(query.session):
-            await self._open_ended(stream, query)
+        key = place_key(query.session, query.start)
+        if self._archive.holds(key):
+            await self._open_ended(stream, query, key)
             return
-        place = self._places.only(query.session)
+        place = self._places.find(query.session, query.start)
         if place is None or place.session.client != stream.peer:
             # As if there were none: whether there was a session is nobody's business.
             raise UnknownSession("no record of it here, or no longer", field="cells.session")
@@ -70,13 +71,13 @@ class CellDesk:
         inside.expect(cells)
         await self._send(stream, inside, cells)
 
-    async def _open_ended(self, stream: Stream, query: CellsOpen) -> None:
-        client = self._archive.client_of(query.session)
+    async def _open_ended(self, stream: Stream, query: CellsOpen, key: bytes) -> None:
+        client = self._archive.client_of(key)
         if stream.peer != client:
             if query.grant is None:
                 raise UnknownSession("no record of it here, or no longer", field="cells.session")
             check_grant(query.grant, client, query.session, self._node, stream.peer)
-        record, taken = self._archive.open_cells(query.session, stream.peer)
+        record, taken = self._archive.open_cells(key, stream.peer)
         window = taken.wish.start, taken.wish.end
         cells = check_cells(query.cells, window, len(taken.kinds))
         async with self._turn:

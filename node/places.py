@@ -39,6 +39,11 @@ def place_key(session: bytes, start: int) -> bytes:
     return session + start.to_bytes(4, "big")
 
 
+def _layer_rows(wish: Open) -> int:
+    """KV rows of one layer each that a wish takes."""
+    return wish.max_rows * (wish.end - wish.start)
+
+
 @dataclass(slots=True)
 class Place:
     """A session with its ways out."""
@@ -132,8 +137,9 @@ class Place:
 class Places:
     """The places of one stage. Everything asked for is checked before it is allocated.
 
-    ``kv_rows`` is the number of KV rows that all sessions may hold together; ``row_bytes`` what the
-    keys and values of one row take in one layer, 0 where nobody counts.
+    ``kv_rows`` is the number of KV rows, of all the engine's layers, that all sessions may hold
+    together: a session that runs half the layers takes half of each. ``row_bytes`` is what the keys
+    and values of one row take in one layer, 0 where nobody counts.
     """
 
     def __init__(
@@ -146,7 +152,9 @@ class Places:
         row_bytes: int = 0,
     ) -> None:
         self._row_bytes, self._bytes_per_peer = row_bytes, Counter[str]()
-        self.free_rows, self.empty = kv_rows, asyncio.Event()
+        self._layers, self.empty = engine.end - engine.start, asyncio.Event()
+        self._free = kv_rows * self._layers
+        """Free rows of one layer each."""
         self.empty.set()
         self._transport, self._engine, self._model_id = transport, engine, model_id
         self._make_session = make_session
@@ -155,6 +163,11 @@ class Places:
         self._taken: dict[bytes, Place] = {}
         self._per_peer = Counter[str]()
 
+    @property
+    def free_rows(self) -> int:
+        """KV rows of all layers that are free."""
+        return self._free // self._layers
+
     def __len__(self) -> int:
         """Places taken."""
         return len(self._taken)
@@ -162,11 +175,6 @@ class Places:
     def find(self, session: bytes, start: int) -> Place | None:
         """The place of a session that is open, at the window that begins at ``start``."""
         return self._taken.get(place_key(session, start))
-
-    def only(self, session: bytes) -> Place | None:
-        """The place of a session that has one here; questions about cells name no window."""
-        found = [key for key in self._taken if key.startswith(session)]
-        return self._taken[found[0]] if len(found) == 1 else None
 
     def end_all(self, error: HearthringError) -> None:
         """End every session."""
@@ -194,7 +202,7 @@ class Places:
         self.empty.clear()
         self._per_peer[client] += 1
         self._bytes_per_peer[client] += self._bytes(wish)
-        self._give(-wish.max_rows)
+        self._give(-_layer_rows(wish))
         session.share(self.prefixes)
         try:
             yield place
@@ -205,16 +213,16 @@ class Places:
                 del self._taken[key]
             self._per_peer[client] -= 1
             self._bytes_per_peer[client] -= self._bytes(wish)
-            self._give(wish.max_rows)
+            self._give(_layer_rows(wish))
             if not self._taken:
                 self.empty.set()
 
     def _bytes(self, wish: Open) -> int:
         """What the keys and values asked for take."""
-        return wish.max_rows * (wish.end - wish.start) * self._row_bytes
+        return _layer_rows(wish) * self._row_bytes
 
-    def _give(self, rows: int) -> None:
-        self.free_rows += rows
+    def _give(self, layer_rows: int) -> None:
+        self._free += layer_rows
         self.prefixes.limit = self.free_rows
 
     def _check_fit(self, wish: Open, client: str) -> None:
@@ -255,7 +263,7 @@ class Places:
             raise QuotaExceeded(f"more than {LIMITS.sessions_per_peer}", field="sessions per peer")
         if len(self._taken) >= LIMITS.sessions:
             raise QuotaExceeded(f"more than {LIMITS.sessions}", field="sessions")
-        if wish.max_rows > min(self.free_rows, LIMITS.session_rows):
+        if wish.max_rows > LIMITS.session_rows or _layer_rows(wish) > self._free:
             raise QuotaExceeded(
                 f"{wish.max_rows} rows asked for, {self.free_rows} are free", field="open.max_rows"
             )

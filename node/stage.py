@@ -208,7 +208,8 @@ class StageServer:
         receipt = await self._worker.run(lambda: place.session.receipt(commit))
         record = await self._worker.run(place.session.record)
         if record is not None:
-            self.archive.keep(place.session.wish.session, record)
+            wish = place.session.wish
+            self.archive.keep(place_key(wish.session, wish.start), record)
         if receipt is not None:
             place.post(receipt)
 

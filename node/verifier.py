@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hearthring.node.archive import Archive
+from hearthring.node.places import place_key
 from hearthring.protocol.asking import questions
 from hearthring.protocol.errors import (
     DeadlineExceeded,
@@ -80,8 +81,8 @@ class Verifier:
         self._who = transport.identity
         self._turn = asyncio.Lock()
         self._waiting = set[str]()
-        self._opened: tuple[bytes, dict[str, Opened]] = b"", {}
-        """Records by node, of the asker and proof judged last."""
+        self._opened: tuple[bytes, dict[int, Opened]] = b"", {}
+        """Records by place in the route, of the asker and proof judged last."""
         self._over = threading.Event()
         """Of the job under way: nobody waits for it any more."""
         self._thread = ThreadPoolExecutor(1, "judge", initializer=_lowest_priority)
@@ -103,13 +104,14 @@ class Verifier:
     # -- openings --------------------------------------------------------------------------------
 
     async def _open(self, stream: Stream, query: RowsQuery) -> None:
-        client = self._archive.client_of(query.session)
+        key = place_key(query.session, query.start)
+        client = self._archive.client_of(key)
         if stream.peer != client:
             if query.grant is None:
                 # As if there were none: whether there was a session is nobody's business.
                 raise UnknownSession("no record of it here, or no longer", field="rows.session")
             check_grant(query.grant, client, query.session, self._who.node_id, stream.peer)
-        record = self._archive.open(query.session, stream.peer)
+        record = self._archive.open(key, stream.peer)
         rows = max(1, LIMITS.piece_bytes // record.row_bytes)
         count = len(record.wire) // record.row_bytes
         for first in range(0, count, rows):
@@ -209,26 +211,26 @@ class Verifier:
         """What the stage at a place sent, from its own record; None before the first stage."""
         if place < 0:
             return None
-        node = proof.stages[place].node
+        stage = proof.stages[place]
+        node = stage.node
         opener = next((one for one in query.openers if one.node == node), None)
         if opener is None:
             return Opened(trouble=f"{node} was not to be asked for its record")
         # What one stage sent is what the next one took, and it is opened once.
         if self._opened[0] != about:
             self._opened = about, {}
-        found = self._opened[1].get(node)
+        found = self._opened[1].get(place)
         if found is None:
-            found = self._opened[1][node] = await self._fetch(proof, opener)
+            found = self._opened[1][place] = await self._fetch(proof, opener, stage.start)
         return found
 
-    async def _fetch(self, proof: Proof, opener: Opener) -> Opened:
+    async def _fetch(self, proof: Proof, opener: Opener, start: int) -> Opened:
         width = self._entry.manifest.shape.width
         size = proof.rows * width * Residual(proof.residual).bytes
         where = self._transport, opener.address, opener.node
         try:
-            return Opened(
-                await ask_rows(*where, proof.session, size, opener.grant), node=opener.node
-            )
+            rows = await ask_rows(*where, proof.session, start, size, opener.grant)
+            return Opened(rows, node=opener.node)
         except HearthringError as error:
             said = f"{opener.node} didn't open its record: {type(error).__name__}: {error}"
         if time.time() * 1000 > proof.created_ms + LIMITS.audit_window * 1000:

@@ -14,22 +14,26 @@ class Cell(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class CommitmentQuery(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "start")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     session: bytes
-    def __init__(self, session: _Optional[bytes] = ...) -> None: ...
+    start: int
+    def __init__(self, session: _Optional[bytes] = ..., start: _Optional[int] = ...) -> None: ...
 
 class CellsOpen(_message.Message):
-    __slots__ = ("session", "cells", "grant", "grant_signature")
+    __slots__ = ("session", "cells", "grant", "grant_signature", "start")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     GRANT_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
     grant: bytes
     grant_signature: bytes
-    def __init__(self, session: _Optional[bytes] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., grant: _Optional[bytes] = ..., grant_signature: _Optional[bytes] = ...) -> None: ...
+    start: int
+    def __init__(self, session: _Optional[bytes] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., grant: _Optional[bytes] = ..., grant_signature: _Optional[bytes] = ..., start: _Optional[int] = ...) -> None: ...
 
 class CellsQuery(_message.Message):
     __slots__ = ("commitment", "open")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhearthring/proto/verify.proto\x12\rhearthring.v1\"_\n\tGrantBody\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\x12\n\nexpires_ms\x18\x05 \x01(\x04\"(\n\x05Grant\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"A\n\tRowsQuery\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12#\n\x05grant\x18\x02 \x01(\x0b\x32\x14.hearthring.v1.Grant\"9\n\nOpenedRows\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06states\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"L\n\x06Opener\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12#\n\x05grant\x18\x03 \x01(\x0b\x32\x14.hearthring.v1.Grant\"S\n\x0bVerifyQuery\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\r\n\x05place\x18\x02 \x01(\r\x12&\n\x07openers\x18\x03 \x03(\x0b\x32\x15.hearthring.v1.Opener\"0\n\rSignedVerdict\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x18\n\x07Working\x12\r\n\x05\x61head\x18\x01 \x01(\r\"k\n\x08VerifyUp\x12(\n\x04rows\x18\x01 \x01(\x0b\x32\x18.hearthring.v1.RowsQueryH\x00\x12,\n\x06verify\x18\x02 \x01(\x0b\x32\x1a.hearthring.v1.VerifyQueryH\x00\x42\x07\n\x05\x66rame\"\x9c\x01\n\nVerifyDown\x12)\n\x04rows\x18\x01 \x01(\x0b\x32\x19.hearthring.v1.OpenedRowsH\x00\x12/\n\x07verdict\x18\x02 \x01(\x0b\x32\x1c.hearthring.v1.SignedVerdictH\x00\x12)\n\x07working\x18\x03 \x01(\x0b\x32\x16.hearthring.v1.WorkingH\x00\x42\x07\n\x05\x66rameb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhearthring/proto/verify.proto\x12\rhearthring.v1\"_\n\tGrantBody\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\x12\n\nexpires_ms\x18\x05 \x01(\x04\"(\n\x05Grant\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"P\n\tRowsQuery\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12#\n\x05grant\x18\x02 \x01(\x0b\x32\x14.hearthring.v1.Grant\x12\r\n\x05start\x18\x03 \x01(\r\"9\n\nOpenedRows\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06states\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"L\n\x06Opener\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12#\n\x05grant\x18\x03 \x01(\x0b\x32\x14.hearthring.v1.Grant\"S\n\x0bVerifyQuery\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\r\n\x05place\x18\x02 \x01(\r\x12&\n\x07openers\x18\x03 \x03(\x0b\x32\x15.hearthring.v1.Opener\"0\n\rSignedVerdict\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x18\n\x07Working\x12\r\n\x05\x61head\x18\x01 \x01(\r\"k\n\x08VerifyUp\x12(\n\x04rows\x18\x01 \x01(\x0b\x32\x18.hearthring.v1.RowsQueryH\x00\x12,\n\x06verify\x18\x02 \x01(\x0b\x32\x1a.hearthring.v1.VerifyQueryH\x00\x42\x07\n\x05\x66rame\"\x9c\x01\n\nVerifyDown\x12)\n\x04rows\x18\x01 \x01(\x0b\x32\x19.hearthring.v1.OpenedRowsH\x00\x12/\n\x07verdict\x18\x02 \x01(\x0b\x32\x1c.hearthring.v1.SignedVerdictH\x00\x12)\n\x07working\x18\x03 \x01(\x0b\x32\x16.hearthring.v1.WorkingH\x00\x42\x07\n\x05\x66rameb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRANT']._serialized_start=145
   _globals['_GRANT']._serialized_end=185
   _globals['_ROWSQUERY']._serialized_start=187
-  _globals['_ROWSQUERY']._serialized_end=252
-  _globals['_OPENEDROWS']._serialized_start=254
-  _globals['_OPENEDROWS']._serialized_end=311
-  _globals['_OPENER']._serialized_start=313
-  _globals['_OPENER']._serialized_end=389
-  _globals['_VERIFYQUERY']._serialized_start=391
-  _globals['_VERIFYQUERY']._serialized_end=474
-  _globals['_SIGNEDVERDICT']._serialized_start=476
-  _globals['_SIGNEDVERDICT']._serialized_end=524
-  _globals['_WORKING']._serialized_start=526
-  _globals['_WORKING']._serialized_end=550
-  _globals['_VERIFYUP']._serialized_start=552
-  _globals['_VERIFYUP']._serialized_end=659
-  _globals['_VERIFYDOWN']._serialized_start=662
-  _globals['_VERIFYDOWN']._serialized_end=818
+  _globals['_ROWSQUERY']._serialized_end=267
+  _globals['_OPENEDROWS']._serialized_start=269
+  _globals['_OPENEDROWS']._serialized_end=326
+  _globals['_OPENER']._serialized_start=328
+  _globals['_OPENER']._serialized_end=404
+  _globals['_VERIFYQUERY']._serialized_start=406
+  _globals['_VERIFYQUERY']._serialized_end=489
+  _globals['_SIGNEDVERDICT']._serialized_start=491
+  _globals['_SIGNEDVERDICT']._serialized_end=539
+  _globals['_WORKING']._serialized_start=541
+  _globals['_WORKING']._serialized_end=565
+  _globals['_VERIFYUP']._serialized_start=567
+  _globals['_VERIFYUP']._serialized_end=674
+  _globals['_VERIFYDOWN']._serialized_start=677
+  _globals['_VERIFYDOWN']._serialized_end=833
 # @@protoc_insertion_point(module_scope)

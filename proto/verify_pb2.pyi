@@ -28,12 +28,14 @@ class Grant(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class RowsQuery(_message.Message):
-    __slots__ = ("session", "grant")
+    __slots__ = ("session", "grant", "start")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     grant: Grant
-    def __init__(self, session: _Optional[bytes] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
+    start: int
+    def __init__(self, session: _Optional[bytes] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., start: _Optional[int] = ...) -> None: ...
 
 class OpenedRows(_message.Message):
     __slots__ = ("first", "states", "last")

@@ -17,16 +17,18 @@ _CHUNK, _HASH, _SESSION, _PATH = 32, 32, 16, 16
 
 @dataclass(frozen=True, slots=True)
 class CommitmentQuery:
-    """What is committed so far in an open session?"""
+    """What is committed so far in an open session, at the window that begins at ``start``?"""
 
     session: bytes
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
 class CellsOpen:
-    """Open these cells, ``(layer, position)`` each, of a session."""
+    """Open these cells, ``(layer, position)`` each, of a session's window."""
 
     session: bytes
+    start: int
     cells: tuple[tuple[int, int], ...]
     grant: Grant | None = None
 
@@ -69,11 +71,13 @@ CellsReply = Commitment | OpenedColumn
 def encode_cells_query(query: CellsQuery) -> bytes:
     """A question."""
     match query:
-        case CommitmentQuery(session):
-            asked = pb.CellsQuery(commitment=pb.CommitmentQuery(session=session))
-        case CellsOpen(session, cells, grant):
+        case CommitmentQuery(session, start):
+            question = pb.CommitmentQuery(session=session, start=start)
+            asked = pb.CellsQuery(commitment=question)
+        case CellsOpen(session, start, cells, grant):
             wanted = pb.CellsOpen(
                 session=session,
+                start=start,
                 cells=[pb.Cell(layer=layer, position=position) for layer, position in cells],
                 grant=grant.body if grant else b"",
                 grant_signature=grant.signature if grant else b"",
@@ -88,14 +92,14 @@ def decode_cells_query(data: bytes) -> CellsQuery:
     match asked.WhichOneof("ask"):
         case "commitment":
             exactly("cells.session", asked.commitment.session, _SESSION)
-            return CommitmentQuery(asked.commitment.session)
+            return CommitmentQuery(asked.commitment.session, asked.commitment.start)
         case "open":
             wanted = asked.open
             exactly("cells.session", wanted.session, _SESSION)
             count("cells.cells", wanted.cells, LIMITS.cells)
             cells = tuple((cell.layer, cell.position) for cell in wanted.cells)
             grant = Grant(wanted.grant, wanted.grant_signature) if wanted.grant else None
-            return CellsOpen(wanted.session, cells, grant)
+            return CellsOpen(wanted.session, wanted.start, cells, grant)
     raise Malformed("no known question", field="cells")
 
 

@@ -27,11 +27,13 @@ async def ask_rows(
     address: str,
     node: str,
     session: bytes,
+    start: int,
     size: int,
     grant: Grant | None = None,
     seconds: float = LIMITS.opening,
 ) -> bytes:
-    """The rows that ``node`` sent in a session, ``size`` bytes in all.
+    """The rows that ``node`` sent in a session out of the window that begins at ``start``, ``size``
+    bytes in all.
 
     Raises what the node refused with, ``PeerUnreachable``, ``DeadlineExceeded`` or ``Malformed``.
     """
@@ -39,7 +41,7 @@ async def ask_rows(
         async with asyncio.timeout(seconds):
             stream = await transport.dial(address, node, Method.VERIFY)
             try:
-                await stream.send(encode_verify_up(RowsQuery(session, grant)))
+                await stream.send(encode_verify_up(RowsQuery(session, start, grant)))
                 wire = bytearray()
                 while (data := await stream.receive()) is not None:
                     frame = decode_verify_down(data)

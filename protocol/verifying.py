@@ -25,9 +25,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class RowsQuery:
-    """Ask a stage for the rows it sent in a session; without a grant, as the session's client."""
+    """Ask a stage for the rows it sent in a session, out of the window that begins at ``start``;
+    without a grant, as the session's client."""
 
     session: bytes
+    start: int
     grant: Grant | None = None
 
 
@@ -72,8 +74,9 @@ VerifyDown = OpenedRows | SignedVerdict | Working
 def encode_verify_up(frame: VerifyUp) -> bytes:
     """A question."""
     match frame:
-        case RowsQuery(session, grant):
-            query = pb.RowsQuery(session=session, grant=_grant(grant) if grant else None)
+        case RowsQuery(session, start, grant):
+            given = _grant(grant) if grant else None
+            query = pb.RowsQuery(session=session, start=start, grant=given)
             up = pb.VerifyUp(rows=query)
         case VerifyQuery(proof, place, openers):
             listed = [
@@ -88,9 +91,10 @@ def decode_verify_up(data: bytes) -> VerifyUp:
     frame = parse(pb.VerifyUp, data)
     match frame.WhichOneof("frame"):
         case "rows":
-            exactly("rows.session", frame.rows.session, 16)
-            granted = frame.rows.HasField("grant")
-            return RowsQuery(frame.rows.session, _read_grant(frame.rows.grant) if granted else None)
+            rows = frame.rows
+            exactly("rows.session", rows.session, 16)
+            given = _read_grant(rows.grant) if rows.HasField("grant") else None
+            return RowsQuery(rows.session, rows.start, given)
         case "verify":
             query = frame.verify
             count("verify.place", range(query.place), LIMITS.hops)

@@ -55,8 +55,9 @@ class MemorySwarm:
         engine: str = "torch",
         row_seconds: float = 0.001,
         judge: Judge | None = None,
+        offers: Sequence[tuple[int, int]] = (),
     ) -> MemoryNode:
-        """Start a node of this window."""
+        """Start a node of this window, or one that offers some parts of it."""
         hooks = hooks or NodeHooks()
         transport = MemoryTransport(self.network)
         self.stack.push_async_callback(transport.close)
@@ -72,7 +73,7 @@ class MemorySwarm:
         record = NodeRecord(
             node=who.node_id,
             model_id=self.entry.model_id,
-            windows=(window,),
+            windows=tuple(offers) or (window,),
             addresses=(address,),
             expires=0.0,
             residual=residual.value,

@@ -122,7 +122,7 @@ ANSWERS = (
 
 GRANTS = st.builds(verifying.Grant, BYTES, BYTES)
 OPENERS = st.lists(st.builds(verifying.Opener, NAMES, NAMES, GRANTS), max_size=2).map(tuple)
-VERIFY_UPS = st.builds(verifying.RowsQuery, SESSIONS, st.none() | GRANTS) | st.builds(
+VERIFY_UPS = st.builds(verifying.RowsQuery, SESSIONS, U32, st.none() | GRANTS) | st.builds(
     verifying.VerifyQuery, BYTES, st.integers(-1, 200), OPENERS
 )
 VERIFY_DOWNS = (
@@ -132,8 +132,8 @@ VERIFY_DOWNS = (
 )
 
 SHOWN = st.none() | st.builds(verifying.Grant, st.binary(min_size=1, max_size=40), BYTES)
-CELL_QUERIES = st.builds(cells.CommitmentQuery, SESSIONS) | st.builds(
-    cells.CellsOpen, SESSIONS, st.lists(st.tuples(U32, U32), max_size=6).map(tuple), SHOWN
+CELL_QUERIES = st.builds(cells.CommitmentQuery, SESSIONS, U32) | st.builds(
+    cells.CellsOpen, SESSIONS, U32, st.lists(st.tuples(U32, U32), max_size=6).map(tuple), SHOWN
 )
 SOME_HASHES = st.lists(HASHES, max_size=5).map(tuple)
 COLUMNS = st.builds(

@@ -64,7 +64,7 @@ async def peer(stage: Rig) -> AsyncIterator[Peer]:
 
 async def committed(peer: Peer, shape: Shape) -> Promise:
     where = peer.transport, peer.rig.address, peer.rig.node_id
-    body = receipts.read(await ask_commitment(*where, peer.wish.session))
+    body = receipts.read(await ask_commitment(*where, peer.wish.session, WINDOW[0]))
     return promise_of(body, KINDS, shape)
 
 
@@ -149,11 +149,11 @@ async def test_a_stage_refuses_what_it_can_t_or_needn_t_show(peer: Peer) -> None
         await opened(peer, (Cell(WINDOW[0], 0),))
     stranger = peer.rig.client()
     with pytest.raises(UnknownSession):
-        await ask_commitment(stranger, *where, session)
+        await ask_commitment(stranger, *where, session, WINDOW[0])
     with pytest.raises(UnknownSession):
         await ask_cells(stranger, *where, session, (Cell(WINDOW[0], 1),), WINDOW[0])
     with pytest.raises(UnknownSession):
-        await ask_commitment(mine, *where, bytes(16))
+        await ask_commitment(mine, *where, bytes(16), WINDOW[0])
 
 
 async def test_old_rows_are_run_again_while_a_session_is_open(

@@ -1,43 +1,28 @@
 """A route that visits its nodes more than once."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 
 from hearthring.client.api import AsyncClient
-from hearthring.client.replacement import Spares
-from hearthring.client.route import Stage
-from hearthring.protocol.records import NodeRecord
+from hearthring.node.config import NodeHooks
+from hearthring.protocol.errors import QuotaExceeded
+from hearthring.protocol.opening import ask_rows
 from hearthring.shards.store import ModelEntry
-from hearthring.verify.verdict import Outcome
-from tests.memory_ring import memory_swarm
+from hearthring.verify.verdict import Guilty, Outcome, Strength
+from tests.liar import hooks_for
+from tests.memory_ring import MemorySwarm, memory_swarm
 
-PROMPT_IDS = [7, 31, 5, 64, 12, 90, 33, 8]
+PROMPT_IDS = list(range(10, 50))
 LAYERS = 4
+FIRST, SECOND = ((0, 1), (2, 3)), ((1, 2), (3, 4))
+"""What two nodes offer: whoever needs all layers goes round them twice."""
 
 
-def piped(records: Sequence[NodeRecord], nodes: list[str]) -> tuple[Stage, ...]:
-    """A layer at a time, round and round."""
-    offers = [next(r for r in records if r.node == node) for node in nodes]
-    rounds = [offers[n % len(offers)] for n in range(LAYERS)]
-    return tuple(
-        Stage(o.node, o.addresses[0], *layer, o.residual, o.numerics, o.fingerprint)
-        for o, layer in zip(rounds, pairwise(range(LAYERS + 1)), strict=True)
-    )
-
-
-@pytest.fixture
-def rounds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Nodes that routes go round, once there are any."""
-    nodes = list[str]()
-    plain = Spares.route
-
-    def route(spares: Spares, records: Sequence[NodeRecord]) -> tuple[Stage, ...]:
-        return piped(records, nodes) if nodes else plain(spares, records)
-
-    monkeypatch.setattr(Spares, "route", route)
-    return nodes
+async def _round(swarm: MemorySwarm, hooks: NodeHooks | None = None) -> None:
+    """Two nodes, of which the second may lie."""
+    await swarm.node((0, LAYERS), offers=FIRST)
+    await swarm.node((0, LAYERS), offers=SECOND, hooks=hooks)
 
 
 async def _answers(client: AsyncClient) -> list[list[int]]:
@@ -48,25 +33,82 @@ async def _answers(client: AsyncClient) -> list[list[int]]:
     return [answer.token_ids for answer in answers]
 
 
-async def test_a_session_may_have_several_windows_at_one_node(
-    tiny: ModelEntry, rounds: list[str]
+async def test_a_ring_of_two_nodes_with_four_windows_is_audited_in_every_way(
+    tiny: ModelEntry,
 ) -> None:
-    async with memory_swarm(tiny, (0, LAYERS)) as swarm:
-        await swarm.node((0, LAYERS))
+    async with memory_swarm(tiny, (0, LAYERS)) as alone:
+        plain = await _answers(alone.client())
+    async with memory_swarm(tiny, ()) as swarm:
+        await _round(swarm)
         client = swarm.client()
-        plain = await _answers(client)
-        rounds += [node.node_id for node in swarm.nodes]
+        assert await _answers(client) == plain
+        proof = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=30)).proof
+        nodes = [node.node_id for node in swarm.nodes]
+        assert [stage.node for stage in proof.stages] == nodes * 2
+        assert [(s.start, s.end) for s in proof.stages] == list(pairwise(range(LAYERS + 1)))
+        for depth in ("whole", "cells"):
+            verdict = await client.audit(proof, depth=depth)
+            assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
+        # Each place has a record of its own: opened once, and not that of the other.
+        opened = set[bytes]()
+        for stage in proof.stages:
+            address = swarm.nodes[nodes.index(stage.node)].invitation.address
+            where = client.transport(), address, stage.node, proof.session, stage.start, 1 << 20
+            opened.add(await ask_rows(*where))
+            with pytest.raises(QuotaExceeded):
+                await ask_rows(*where)
+        assert len(opened) == LAYERS
+
+
+async def test_verifiers_judge_each_window_by_its_own_record(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, ()) as swarm:
+        await _round(swarm)
+        await swarm.node((0, LAYERS), row_seconds=1.0)
+        client = swarm.client()
+        proof = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=6)).proof
+        assert len(proof.stages) == LAYERS
+        verdict = await client.audit(proof, verifiers=1, depth="stage")
+        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+
+
+@pytest.mark.parametrize("place", [1, 3])
+async def test_a_liar_is_named_with_the_window_it_lied_in(tiny: ModelEntry, place: int) -> None:
+    async with memory_swarm(tiny, ()) as swarm:
+        await _round(swarm, hooks_for(f"skip-layer:{place}", (place, place + 1)))
+        client = swarm.client()
+        proof = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=6)).proof
+        for depth in ("whole", "cells"):
+            verdict = await client.audit(proof, depth=depth)
+            assert verdict.outcome is Outcome.REJECTED
+            assert verdict.guilty == (Guilty(swarm.nodes[1].node_id, place, place + 1),)
+
+
+async def test_a_route_comes_back_to_a_node_where_that_is_cheaper(tiny: ModelEntry) -> None:
+    """And when what is between is lost, the node takes that too."""
+    async with memory_swarm(tiny, (0, LAYERS)) as alone:
+        plain = await _answers(alone.client())
+    async with memory_swarm(tiny, ()) as swarm:
+        slow = await swarm.node((0, LAYERS), row_seconds=0.4)
+        fast = await swarm.node((1, 3), row_seconds=0.002)
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
+        assert [stage.node for stage in answer.route] == [slow.node_id, fast.node_id, slow.node_id]
+        assert [(s.start, s.end) for s in answer.route] == [(0, 1), (1, 3), (3, 4)]
+        stream, said = client.stream(prompt_ids=PROMPT_IDS, max_tokens=12, draft="none"), 0
+        async for _ in stream:
+            said += 1
+            if said == 3:
+                await swarm.kill(fast)
+        assert stream.answer.token_ids == plain[0]
+        assert {stage.node for stage in stream.answer.route} == {slow.node_id}
+
+
+async def test_a_node_may_even_follow_itself(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, (0, LAYERS)) as alone:
+        plain = await _answers(alone.client())
+    async with memory_swarm(tiny, ()) as swarm:
+        await swarm.node((0, LAYERS), offers=tuple(pairwise(range(LAYERS + 1))))
+        client = swarm.client()
         assert await _answers(client) == plain
         answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
-        assert [stage.node for stage in answer.route] == rounds * 2
-        assert [(s.start, s.end) for s in answer.route] == list(pairwise(range(LAYERS + 1)))
-        verdict = await client.audit(answer.proof)
-        assert verdict.outcome is Outcome.ACCEPTED, verdict
-
-
-async def test_a_node_may_even_follow_itself(tiny: ModelEntry, rounds: list[str]) -> None:
-    async with memory_swarm(tiny, (0, LAYERS)) as swarm:
-        client = swarm.client()
-        plain = await _answers(client)
-        rounds += [swarm.nodes[0].node_id]
-        assert await _answers(client) == plain
+        assert len(answer.route) == LAYERS

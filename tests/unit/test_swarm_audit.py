@@ -168,7 +168,8 @@ async def test_records_open_once_to_the_client_and_to_whom_it_lets(tiny: ModelEn
     async with audited(tiny, judges=()) as (swarm, client, proof):
         stranger, friend = swarm.client(), swarm.client()
         node = swarm.nodes[0]
-        where = node.invitation.address, node.node_id, proof.session, 1 << 20
+        start = proof.stages[0].start
+        where = node.invitation.address, node.node_id, proof.session, start, 1 << 20
         mine = await ask_rows(client.transport(), *where)
         assert len(mine) == proof.rows * 64 * 4
         with pytest.raises(QuotaExceeded):
