@@ -10,11 +10,13 @@ from hearthring.client.answering import Answering, AnswerStream
 from hearthring.client.audits import Audits
 from hearthring.client.cell_audit import WHOLE
 from hearthring.client.config import (
+    EXACT,
     ClientConfig,
     engine_of,
     patience_of,
     sharing_of,
     threads_of,
+    wire_of,
 )
 from hearthring.client.drafts import AUTO, Make, check_draft
 from hearthring.client.generation import Generation
@@ -70,9 +72,10 @@ class AsyncClient:
     route, ``allow_class_change`` whether it may go on in another numerics class
     (``ClientConfig``); ``draft`` what guesses tokens to come (``client/drafts.py``), ``pace`` how
     far (``client/paces.py``); ``remember`` whether the tokens of requests and answers are
-    kept on this user's disk, to guess later ones from (``client/remembered.py``). Nothing is
-    loaded or dialled before it is needed. Several requests may run at once. After an error or a
-    cancellation nothing of a request stays open, here or at the nodes.
+    kept on this user's disk, to guess later ones from (``client/remembered.py``); ``wire``
+    whether rows travel exactly or as ``int8``, which is lossy. Nothing is loaded or dialled before
+    it is needed. Several requests may run at once. After an error or a cancellation nothing of a
+    request stays open, here or at the nodes.
 
     Requests raise ``SeedUnreachable``, ``NoRoute``, ``StageFailed``, ``PromptTooLong`` and
     ``BadOption``, all of them ``HearthringError``; construction ``BadOption`` and ``BadMemory``.
@@ -94,6 +97,7 @@ class AsyncClient:
         draft: str | Make = AUTO,
         pace: str | MakePace = "auto",
         remember: bool = False,
+        wire: str = EXACT,
     ) -> None:
         seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
         self.config = ClientConfig(
@@ -105,6 +109,7 @@ class AsyncClient:
             allow_class_change=allow_class_change,
             engine=engine_of(engine),
             remember=remember,
+            wire=wire_of(wire),
         )
         # A client of another transport is a part of something, and that something's business.
         memory = reputation or (open_reputation() if transport is None else None)

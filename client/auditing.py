@@ -12,7 +12,7 @@ from hearthring.protocol.errors import (
     ModelNotHere,
     UnknownModel,
 )
-from hearthring.protocol.tensors import Residual, pack
+from hearthring.protocol.row_type import RowType
 from hearthring.shards.ends import open_ends
 from hearthring.shards.engines import options_of
 from hearthring.shards.gguf_file import GgufFile
@@ -83,18 +83,18 @@ class OfflineJudge:
         shape = model.shape
         if verdict := contradiction(proof, shape.layers):
             return verdict, ""
-        body, residual = bodies_of(proof)[place], Residual(proof.residual)
+        body, rows = bodies_of(proof)[place], RowType.parse(proof.residual)
         assert body is not None  # contradiction() says so otherwise
         try:
             replayer = replayer_like(
-                body.numerics, model, residual, self._threads, body.start, breathe
+                body.numerics, model, rows.residual, self._threads, body.start, breathe
             )
             if taken is None and proof.is_hidden:
                 return inconclusive("the text is hidden"), ""
             if taken is None:
-                ends = open_ends(_ends_of(proof), model, residual, self._threads)
+                ends = open_ends(_ends_of(proof), model, rows.residual, self._threads)
                 embedded = ends.embed(proof.token_ids[: proof.rows])
-                taken = Opened(pack(embedded, residual))
+                taken = Opened(rows.pack(embedded))
             known = calibration_of(proof.model_id)
             verdict = audit_stage(proof, place, shape.width, replayer, taken, sent, known)
         except HearthringError as error:
@@ -120,7 +120,7 @@ def _judge_whole(
 
 def _replayer(proof: Proof, gguf: GgufFile, threads: int, breathe: Breathe) -> EngineReplayer:
     """With the route's own engine where this machine has it: then bits can be compared."""
-    residual = Residual(proof.residual)
+    residual = RowType.parse(proof.residual).residual
     used = {body.numerics for body in bodies_of(proof) if body is not None}
     ends = _ends_of(proof)
     if used and all(name.startswith("ggml-") for name in used):

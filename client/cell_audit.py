@@ -14,6 +14,7 @@ from hearthring.client.cells import audit_cells
 from hearthring.protocol.errors import BadOption, EngineUnavailable, HearthringError
 from hearthring.protocol.opening import answers_status
 from hearthring.protocol.records import NodeRecord
+from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tensors import Residual
 from hearthring.protocol.transport import Transport
 from hearthring.shards.cell_runner import EngineCells
@@ -109,7 +110,7 @@ async def _audit_stage(
 ) -> Verdict:
     window = body.start, body.end
     own = await asyncio.to_thread(
-        load_cells, gguf, body.numerics, Residual(proof.residual), window, threads
+        load_cells, gguf, body.numerics, RowType.parse(proof.residual).residual, window, threads
     )
     return await audit_cells(
         transport, address, body, proof.kinds, gguf.shape, chance, own, calibration=known

@@ -14,7 +14,6 @@ from hearthring.protocol.cells import (
 from hearthring.protocol.errors import DeadlineExceeded, Malformed, PeerUnreachable, TooLarge
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import PROMPT, Receipt
-from hearthring.protocol.tensors import Residual
 from hearthring.protocol.transport import Method, Transport
 from hearthring.protocol.verifying import Grant
 from hearthring.shards.engine import Window
@@ -97,9 +96,8 @@ async def _ask(
 
 def promise_of(body: ReceiptBody, kinds: Sequence[int], shape: Shape) -> Promise:
     """What an opening under this receipt is held against. Raises ``BadShape``."""
-    row_bytes = shape.width * Residual(body.residual).bytes
     values = shape.kv_heads * shape.head_width
-    return Promise(body, kinds, row_bytes, kv_row_bytes(body.kv, values) if body.kv else 0)
+    return Promise(body, kinds, shape.width, kv_row_bytes(body.kv, values) if body.kv else 0)
 
 
 async def audit_cells(

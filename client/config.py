@@ -11,8 +11,10 @@ from hearthring.protocol.errors import BadOption
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.messages import SHARE_ALL, SHARE_NONE, SHARE_OWN
+from hearthring.protocol.row_type import WIRES
 from hearthring.shards.engines import ENGINES
 
+EXACT, INT8 = WIRES
 SHARING = {"own": SHARE_OWN, "all": SHARE_ALL, "none": SHARE_NONE}
 
 
@@ -31,6 +33,9 @@ class ClientConfig:
     ``patience``: seconds that a request waits for a whole route, at its begin or after a loss.
     ``engine``: what computes embedding and head, as in ``open_ends``.
 
+    ``wire``: how rows travel: ``exact``, or as ``int8`` blocks, about half the bytes of fp16, which
+    changes what every stage computes from then on.
+
     ``remember``: whether the tokens of requests and answers are kept on this disk, to guess later
     ones from (``client/remembered.py``).
     """
@@ -44,6 +49,7 @@ class ClientConfig:
     allow_class_change: bool = False
     engine: str = "auto"
     remember: bool = False
+    wire: str = EXACT
 
     def identity(self) -> Identity:
         """The client's identity; one for this process alone if the folder can't be written."""
@@ -65,6 +71,13 @@ def patience_of(wish: float) -> float:
     """Seconds. Raises ``BadOption``."""
     if not 0 <= wish <= 3600:
         raise BadOption(f"{wish} isn't allowed", field="patience", mend="allowed: 0 to 3600")
+    return wish
+
+
+def wire_of(wish: str) -> str:
+    """One of ``WIRES``. Raises ``BadOption``."""
+    if wish not in WIRES:
+        raise BadOption(f"there is no {wish!r}", field="wire", mend=", ".join(WIRES))
     return wish
 
 

@@ -18,7 +18,6 @@ from hearthring.protocol.errors import (
     OutOfOrder,
 )
 from hearthring.protocol.messages import SignedRows, Step, Tap, Trouble
-from hearthring.protocol.tensors import unpack
 from hearthring.verify.claims import claim
 
 if TYPE_CHECKING:
@@ -50,9 +49,8 @@ class Hearing:
             raise OutOfOrder(f"no step {step.step_id} is under way", field="result.step_id")
         if step.rows != rows or not ring.flight.doomed.issuperset(step.dead):
             raise Malformed("other rows than were sent", field="result.rows")
-        width = ring.row_bytes // ring.residual.bytes
         live = step.live
-        states = unpack(step.states, len(live), width, ring.residual)
+        states = ring.row_type.unpack(step.states, len(live), ring.width)
         hashes = ring.hashes(live, step.states, stage.end, stage.fingerprint)
         ids = tuple(row.id for row in live)
         signed = claim(ring.session, step.epoch, step.step_id, stage.end, ids, hashes)

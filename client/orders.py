@@ -12,6 +12,8 @@ class Wishes:
     """What a session wants of every stage, the same in every epoch."""
 
     model_id: str
+    residual: str
+    """What its rows are on every wire: a ``RowType``'s name."""
     max_rows: int
     nonce_hash: bytes
     taps: tuple[int, ...]
@@ -39,7 +41,7 @@ class Ordering:
             model_id=wishes.model_id,
             start=stage.start,
             end=stage.end,
-            residual=stage.residual,
+            residual=wishes.residual,
             fingerprint=stage.fingerprint,
             previous=previous,
             previous_fingerprint=previous_fingerprint,

@@ -54,7 +54,7 @@ async def prove(generation: Generation, model_id: str, model_name: str, who: Ide
             nonce=ring.nonce,
             model_id=model_id,
             model_name=model_name,
-            residual=ends.residual.value,
+            residual=str(ring.row_type),
             numerics=ends.numerics.name,
             fingerprint=ends.numerics.fingerprint,
             token_ids=tuple(generation.token_ids),

@@ -37,8 +37,9 @@ from hearthring.protocol.messages import (
     Row,
     Step,
 )
+from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tasks import cancel
-from hearthring.protocol.tensors import F32, Residual, pack
+from hearthring.protocol.tensors import F32, Residual
 from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.verify.beacon import commitment
@@ -79,6 +80,7 @@ class RingSession:
         spares: Spares | None = None,
         sharing: int = SHARE_OWN,
         cells: bool = False,
+        int8: bool = False,
     ) -> None:
         self.route, self.session = tuple(route), secrets.token_bytes(16)
         self.nonce, self.ledger = secrets.token_bytes(32), Ledger()
@@ -90,7 +92,7 @@ class RingSession:
         self.model_id, self._ends = model_id, ends_fingerprint
         self._taps, self.max_rows, self._sharing, self._cells = tuple(taps), 0, sharing, cells
         self._who, self.places = transport.identity, Places(self, transport, ends_fingerprint)
-        self.residual = Residual(self.route[0].residual)
+        self.row_type, self.width = RowType(Residual(self.route[0].residual), int8), 0
         self._step, self._owed = 0, tuple[int, ...]()
         self._failed: HearthringError | None = None
         self._recovery = Recovery(self, spares) if spares is not None else None
@@ -161,13 +163,13 @@ class RingSession:
         """Send one step on its way; the future holds its result. Several may be under way."""
         if self._failed is not None:
             raise self._failed
-        wire, width = memoryview(pack(states, self.residual)), states.shape[1]
-        self.row_bytes = size = width * self.residual.bytes
+        wire, self.width = memoryview(self.row_type.pack(states)), states.shape[1]
+        self.row_bytes = size = self.row_type.row_bytes(self.width)
         sent = [Sent(row, wire[i * size : (i + 1) * size]) for i, row in enumerate(rows)]
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # A failure is reported by whichever call is awaited; the other futures mustn't warn.
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        step = _Behind(waiting, sent, width, tuple(commit))
+        step = _Behind(waiting, sent, self.width, tuple(commit))
         if self._mending is not None:
             self._behind.append(step)
         else:
@@ -303,7 +305,7 @@ class RingSession:
         """What it wants of every stage."""
         promised = commitment(self.nonce, self.candidates)
         wanted = self._taps, self._sharing, self._cells
-        return Wishes(self.model_id, self.max_rows, promised, *wanted)
+        return Wishes(self.model_id, str(self.row_type), self.max_rows, promised, *wanted)
 
     # -- losses --------------------------------------------------------------------------------
 

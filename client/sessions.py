@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hearthring.client.config import SHARING
+from hearthring.client.config import INT8, SHARING
 from hearthring.client.opening import Opening
 from hearthring.client.replacement import Avoided, Spares
 from hearthring.client.ring import RingSession
@@ -61,6 +61,7 @@ class Sessions:
                 opening.spares,
                 SHARING[config.sharing],
                 cells,
+                config.wire == INT8,
             )
             nodes = [stage.node for stage in route]
             ring.candidates = snapshot(records, nodes, ring.session)
@@ -68,4 +69,4 @@ class Sessions:
 
         opening = Opening(swarm.known_records, make, spares, extra, swarm.progress)
         ring = await opening.open()
-        return ring, await self._weights.ends(ring.residual)
+        return ring, await self._weights.ends(ring.row_type.residual)

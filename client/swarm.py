@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 
-from hearthring.client.config import ClientConfig
+from hearthring.client.config import INT8, ClientConfig
 from hearthring.client.measuring import MeasuringTransport
 from hearthring.client.peers import PeerTable
 from hearthring.client.request import Progress
@@ -14,6 +14,7 @@ from hearthring.protocol.errors import SeedUnreachable
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
+from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tensors import Residual
 from hearthring.protocol.transport import Transport
 from hearthring.shards.gguf_file import GgufFile
@@ -65,7 +66,7 @@ class Swarm:
         return View(
             self.peers,
             self.reputation,
-            row_bytes=width * Residual.FP16.bytes,
+            row_bytes=RowType(Residual.FP16, self.config.wire == INT8).row_bytes(width),
             spread=SPREAD,
             seed=self._favourites,
             once=False,

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar, Unpack
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.answering import AnswerStream
 from hearthring.client.api import AsyncClient
+from hearthring.client.config import EXACT
 from hearthring.client.drafts import AUTO, Make
 from hearthring.client.paces import MakePace
 from hearthring.client.replacement import PATIENCE
@@ -45,6 +46,7 @@ class Client:
         allow_class_change: bool = False,
         engine: str = "auto",
         remember: bool = False,
+        wire: str = EXACT,
     ) -> None:
         self._loop = new_event_loop()
         self._closed = False
@@ -62,6 +64,7 @@ class Client:
                 draft=draft,
                 pace=pace,
                 remember=remember,
+                wire=wire,
             )
 
         self._thread = threading.Thread(

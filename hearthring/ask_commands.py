@@ -19,6 +19,7 @@ from hearthring.options import (
     Patience,
     Remember,
     Threads,
+    Wire,
 )
 from hearthring.protocol.errors import BadOption
 from hearthring.terminal import remark
@@ -69,6 +70,7 @@ def ask(
     remember: Remember = False,
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
+    wire: Wire = "exact",
     acceptance: Acceptance = "gumbel",
     explain_speculation: Explain = False,
     threads: Threads = None,
@@ -104,6 +106,7 @@ def ask(
         "patience": patience,
         "allow_class_change": allow_class_change,
         "remember": remember,
+        "wire": wire,
     }
     question = text if raw else None
     ask_once(
@@ -126,6 +129,7 @@ def chat(
     remember: Remember = False,
     patience: Patience = 30.0,
     allow_class_change: ClassChange = False,
+    wire: Wire = "exact",
     acceptance: Acceptance = "gumbel",
     explain_speculation: Explain = False,
     threads: Threads = None,
@@ -148,5 +152,6 @@ def chat(
         "patience": patience,
         "allow_class_change": allow_class_change,
         "remember": remember,
+        "wire": wire,
     }
     talk(join or [], model, threads, engine, manner, system, options)

@@ -87,6 +87,14 @@ ClassChange = Annotated[
         "that computes the same bits; answer and proof say from which token.",
     ),
 ]
+Wire = Annotated[
+    str,
+    typer.Option(
+        help="How rows travel: exact, or int8, about half the bytes of fp16, for slow links. int8 "
+        "is lossy: answers may differ, and only machines of the nodes' own kind can audit them.",
+        metavar="NAME",
+    ),
+]
 Acceptance = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,8 @@ from hearthring.node.cells import CellBook
 from hearthring.node.retention import Kept, Retention
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.messages import Open, Receipt
-from hearthring.protocol.tensors import Residual, bf16_bits, unpack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import bf16_bits
 from hearthring.shards.engine import Engine, KvCache
 from hearthring.shards.slots import SlotMap
 from hearthring.verify import receipts
@@ -23,7 +24,7 @@ class Account:
     client: str
     who: Identity
     engine: Engine
-    residual: Residual
+    rows: RowType
     cache: KvCache
     slots: SlotMap
     kept: Retention
@@ -48,7 +49,7 @@ class Account:
         """What was sent for the committed rows, to be opened when they are audited."""
         kept = self._committed()
         wire = b"".join(k.wire for k in kept)
-        row_bytes = self.engine.width * self.residual.bytes
+        row_bytes = self.rows.row_bytes(self.engine.width)
         if self.cells is None:
             return Record(self.client, row_bytes, wire)
         cells = CellRecord(
@@ -107,5 +108,5 @@ class Account:
 
     def _digests(self, kept: Sequence[Kept]) -> list[bytes]:
         rows = b"".join(bytes(k.wire) for k in kept)
-        states = unpack(rows, len(kept), self.engine.width, self.residual)
+        states = self.rows.unpack(rows, len(kept), self.engine.width)
         return digests([bf16_bits(states[at : at + CHUNK]) for at in range(0, len(states), CHUNK)])

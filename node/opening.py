@@ -18,7 +18,7 @@ from hearthring.node.retention import Retention
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import LayersOutOfRange, UnknownRow
 from hearthring.protocol.messages import Row
-from hearthring.protocol.tensors import Residual, unpack
+from hearthring.protocol.row_type import RowType
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment, Window
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.tracing import TracingEngine
@@ -124,6 +124,7 @@ class Live:
     slots: SlotMap
     cache: KvCache
     engine: Engine
+    rows: RowType
     again: dict[int, bytes] = field(default_factory=dict)
     """Rows that were run again, by position: their residuals at all inner boundaries."""
     wanted: list[int] = field(default_factory=list)
@@ -162,7 +163,7 @@ class Live:
             return found
         if position not in self.again:
             self._run_again(position)
-        size = len(self.kept[row].wire)
+        size = RowType(self.rows.residual).row_bytes(self.engine.width)
         at = (boundary - self.window[0] - 1) * size
         return self.again[position][at : at + size]
 
@@ -180,7 +181,6 @@ class Live:
         path = np.array([self.slots.slot(row) for row in ids[: positions[-1] + 1]], np.int64)
         kept, own = [self.kept[ids[at]] for at in positions], path[positions]
         wire = b"".join(bytes(one.input) for one in kept)
-        width, kind = self.engine.width, self.engine.numerics.residual
         entries = tuple(
             EngineRow(Kind(one.row.kind), at, int(path[at]), path[: at + 1])
             for at, one in zip(positions, kept, strict=True)
@@ -189,7 +189,7 @@ class Live:
         layers = range(*self.window)
         stored = [self.cache.read(layer, own) for layer in layers]
         assert isinstance(self.engine, TracingEngine)
-        states = unpack(wire, len(positions), width, kind)
+        states = self.rows.unpack(wire, len(positions), self.engine.width)
         trace = self.engine.forward_traced((Segment(self.cache, entries),), states).trace
         for layer, (k, v) in zip(layers, stored, strict=True):
             self.cache.write(layer, own, k, v)
@@ -223,7 +223,7 @@ class Rebuilt:
             bytes.fromhex(engine.numerics.fingerprint),
         )
         self._engine, self._record, self._sent = engine, record, sent
-        self._residual = Residual(wish.residual)
+        self._row_type = RowType.parse(wish.residual)
         self._slots = np.arange(len(record.kinds), dtype=np.int64)
         self._cache = engine.new_cache(len(record.kinds), self.window)
         self._book = CellBook(self.window, *self.model_and_class)
@@ -240,7 +240,7 @@ class Rebuilt:
         kinds = record.kinds[first : first + CHUNK]
         size = len(record.wire) // len(record.kinds)
         wire = record.wire[first * size : (first + len(kinds)) * size]
-        states = unpack(wire, len(kinds), self._engine.width, self._residual)
+        states = self._row_type.unpack(wire, len(kinds), self._engine.width)
         positions = range(first, first + len(kinds))
         entries = tuple(
             EngineRow(Kind(kind), at, at, self._slots[: at + 1])

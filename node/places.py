@@ -22,6 +22,7 @@ from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
 from hearthring.protocol.messages import AttachDown, Open, Progress, Step, Trouble
+from hearthring.protocol.row_type import RowType
 from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.shards.engine import Engine
@@ -236,7 +237,7 @@ class Places:
                 f"[{wish.start}, {wish.end}) is outside [{engine.start}, {engine.end})",
                 field="open.start",
             )
-        if wish.residual != numerics.residual:
+        if RowType.parse(wish.residual, "open.residual").residual != numerics.residual:
             raise WrongClass(f"this stage has {numerics.residual.value}", field="open.residual")
         if wish.fingerprint != numerics.fingerprint:
             raise WrongClass(f"this stage is {numerics.name}", field="open.fingerprint")

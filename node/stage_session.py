@@ -45,7 +45,8 @@ from hearthring.protocol.messages import (
     Step,
     Tap,
 )
-from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import F32, pack
 from hearthring.shards.engine import Engine, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.tracing import Trace, TracingEngine
@@ -88,7 +89,7 @@ class StageSession:
         self._jump = wish.epoch > 0  # an epoch's first step sets the count
         self._repeatable = set[int]()  # rows that may come once more in this epoch
         self._engine, self._who = engine, who
-        self._residual = Residual(wish.residual)
+        self._rows = RowType.parse(wish.residual)
         self._model = bytes.fromhex(wish.model_id)
         self._class = bytes.fromhex(engine.numerics.fingerprint)
         self._previous_class = bytes.fromhex(wish.previous_fingerprint)
@@ -103,7 +104,7 @@ class StageSession:
         if wish.cells and isinstance(engine, TracingEngine):
             self._cells = CellBook((wish.start, wish.end), self._model, self._class)
         held = self._cache, self._slots, self._kept, self._cells
-        self._account = Account(client, who, engine, self._residual, *held)
+        self._account = Account(client, who, engine, self._rows, *held)
 
     def share(self, tree: PrefixTree) -> None:
         """Take rows that are known from earlier sessions out of a tree, as the client allows.
@@ -168,7 +169,7 @@ class StageSession:
         if any(row > self._newest for row in step.drop):
             raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live
-        states = unpack(step.states, len(live), self._engine.width, self._residual)
+        states = self._rows.unpack(step.states, len(live), self._engine.width)
         signed, known = self._receive(step, live)
         check = self._check(signed)
         self.next_step, self._jump = step.step_id + 1, False
@@ -209,7 +210,7 @@ class StageSession:
         self, prepared: Prepared, output: F32, time: HopTime, trace: Trace | None = None
     ) -> Step:
         """Sign and retain what the engine made of a confirmed step. Raises ``ResidualOverflow``."""
-        wire = pack(output, self._residual)
+        wire = self._rows.pack(output)
         if self._cells is not None and trace is not None:
             self._cells.ran((row.id for row in prepared.fresh), trace)
         if len(prepared.fresh) < len(prepared.rows):
@@ -218,7 +219,7 @@ class StageSession:
 
     def _among_retained(self, prepared: Prepared, fresh: bytes) -> bytes:
         """A step's whole output, of which only the fresh rows were computed."""
-        width, computed = self._engine.width * self._residual.bytes, memoryview(fresh)
+        width, computed = self._rows.row_bytes(self._engine.width), memoryview(fresh)
         places = {row.id: i * width for i, row in enumerate(prepared.fresh)}
         return b"".join(
             computed[places[row.id] : places[row.id] + width]
@@ -238,7 +239,7 @@ class StageSession:
             wire,
             len(rows),
         )
-        view, width = memoryview(wire), self._engine.width * self._residual.bytes
+        view, width = memoryview(wire), self._rows.row_bytes(self._engine.width)
         for i, (row, digest) in enumerate(zip(rows, hashes, strict=True)):
             self._kept.sent(row.id, digest, view[i * width : (i + 1) * width])
         ids = [row.id for row in rows]
@@ -306,7 +307,7 @@ class StageSession:
         """The residuals at inner boundaries that the client asked to see."""
         ids = tuple(row.id for row in prepared.fresh)
         return [
-            Tap(prepared.step.step_id, boundary, ids, pack(states, self._residual))
+            Tap(prepared.step.step_id, boundary, ids, pack(states, self._rows.residual))
             for boundary, states in tapped.items()
             if boundary in self.wish.taps
         ]
@@ -337,7 +338,7 @@ class StageSession:
         self._account.settle(whole=False)
         window = self.wish.start, self.wish.end
         sources = self._cells, self._kept, self._slots, self._cache, self._engine
-        return Live(window, (self._model, self._class), *sources)
+        return Live(window, (self._model, self._class), *sources, self._rows)
 
     def evidence(self) -> Evidence:
         """Everything the stage before signed."""
@@ -374,7 +375,7 @@ class StageSession:
             count = again.count(True)  # ids grow, so these come first
             known = self._kept.known(live[:count], hashes[:count])
             self._forget_from(live, known)
-        view, size = memoryview(step.states), self._engine.width * self._residual.bytes
+        view, size = memoryview(step.states), self._rows.row_bytes(self._engine.width)
         for i, (row, digest) in enumerate(zip(live, hashes, strict=True)):
             if row.id not in known:
                 self._kept.receive(row, digest, view[i * size : (i + 1) * size])

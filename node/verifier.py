@@ -30,8 +30,8 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.opening import answers_status, ask_rows
+from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tasks import cancel
-from hearthring.protocol.tensors import Residual
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.verifying import (
     OpenedRows,
@@ -226,7 +226,7 @@ class Verifier:
 
     async def _fetch(self, proof: Proof, opener: Opener, start: int) -> Opened:
         width = self._entry.manifest.shape.width
-        size = proof.rows * width * Residual(proof.residual).bytes
+        size = proof.rows * RowType.parse(proof.residual).row_bytes(width)
         where = self._transport, opener.address, opener.node
         try:
             rows = await ask_rows(*where, proof.session, start, size, opener.grant)

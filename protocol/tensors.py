@@ -48,14 +48,14 @@ def pack(states: F32, kind: Residual) -> bytes:
     if narrow is None:
         narrow = _narrowed(states, kind)
         back = _widen(narrow, kind)
-    if not _finite(back):
+    if not is_finite(back):
         raise ResidualOverflow(
             f"a residual exceeds {kind.value}", field="residual", mend="use --residual bf16 or fp32"
         )
     return narrow.tobytes()
 
 
-def unpack(data: bytes, rows: int, width: int, kind: Residual) -> F32:
+def unpack(data: bytes | memoryview, rows: int, width: int, kind: Residual) -> F32:
     """Wire bytes as float32 ``[rows, width]``, checked for length and finite values.
 
     Raises ``BadShape`` or ``NonFinite``; nothing is allocated before the length is right.
@@ -66,9 +66,14 @@ def unpack(data: bytes, rows: int, width: int, kind: Residual) -> F32:
         )
     wire = {Residual.FP32: "<f4", Residual.FP16: "<f2", Residual.BF16: "<u2"}[kind]
     states = _widen(np.frombuffer(data, wire).reshape(rows, width), kind)
-    if not _finite(states):
+    if not is_finite(states):
         raise NonFinite("an infinity or a NaN", field="states")
     return states
+
+
+def rounded(values: F32, kind: Residual) -> F32:
+    """Values as a type has them, rounded to nearest even; infinities where they don't fit."""
+    return values if kind is Residual.FP32 else _widen(_narrowed(values, kind), kind)
 
 
 def _widen(narrow: NDArray[np.generic], kind: Residual) -> F32:
@@ -94,7 +99,7 @@ def _rounded_halves(states: F32) -> NDArray[np.generic] | None:
     return None if halves[..., ::2].any() else halves[..., 1::2]
 
 
-def _finite(values: F32) -> bool:
+def is_finite(values: F32) -> bool:
     """Whether there is neither an infinity nor a NaN."""
     # Every value takes part in a sum of squares, which only another infinity can hide. It is one
     # call where the plain way takes two, and for one row it is calls that cost.

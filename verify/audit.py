@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hearthring.protocol.errors import BadProof, HearthringError
-from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import F32, bf16_bits
 from hearthring.verify import consistency
 from hearthring.verify.digest import Comparison, compare_all
 from hearthring.verify.proof import SAMPLING_RULE, Proof
@@ -24,6 +25,7 @@ from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 from hearthring.verify.tolerance import GENERIC, NOTHING, Calibration, Tolerance
 from hearthring.verify.verdict import (
+    INT8_BETWEEN_CLASSES,
     Guilty,
     Outcome,
     Strength,
@@ -96,9 +98,11 @@ def _replay(
     )
     strength = Strength.BITS if same else Strength.TOLERANCE
     figures: dict[str, Any] = {"rows": proof.rows, "chunks": len(proof.in_roots), "stages": []}
-    kinds, residual = proof.kinds, Residual(proof.residual)
-    states = replayer.embed(proof.token_ids[: proof.rows])
-    sent = _roots(proof, states, bodies[0].previous_fingerprint, 0, residual)
+    kinds, rows = proof.kinds, RowType.parse(proof.residual)
+    if rows.int8 and not same:
+        return inconclusive(INT8_BETWEEN_CLASSES, **figures)
+    wire, states = _sent(rows, replayer.embed(proof.token_ids[: proof.rows]))
+    sent = _roots(proof, wire, bodies[0].previous_fingerprint, 0)
     if same and sent != proof.in_roots:
         return rejected(
             "the client sent other embeddings than those of its tokens", strength=strength
@@ -106,9 +110,9 @@ def _replay(
     replays = []
     for place, body in enumerate(bodies):
         progress(f"replaying layers {body.start} to {body.end}", place, len(bodies))
-        states = replayer.run(body.start, body.end, states, kinds)
+        wire, states = _sent(rows, replayer.run(body.start, body.end, states, kinds))
         try:
-            replays.append(_replayed(proof, body, states, residual))
+            replays.append(_replayed(proof, body, wire, states))
         except BadProof as error:
             guilty = Guilty(body.node, body.start, body.end)
             return rejected(f"{body.node} signed a digest that is none: {error}", guilty)
@@ -122,9 +126,13 @@ def _replay(
     return verdict or _judge_tokens(proof, replayer, states, tolerance, figures)
 
 
-def _roots(
-    proof: Proof, states: F32, fingerprint: str, boundary: int, residual: Residual
-) -> tuple[bytes, ...]:
+def _sent(rows: RowType, states: F32) -> tuple[bytes, F32]:
+    """Rows as they travel, and what their receiver makes of them."""
+    wire = rows.pack(states)
+    return wire, rows.unpack(wire, *states.shape) if rows.int8 else states
+
+
+def _roots(proof: Proof, wire: bytes, fingerprint: str, boundary: int) -> tuple[bytes, ...]:
     rows = proof.rows
     hashes = row_hashes(
         bytes.fromhex(proof.model_id),
@@ -132,14 +140,14 @@ def _roots(
         boundary,
         proof.kinds,
         range(rows),
-        pack(states, residual),
+        wire,
         rows,
     )
     return tuple(chunk_roots(range(rows), hashes))
 
 
-def _replayed(proof: Proof, body: ReceiptBody, states: F32, residual: Residual) -> _Boundary:
-    roots = _roots(proof, states, body.fingerprint, body.end, residual)
+def _replayed(proof: Proof, body: ReceiptBody, wire: bytes, states: F32) -> _Boundary:
+    roots = _roots(proof, wire, body.fingerprint, body.end)
     return _Boundary(roots, compare_all(body.digests, _chunks(states)))
 
 

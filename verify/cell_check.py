@@ -16,12 +16,21 @@ import numpy as np
 
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import BadOpening, HearthringError
-from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import F32, Residual
 from hearthring.verify.draw import Cell
 from hearthring.verify.opening import Opening, Promise
 from hearthring.verify.rowhash import CHUNK, row_hashes
 from hearthring.verify.tolerance import NOTHING, Calibration
-from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, rejected
+from hearthring.verify.verdict import (
+    INT8_BETWEEN_CLASSES,
+    Guilty,
+    Outcome,
+    Strength,
+    Verdict,
+    inconclusive,
+    rejected,
+)
 
 _STEP = {Residual.FP32: 0.0, Residual.FP16: 2.0**-10, Residual.BF16: 2.0**-7}
 """How far two roundings of nearly the same value lie apart, as a share of it."""
@@ -91,6 +100,8 @@ def check_cells(
     same = runner.fingerprint == body.fingerprint and runner.kv == body.kv
     strength = Strength.BITS if same else Strength.TOLERANCE
     figures: dict[str, Any] = {"cells": len(cells)}
+    if not same and RowType.parse(body.residual).int8:
+        return inconclusive(INT8_BETWEEN_CLASSES, **figures)
     if len(body.cell_roots) != -(-body.rows // CHUNK):
         return rejected(f"{body.node} didn't commit to its cells", guilty, **figures)
     try:
@@ -149,16 +160,17 @@ def _check_layer(
     promise: Promise, opening: Opening, drawn: tuple[int, list[int]], runner: CellRunner
 ) -> list[_Found]:
     layer, positions = drawn
-    body, residual = promise.body, Residual(promise.body.residual)
+    body, residual = promise.body, RowType.parse(promise.body.residual).residual
     rows = [(promise.kinds[position], position) for position in positions]
-    width = promise.row_bytes // residual.bytes
     below, above = (
-        unpack(_joined(opening, boundary, positions), len(rows), width, residual)
+        promise.rows_at(boundary).unpack(
+            _joined(opening, boundary, positions), len(rows), promise.width
+        )
         for boundary in (layer, layer + 1)
     )
     stored = opening.stored(layer, positions[-1])
     made = runner.run(layer, rows, below, stored, body.kv)
-    wire = pack(made.out, residual)
+    wire = promise.rows_at(layer + 1).pack(made.out)
     hashes = row_hashes(
         bytes.fromhex(body.model_id),
         bytes.fromhex(body.fingerprint),

@@ -7,9 +7,9 @@ is guilty of signing two things; a receiver that can't is guilty of claiming wha
 
 import re
 
-from hearthring.protocol.errors import BadReceipt
+from hearthring.protocol.errors import BadReceipt, WrongClass
 from hearthring.protocol.messages import Evidence
-from hearthring.protocol.tensors import Residual
+from hearthring.protocol.row_type import RowType
 from hearthring.verify import receipts
 from hearthring.verify.beacon import commitment
 from hearthring.verify.claims import proven_rows
@@ -45,7 +45,9 @@ def contradiction(proof: Proof, layers: int) -> Verdict | None:
             return rejected("a model id or numerics class that isn't a hash")
     if proof.sampling_rule not in (SAMPLING_RULE, *DRAFTED_RULES.values()):
         return inconclusive(f"the sampling rule {proof.sampling_rule!r:.100} isn't known here")
-    if proof.residual not in list(Residual):
+    try:
+        RowType.parse(proof.residual)
+    except WrongClass:
         return rejected(f"the residual type {proof.residual!r} isn't known")
     if len(proof.row_ids) != proof.rows or list(proof.row_ids) != sorted(set(proof.row_ids)):
         return rejected("the row ids don't fit the tokens")

@@ -12,6 +12,7 @@ from hashlib import sha256
 
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import BadOpening
+from hearthring.protocol.row_type import RowType
 from hearthring.verify import cells, merkle
 from hearthring.verify.draw import Cell
 from hearthring.verify.receipts import ReceiptBody
@@ -22,18 +23,24 @@ from hearthring.verify.rowhash import CHUNK, row_hashes
 class Promise:
     """What an opening is held against.
 
-    ``kinds``: of every row that ``body`` covers. ``row_bytes`` and ``kv_bytes``: of a residual and
-    of a stored K (or V) row, which follow from the model and the types that the receipt names.
+    ``kinds``: of every row that ``body`` covers. ``width``: values of a residual; ``kv_bytes``:
+    of a stored K (or V) row, which follows from the model and the type that the receipt names.
     """
 
     body: ReceiptBody
     kinds: Sequence[int]
-    row_bytes: int
+    width: int
     kv_bytes: int
 
     def positions(self, chunk: int) -> int:
         """Rows in a chunk."""
         return max(0, min(CHUNK, self.body.rows - chunk * CHUNK))
+
+    def rows_at(self, boundary: int) -> RowType:
+        """What residuals are at a boundary: where they were sent, as they were sent."""
+        sent = RowType.parse(self.body.residual)
+        edge = boundary in (self.body.start, self.body.end)
+        return sent if edge else RowType(sent.residual)
 
     def class_at(self, boundary: int) -> str:
         """The class whose rows cross a boundary: at the first, that of who sent them."""
@@ -160,7 +167,8 @@ class Opening:
 
     def _check_rows(self, column: OpenedColumn) -> None:
         """Whether opened residuals are those of the row hashes."""
-        body, size = self._promise.body, self._promise.row_bytes
+        body = self._promise.body
+        size = self._promise.rows_at(column.boundary).row_bytes(self._promise.width)
         where = _where(column.boundary, column.first)
         if len(column.rows) != len(column.positions) * size:
             raise BadOpening("a part of a residual", field=where)

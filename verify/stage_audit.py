@@ -14,13 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from hearthring.protocol.errors import HearthringError
-from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import F32
 from hearthring.verify.consistency import bodies_of
 from hearthring.verify.proof import Proof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 from hearthring.verify.tolerance import NOTHING, Calibration
 from hearthring.verify.verdict import (
+    INT8_BETWEEN_CLASSES,
     Guilty,
     Outcome,
     Strength,
@@ -76,7 +78,9 @@ def audit_stage(
     body = bodies_of(proof)[place]
     if body is None:
         return inconclusive("the stage signed no receipt", withheld=[proof.stages[place].node])
-    same = body.fingerprint == replayer.fingerprint
+    same, rows = body.fingerprint == replayer.fingerprint, RowType.parse(proof.residual)
+    if rows.int8 and not same:
+        return inconclusive(INT8_BETWEEN_CLASSES)
     for opened, roots, boundary, kind in (
         (taken, body.in_roots, body.start, body.previous_fingerprint),
         *(() if same else ((sent or Opened(), body.out_roots, body.end, body.fingerprint),)),
@@ -84,17 +88,16 @@ def audit_stage(
         if trouble := _trouble(proof, opened, roots, boundary, kind):
             named = [opened.node] if opened.node else []
             return inconclusive(trouble, withheld=named)
-    residual = Residual(proof.residual)
-    states = unpack(taken.wire, proof.rows, width, residual)
+    states = rows.unpack(taken.wire, proof.rows, width)
     try:
         replay = replayer.run(body.start, body.end, states, proof.kinds)
     except HearthringError as error:
         return inconclusive(f"the stage's input can't be run here: {error}")
     if same:
-        return _judge_bits(proof, body, replay, residual)
+        return _judge_bits(proof, body, replay, rows)
     assert sent is not None
     limits = calibration.tolerance([body.numerics]).stage(body.end - body.start)
-    return _judge_channels(body, replay, unpack(sent.wire, proof.rows, width, residual), limits)
+    return _judge_channels(body, replay, rows.unpack(sent.wire, proof.rows, width), limits)
 
 
 def _trouble(
@@ -111,8 +114,8 @@ def _trouble(
     return f"{opened.node or 'somebody'} opened other rows than were signed"
 
 
-def _judge_bits(proof: Proof, body: ReceiptBody, replay: F32, residual: Residual) -> Verdict:
-    mine = roots_of(proof, pack(replay, residual), body.fingerprint, body.end)
+def _judge_bits(proof: Proof, body: ReceiptBody, replay: F32, rows: RowType) -> Verdict:
+    mine = roots_of(proof, rows.pack(replay), body.fingerprint, body.end)
     equal = [one == other for one, other in zip(mine, body.out_roots, strict=True)]
     figures = _figures(proof, body, chunks_equal=sum(equal))
     if all(equal):

@@ -68,6 +68,12 @@ def rejected(
     return Verdict(Outcome.REJECTED, reason, guilty, strength, figures)
 
 
+INT8_BETWEEN_CLASSES = (
+    "its rows travelled as int8, and how far numerics classes may be apart then isn't known: only "
+    "a machine of the route's own class can judge it"
+)
+
+
 def inconclusive(reason: str, **figures: Any) -> Verdict:
     """No verdict either way."""
     return Verdict(Outcome.INCONCLUSIVE, reason, figures=figures)
