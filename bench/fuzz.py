@@ -1,13 +1,15 @@
 """Do mutated frames crash a node, make it grow, or disturb anybody?
 
-Run: python -m bench.fuzz [--frames 1000000] [--live 20000] [--seed 1]
+Run: python -m bench.fuzz [--frames 1000000] [--live 20000] [--tls 20000] [--seed 1]
 
 First, frames of every kind of message, with one to three changes, go through the real decoding
 and, where they are steps, through a real session (order, rows, parents, positions, shapes, finite
 values, hashes, signature) on an engine that computes nothing. Every second frame is a step; half of
 the steps are changed before they are signed, as a hostile but well-spoken peer would. Then a stage
 with a real engine takes mutated steps from one peer after another, while an honest session beside
-it must get the bits it would get alone. Anything but a named error of a peer ends the run.
+it must get the bits it would get alone. The same over TLS, where honest sessions follow each other
+all the while, after every broken rule and every flood there is was refused by its name. Anything
+but a named error of a peer ends the run.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from hearthring.verify.rowhash import row_hashes
 from tests.fuzz.test_wire_fuzz import CORPUS, STEP, again, ended, mutated
 from tests.stage_peer import ROOT, chain, honest_beside, rig, tiny_engine
 from tests.tiny import write_tiny_gguf
+from tests.tls_attack import attack, floods, mutations, refusals
 
 WIDTH, ROWS = 64, 64
 CLASS = "cd" * 32
@@ -221,11 +224,38 @@ async def live(frames: int, seed: int) -> None:
     print(f"  growth {growth:.1f} MiB after the first {frames // WARM} frames")
 
 
+async def over_tls(frames: int, seed: int) -> None:
+    """Broken rules, floods and mutated steps at a stage over TLS, beside honest sessions."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = tiny_engine(write_tiny_gguf(Path(folder) / "tiny.gguf"))
+    before = [0.0]
+
+    def look(n: int) -> None:
+        if n == frames // WARM:
+            before[0] = resident()
+
+    async with attack(engine) as found:
+        print(f"over TLS: {await refusals(found)} broken rules, each refused by its own name")
+        for what, said in (await floods(found)).items():
+            print(f"  too many of {what}: {said}")
+        begun = time.monotonic()
+        ends = await mutations(found, frames, np.random.default_rng(seed), look)
+        growth = resident() - before[0]
+        print(f"{frames} frames over TLS in {time.monotonic() - begun:.0f} s")
+        print(f"  sessions ended by {dict(ends.most_common())}")
+        print(
+            f"  {found.stories} honest sessions meanwhile got every bit and their receipts; "
+            f"a step took {found.slowest:.3f} s at most"
+        )
+        print(f"  growth {growth:.1f} MiB after the first {frames // WARM} frames")
+
+
 def main() -> None:
-    """Both parts."""
+    """All parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--live", type=int, default=20_000)
+    parser.add_argument("--tls", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     print(f"seed {options.seed}")
@@ -233,6 +263,8 @@ def main() -> None:
         offline(options.frames, options.seed)
     if options.live:
         asyncio.run(live(options.live, options.seed))
+    if options.tls:
+        asyncio.run(over_tls(options.tls, options.seed))
 
 
 if __name__ == "__main__":

@@ -213,25 +213,41 @@ class GrpcTransport:
         return f"{host}:{port}"
 
     async def accept(self, handler: Handler, context: Any) -> None:
-        """Authenticate a caller, then let the handler serve it."""
+        """Authenticate a caller, let the handler serve it, and tell it what that ended with.
+
+        Who doesn't read is told nothing: after ``LIMITS.goodbye`` seconds only gRPC's own few bytes
+        of the stream are left here, until the caller reads them or is gone.
+        """
+        with contextlib.ExitStack() as stack:
+            said = await self._serve(handler, context, stack)
+            if said:  # outside of the handler's frames: they hold whatever it had
+                with contextlib.suppress(TimeoutError, grpc.aio.InternalError):  # or it has left
+                    async with asyncio.timeout(LIMITS.goodbye):
+                        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, said)
+
+    async def _serve(self, handler: Handler, context: Any, stack: contextlib.ExitStack) -> str:
+        """The error that a stream has ended with, in words for the caller; empty for none.
+
+        ``stack`` uncounts the stream.
+        """
         nonce = secrets.token_bytes(32)
-        caller = ""
         try:
             offer = (_VERSIONS, str(self._versions))
             await context.send_initial_metadata(((_NONCE, nonce), offer))
             caller = await self._authenticate(context, nonce)
             self._streams[caller] += 1
+            stack.callback(self._left, caller)
             if self._streams[caller] > LIMITS.streams_per_peer:
                 raise QuotaExceeded(f"more than {LIMITS.streams_per_peer}", field="streams")
             await self._run(handler, _Stream(caller, context, caller))
         except HearthringError as error:
-            details = json.dumps([type(error).__name__, error.message, error.field, error.mend])
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
-        finally:
-            if caller:
-                self._streams[caller] -= 1
-                if not self._streams[caller]:
-                    del self._streams[caller]
+            return json.dumps([type(error).__name__, error.message, error.field, error.mend])
+        return ""
+
+    def _left(self, caller: str) -> None:
+        self._streams[caller] -= 1
+        if not self._streams[caller]:
+            del self._streams[caller]
 
     async def _run(self, handler: Handler, stream: _Stream) -> None:
         """Run a handler so that ``close`` can end it by name; gRPC would do it with a traceback."""

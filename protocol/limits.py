@@ -79,6 +79,8 @@ class Limits:
     """A session without a step for this long loses its lease."""
     write: float = 20.0
     """Time a slow reader may block one write."""
+    goodbye: float = 5.0
+    """Time a peer has to take the error that its stream ends with."""
     piece: float = 30.0
     """Time a peer has for one piece of a part."""
     part: float = 60.0

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hearthring.protocol.messages import (
     Step,
 )
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
-from hearthring.protocol.transport import Method, Stream
+from hearthring.protocol.transport import Method, Stream, Transport
 from hearthring.protocol.wire import decode_down, encode_step, encode_up
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.gguf_file import GgufFile
@@ -40,6 +41,8 @@ from hearthring.verify import receipts
 from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
 from tests.wrapped import WrappedEngine
+
+Make = Callable[[], Transport]
 
 MODEL, SENDERS_CLASS = "ab" * 32, "cd" * 32
 WINDOW = (1, 3)
@@ -103,7 +106,7 @@ class Peer:
     """A client whose whole route is one stage. It signs properly unless told otherwise."""
 
     rig: "Rig"
-    transport: MemoryTransport
+    transport: Transport
     wish: Open
     attach: Stream
     rows: Stream
@@ -226,8 +229,8 @@ class Rig:
     """A stage and who speaks to it."""
 
     engine: GatedEngine
-    network: MemoryNetwork
-    transport: MemoryTransport
+    make: Make
+    transport: Transport
     stage: StageServer
     address: str
     kv_rows: int
@@ -236,8 +239,8 @@ class Rig:
     def node_id(self) -> str:
         return self.transport.identity.node_id
 
-    def client(self) -> MemoryTransport:
-        return MemoryTransport(self.network)
+    def client(self) -> Transport:
+        return self.make()
 
     def wish(self, client: str, **changes: Any) -> Open:
         plain = Open(
@@ -257,7 +260,7 @@ class Rig:
         )
         return replace(plain, **changes)
 
-    async def dial(self, transport: MemoryTransport | None = None, **changes: Any) -> Peer:
+    async def dial(self, transport: Transport | None = None, **changes: Any) -> Peer:
         """A client that hasn't said anything yet."""
         transport = transport or self.client()
         wish = self.wish(transport.identity.node_id, **changes)
@@ -266,13 +269,13 @@ class Rig:
         assert await rows.receive() == b""
         return Peer(self, transport, wish, attach, rows)
 
-    async def attach(self, transport: MemoryTransport | None = None, **changes: Any) -> Peer:
+    async def attach(self, transport: Transport | None = None, **changes: Any) -> Peer:
         """A client that has asked for a place and hasn't heard yet."""
         peer = await self.dial(transport, **changes)
         await peer.say(peer.wish)
         return peer
 
-    async def open(self, transport: MemoryTransport | None = None, **changes: Any) -> Peer:
+    async def open(self, transport: Transport | None = None, **changes: Any) -> Peer:
         """A client with a place."""
         peer = await self.attach(transport, **changes)
         opened = await peer.hear()
@@ -298,13 +301,11 @@ def tiny_engine(path: Path) -> TorchEngine:
 
 
 @asynccontextmanager
-async def rig(
-    engine: Engine, kv_rows: int = 1_000, network: MemoryNetwork | None = None
-) -> AsyncIterator[Rig]:
-    """A stage that listens."""
+async def rig(engine: Engine, kv_rows: int = 1_000, make: Make | None = None) -> AsyncIterator[Rig]:
+    """A stage that listens; ``make`` makes its transport and those of its clients."""
     gated = GatedEngine(engine)
-    network = network or MemoryNetwork()
-    transport = MemoryTransport(network)
+    make = make or partial(MemoryTransport, MemoryNetwork())
+    transport = make()
     stage = StageServer(transport, gated, MODEL, kv_rows, row_bytes=ROW_BYTES)
     handlers = {
         Method.ATTACH: stage.attach,
@@ -313,7 +314,7 @@ async def rig(
     }
     address = await transport.serve("127.0.0.1:0", handlers)
     try:
-        yield Rig(gated, network, transport, stage, address, kv_rows)
+        yield Rig(gated, make, transport, stage, address, kv_rows)
     finally:
         gated.gate.set()
         await stage.close()

@@ -430,7 +430,7 @@ async def test_a_stage_passes_on_nothing_that_the_next_would_refuse(
     engine: TorchEngine, stage: Rig
 ) -> None:
     """All sessions share the stream between two stages: whoever breaks it breaks them all."""
-    async with rig(engine, network=stage.network) as after:
+    async with rig(engine, make=stage.make) as after:
         route = {"next": after.node_id, "next_address": after.address}
         taken_from = {
             "previous": stage.node_id,

@@ -1,7 +1,11 @@
 """Both transports keep the same promises."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +15,7 @@ from hearthring.protocol.errors import (
     NoRoute,
     PeerUnreachable,
     PortInUse,
+    QuotaExceeded,
     TooLarge,
     WrongIdentity,
     WrongSwarm,
@@ -19,7 +24,9 @@ from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
+from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Method, Stream, Transport
+from tests.stage_peer import until
 
 Make = Callable[[], Transport]
 
@@ -191,3 +198,43 @@ async def test_a_restarted_node_is_reached_although_its_certificate_is_new() -> 
     finally:
         await caller.close()
         await second.close()
+
+
+async def read_all(stream: Stream) -> None:
+    while await stream.receive() is not None:
+        pass
+
+
+class Held:
+    """What a handler has while it serves."""
+
+
+async def test_who_does_not_read_its_end_keeps_nothing_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A peer that never reads is ended by name; that it isn't told must cost nothing."""
+    smaller = replace(LIMITS, goodbye=0.1)
+    monkeypatch.setattr("hearthring.protocol.grpc_transport.LIMITS", smaller)
+    server, caller, held = GrpcTransport(Identity.new()), GrpcTransport(Identity.new()), list[Any]()
+
+    async def fill(stream: Stream) -> None:
+        while True:
+            await stream.send(bytes(1 << 16))
+
+    async def serve(stream: Stream) -> None:
+        mine = Held()
+        held.append(weakref.ref(mine))
+        filling = asyncio.create_task(fill(stream))
+        await asyncio.wait([filling], timeout=0.3)
+        await cancel([filling])
+        raise QuotaExceeded("reads too slowly", field="attach")
+
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: serve})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    await until(lambda: bool(held) and not server._streams)
+    gc.collect()
+    assert held[0]() is None
+    with pytest.raises(QuotaExceeded):  # should it read after all
+        await read_all(stream)
+    await caller.close()
+    await server.close()
