@@ -35,7 +35,8 @@ def node(
     layers: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Layers to serve, end excluded.",
+            help="Layers to serve, end excluded; of several windows, joined by commas, rings come "
+            "round to each.",
             metavar="START:END",
             show_default="the worst-served",
         ),

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from hearthring.node.uploads import UPLOAD_RATE
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual
-from hearthring.shards.engine import Engine
+from hearthring.shards.engine import Engine, Window
 from hearthring.shards.engines import EngineOptions
 from hearthring.verify.judge import Judge
 
@@ -28,7 +29,8 @@ DEFAULT_PORT = 4870
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """``layers`` None: the node picks the worst-served window, of at most ``max_layers``.
+    """``layers``: windows that don't overlap; None: the node picks the worst-served one, of at most
+    ``max_layers``.
 
     ``listen`` None: every address, port 4870 or, if that is taken, any. ``announce`` is the
     HOST:PORT that others dial, where it isn't what the node listens on. ``threads`` None: as many
@@ -41,7 +43,7 @@ class NodeConfig:
     join: tuple[Invitation, ...] = ()
     listen: str | None = None
     announce: str | None = None
-    layers: tuple[int, int] | None = None
+    layers: tuple[Window, ...] | None = None
     max_layers: int | None = None
     data: Path | None = None
     engine: str = "auto"
@@ -99,12 +101,21 @@ class DataFolder:
         os.close(self._lock)
 
 
-def read_layers(text: str) -> tuple[int, int]:
-    """``A:B`` as a window. Raises ``BadOption``."""
+def read_layers(text: str) -> tuple[Window, ...]:
+    """``A:B``, or several joined by commas, as windows in order. Raises ``BadOption``."""
+    windows = sorted(_read_window(part) for part in text.split(","))
+    if any(before[1] > after[0] for before, after in pairwise(windows)):
+        raise BadOption(f"{text!r} has layers twice", field="layers")
+    return tuple(windows)
+
+
+def _read_window(text: str) -> Window:
     start, colon, end = text.partition(":")
-    if not (colon and start.isdigit() and end.isdigit() and int(start) < int(end)):
+    if not (colon and start.isdecimal() and end.isdecimal() and int(start) < int(end)):
         raise BadOption(
-            f"{text!r} isn't START:END", field="layers", mend="for example 0:8, end excluded"
+            f"{text!r} isn't START:END",
+            field="layers",
+            mend="for example 0:8, end excluded, or 0:8,16:24",
         )
     return int(start), int(end)
 

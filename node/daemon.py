@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hearthring.node.announcer import Announcer
@@ -31,13 +31,14 @@ from hearthring.protocol.invitation import Invitation, join_address, split_addre
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord, owner_claim, read_all
 from hearthring.shards.device import Device, measure_device
-from hearthring.shards.engine import Engine, Kind
+from hearthring.shards.engine import Engine, Kind, Window
 from hearthring.shards.engines import load_engine
 from hearthring.shards.footprint import Footprint, footprint
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.joining import find_model, obtain
 from hearthring.shards.parts import describe_parts, window_parts
 from hearthring.shards.planner import worst_served
+from hearthring.shards.several_windows import SeveralWindows
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.timings import Timings
 from hearthring.verify.judge import Judge
@@ -131,7 +132,7 @@ class _Node:
         address, invitation = await self._listen(desk)
         seeds = await self._ask_seeds(entry)
         device = measure_device()
-        window = self._window(entry, device, seeds)
+        windows = self._windows(entry, device, seeds)
         self._report("node", self._who.node_id)
         self._report("model", f"{entry.name}, {layers} layers, id {entry.model_id[:16]}…")
         self._report(
@@ -141,19 +142,20 @@ class _Node:
         # The directory's process starts while the engine loads: each takes seconds.
         async with asyncio.TaskGroup() as group:
             joining = group.create_task(self._join(entry, seeds, invitation.host))
-            loading = group.create_task(self._fetch_and_load(entry, window, device))
+            loading = group.create_task(self._fetch_and_load(entry, windows, device))
         directory, (engine, times) = joining.result(), loading.result()
         footprint = self._footprint(entry, device, engine.numerics.name.partition("-")[0])
         stage = StageServer(
             self._transport,
             engine,
             entry.model_id,
-            footprint.kv_rows(device.free_memory, window[1] - window[0]),
+            footprint.kv_rows(device.free_memory, _count(windows)),
             self._hooks.session,
             footprint.row,
+            windows,
         )
         self._stack.push_async_callback(stage.close)
-        record = self._record(entry, window, engine, times, address)
+        record = self._record(entry, windows, engine, times, address)
         announcer = Announcer(
             directory, record, lambda: (stage.free_rows, stage.sessions), self._who
         )
@@ -166,7 +168,7 @@ class _Node:
         self._stack.push_async_callback(announcer.withdraw)
         self._report(
             "layers",
-            f"[{window[0]}, {window[1]}) of {layers}; "
+            f"{', '.join(f'[{start}, {end})' for start, end in windows)} of {layers}; "
             f"{times.seconds(Kind.GENERATED, 1) * 1e3:.1f} ms a generated row, "
             f"{times.seconds(Kind.PROMPT, 64) * 1e3:.0f} ms 64 prompt rows",
         )
@@ -184,9 +186,10 @@ class _Node:
 
     def _check_layers(self, layers: int) -> None:
         wish, most = self._config.layers, self._config.max_layers
-        if wish is not None and wish[1] > layers:
+        if wish is not None and wish[-1][1] > layers:
+            start, end = wish[-1]
             raise LayersOutOfRange(
-                f"{wish[0]}:{wish[1]}, but the model has layers 0:{layers}", field="layers"
+                f"{start}:{end}, but the model has layers 0:{layers}", field="layers"
             )
         if most is not None and most < 1:
             raise BadOption(f"{most} isn't allowed", field="max-layers", mend="1 or more")
@@ -259,7 +262,7 @@ class _Node:
         self._stack.push_async_callback(directory.close)
         return directory
 
-    def _window(self, entry: ModelEntry, device: Device, seeds: Seeds) -> tuple[int, int]:
+    def _windows(self, entry: ModelEntry, device: Device, seeds: Seeds) -> tuple[Window, ...]:
         if self._config.layers is not None:
             return self._config.layers
         shape = entry.manifest.shape
@@ -270,12 +273,12 @@ class _Node:
                     service[layer] += len(record.layers) / (record.row_seconds + 1e-6)
         takes = self._footprint(entry, device, self._config.engine)
         fit = takes.layers(device.free_memory, shape.layers, self._config.max_layers)
-        return worst_served(service, fit)
+        return (worst_served(service, fit),)
 
     async def _fetch_and_load(
-        self, entry: ModelEntry, window: tuple[int, int], device: Device
+        self, entry: ModelEntry, windows: tuple[Window, ...], device: Device
     ) -> tuple[Engine, Timings]:
-        parts = window_parts(*window)
+        parts = [part for window in windows for part in window_parts(*window)]
         if missing := entry.missing(parts):
             self._report("fetching", f"{describe_parts(missing)} from the swarm")
 
@@ -286,23 +289,27 @@ class _Node:
         self._opened = await obtain(
             self._transport, self._config.join, entry, parts, self._progress, refused
         )
-        return await asyncio.to_thread(self._load, entry, self._opened, window, device)
+        return await asyncio.to_thread(self._load, entry, self._opened, windows, device)
 
     def _load(
-        self, entry: ModelEntry, gguf: GgufFile, window: tuple[int, int], device: Device
+        self, entry: ModelEntry, gguf: GgufFile, windows: tuple[Window, ...], device: Device
     ) -> tuple[Engine, Timings]:
-        config = self._config
-        engine = load_engine(
-            config.engine,
-            gguf,
-            window,
-            config.residual or entry.manifest.residual,
-            config.threads,
-            lambda done, total: self._progress("loading layers", done, total),
-            self._hooks.load(gguf.dequantised),
-            config.options,
-            lambda text: self._report("engine", text),
-        )
+        config, engines = self._config, list[Engine]()
+        for window in windows:
+            engines.append(
+                load_engine(
+                    config.engine,
+                    gguf,
+                    window,
+                    config.residual or entry.manifest.residual,
+                    engines[0].threads if engines else config.threads,
+                    lambda done, total: self._progress("loading layers", done, total),
+                    self._hooks.load(gguf.dequantised),
+                    config.options,
+                    lambda text: self._report("engine", text),
+                )
+            )
+        engine: Engine = engines[0] if len(engines) == 1 else SeveralWindows(engines)
         # Class and times are measured here, off the event loop.
         about = {
             "processor": device.processor,
@@ -310,7 +317,10 @@ class _Node:
             "threads": engine.threads,
             "model": entry.model_id,
         }
-        times = measured(engine, ModelStore().root / "timings", about)
+        longest = max(engines, key=lambda one: one.end - one.start)
+        times = measured(longest, ModelStore().root / "timings", about).scaled(
+            _count(windows) / (longest.end - longest.start)
+        )
         return self._hooks.engine(engine), times
 
     def _footprint(self, entry: ModelEntry, device: Device, engine: str) -> Footprint:
@@ -319,7 +329,7 @@ class _Node:
     def _record(
         self,
         entry: ModelEntry,
-        window: tuple[int, int],
+        windows: tuple[Window, ...],
         engine: Engine,
         times: Timings,
         address: str,
@@ -330,7 +340,7 @@ class _Node:
             node=self._who.node_id,
             model_id=entry.model_id,
             model_name=entry.name,
-            windows=(window,),
+            windows=windows,
             addresses=(address,),
             expires=0.0,
             engine=engine.numerics.name.partition("-")[0],
@@ -349,6 +359,11 @@ class _Node:
             owner=owner.node_id if owner else "",
             owner_signature=owner.sign(claim) if owner else b"",
         )
+
+
+def _count(windows: Sequence[Window]) -> int:
+    """Layers in windows."""
+    return sum(end - start for start, end in windows)
 
 
 def _stop_signals() -> asyncio.Event:

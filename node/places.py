@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ from hearthring.protocol.messages import AttachDown, Open, Progress, Step, Troub
 from hearthring.protocol.row_type import RowType
 from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
-from hearthring.shards.engine import Engine
+from hearthring.shards.engine import Engine, Window
 
 MakeSession = Callable[[Open, str, Engine, Transport], StageSession]
 
@@ -140,7 +140,8 @@ class Places:
 
     ``kv_rows`` is the number of KV rows, of all the engine's layers, that all sessions may hold
     together: a session that runs half the layers takes half of each. ``row_bytes`` is what the keys
-    and values of one row take in one layer, 0 where nobody counts.
+    and values of one row take in one layer, 0 where nobody counts; ``windows`` are the engine's, if
+    it has several.
     """
 
     def __init__(
@@ -151,9 +152,12 @@ class Places:
         kv_rows: int,
         make_session: MakeSession,
         row_bytes: int = 0,
+        windows: Sequence[Window] = (),
     ) -> None:
+        self._windows = tuple(windows) or ((engine.start, engine.end),)
         self._row_bytes, self._bytes_per_peer = row_bytes, Counter[str]()
-        self._layers, self.empty = engine.end - engine.start, asyncio.Event()
+        self._layers = sum(end - start for start, end in self._windows)
+        self.empty = asyncio.Event()
         self._free = kv_rows * self._layers
         """Free rows of one layer each."""
         self.empty.set()
@@ -228,14 +232,15 @@ class Places:
 
     def _check_fit(self, wish: Open, client: str) -> None:
         """Refuse what this stage doesn't serve."""
-        engine, numerics = self._engine, self._engine.numerics
+        numerics = self._engine.numerics
         check_wish(wish)
         if wish.model_id != self._model_id:
             raise LayersOutOfRange("this node serves another model", field="open.model_id")
-        if not engine.start <= wish.start < wish.end <= engine.end:
+        fits = (start <= wish.start < wish.end <= end for start, end in self._windows)
+        if not any(fits):
+            served = ", ".join(f"[{start}, {end})" for start, end in self._windows)
             raise LayersOutOfRange(
-                f"[{wish.start}, {wish.end}) is outside [{engine.start}, {engine.end})",
-                field="open.start",
+                f"[{wish.start}, {wish.end}) is outside {served}", field="open.start"
             )
         if RowType.parse(wish.residual, "open.residual").residual != numerics.residual:
             raise WrongClass(f"this stage has {numerics.residual.value}", field="open.residual")

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,7 +51,7 @@ from hearthring.protocol.messages import (
 from hearthring.protocol.tasks import race
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
-from hearthring.shards.engine import Engine
+from hearthring.shards.engine import Engine, Window
 from hearthring.shards.tracing import Trace, TracingEngine
 from hearthring.verify.claims import Check
 
@@ -69,7 +70,10 @@ Outcome = tuple[Step, list[Tap]] | HearthringError
 
 
 class StageServer:
-    """Serves one engine's window to any number of sessions; see ``Places`` for who gets in."""
+    """Serves one engine's window, or ``windows``, to any number of sessions.
+
+    ``Places`` says who gets in.
+    """
 
     def __init__(
         self,
@@ -79,9 +83,12 @@ class StageServer:
         kv_rows: int,
         make_session: MakeSession = honest_session,
         row_bytes: int = 0,
+        windows: Sequence[Window] = (),
     ) -> None:
         self._engine, self._who = engine, transport.identity
-        self._places = Places(transport, engine, model_id, kv_rows, make_session, row_bytes)
+        self._places = Places(
+            transport, engine, model_id, kv_rows, make_session, row_bytes, windows
+        )
         self._links = Links(transport)
         self.archive = Archive()
         """What ended sessions sent, for audits."""

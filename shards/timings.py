@@ -43,6 +43,14 @@ class Timings:
     prompt: Curve
     generated: Curve
 
+    def scaled(self, share: float) -> "Timings":
+        """Of so many times as many layers."""
+        prompt, generated = (
+            tuple((rows, seconds * share) for rows, seconds in curve)
+            for curve in (self.prompt, self.generated)
+        )
+        return Timings(prompt, generated)
+
     def curve(self, kind: Kind) -> Curve:
         """The measured points of a kind."""
         return self.prompt if kind is Kind.PROMPT else self.generated

@@ -18,6 +18,7 @@ from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engines import load_engine
+from hearthring.shards.several_windows import SeveralWindows
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.judge import Judge
 
@@ -55,25 +56,30 @@ class MemorySwarm:
         engine: str = "torch",
         row_seconds: float = 0.001,
         judge: Judge | None = None,
-        offers: Sequence[tuple[int, int]] = (),
+        several: Sequence[tuple[int, int]] = (),
     ) -> MemoryNode:
-        """Start a node of this window, or one that offers some parts of it."""
+        """Start a node of this window, or of ``several`` in it."""
         hooks = hooks or NodeHooks()
         transport = MemoryTransport(self.network)
         self.stack.push_async_callback(transport.close)
         gguf = self.entry.open()
         load = hooks.load(gguf.dequantised)
-        loaded = hooks.engine(load_engine(engine, gguf, window, residual, 1, load=load))
+        engines = [
+            load_engine(engine, gguf, one, residual, 1, load=load) for one in several or (window,)
+        ]
+        loaded = hooks.engine(SeveralWindows(engines) if several else engines[0])
         directory = MemoryDirectory(self.shared)
         desk = Desk(transport, self.entry)
         address = await transport.serve("127.0.0.1:0", desk.handlers())
         who = transport.identity
-        stage = StageServer(transport, loaded, self.entry.model_id, kv_rows, hooks.session)
+        stage = StageServer(
+            transport, loaded, self.entry.model_id, kv_rows, hooks.session, windows=several
+        )
         self.stack.push_async_callback(stage.close)
         record = NodeRecord(
             node=who.node_id,
             model_id=self.entry.model_id,
-            windows=tuple(offers) or (window,),
+            windows=tuple(several) or (window,),
             addresses=(address,),
             expires=0.0,
             residual=residual.value,

@@ -2,12 +2,17 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from hearthring.client.api import AsyncClient
 from hearthring.node.config import NodeHooks
-from hearthring.protocol.errors import QuotaExceeded
+from hearthring.protocol.errors import EngineUnavailable, QuotaExceeded
 from hearthring.protocol.opening import ask_rows
+from hearthring.protocol.tensors import Residual, rounded
+from hearthring.shards.engine import EngineRow, Kind, Segment
+from hearthring.shards.engines import load_engine
+from hearthring.shards.several_windows import SeveralWindows
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.verdict import Guilty, Outcome, Strength
 from tests.liar import hooks_for
@@ -21,8 +26,8 @@ FIRST, SECOND = ((0, 1), (2, 3)), ((1, 2), (3, 4))
 
 async def _round(swarm: MemorySwarm, hooks: NodeHooks | None = None) -> None:
     """Two nodes, of which the second may lie."""
-    await swarm.node((0, LAYERS), offers=FIRST)
-    await swarm.node((0, LAYERS), offers=SECOND, hooks=hooks)
+    await swarm.node((0, LAYERS), several=FIRST)
+    await swarm.node((0, LAYERS), several=SECOND, hooks=hooks)
 
 
 async def _answers(client: AsyncClient) -> list[list[int]]:
@@ -107,8 +112,33 @@ async def test_a_node_may_even_follow_itself(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, (0, LAYERS)) as alone:
         plain = await _answers(alone.client())
     async with memory_swarm(tiny, ()) as swarm:
-        await swarm.node((0, LAYERS), offers=tuple(pairwise(range(LAYERS + 1))))
+        await swarm.node((0, LAYERS), several=tuple(pairwise(range(LAYERS + 1))))
         client = swarm.client()
         assert await _answers(client) == plain
         answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
         assert len(answer.route) == LAYERS
+
+
+def test_several_windows_are_their_engines(tiny: ModelEntry) -> None:
+    gguf = tiny.open()
+    whole = load_engine("torch", gguf, (0, LAYERS), Residual.FP16, 1)
+    parts = [load_engine("torch", gguf, w, Residual.FP16, 1) for w in ((3, 4), (0, 2))]
+    engine = SeveralWindows(parts)
+    assert (engine.windows, engine.numerics) == (((0, 2), (3, 4)), whole.numerics)
+    states = np.random.default_rng(0).standard_normal((3, whole.width))
+    states = rounded(states.astype(np.float32), Residual.FP16)
+    rows = tuple(EngineRow(Kind.PROMPT, p, p, np.arange(p + 1)) for p in range(3))
+    for window in (None, (0, 2), (1, 2), (3, 4)):
+        wanted = frozenset({1, 2, 4})
+        within = window or (0, 2)
+        taps = frozenset(tap for tap in wanted if within[0] < tap <= within[1])
+        mine = engine.forward_traced((Segment(engine.new_cache(3, window), rows),), states, wanted)
+        true = whole.forward_traced((Segment(whole.new_cache(3, within), rows),), states, taps)
+        assert mine.out.tobytes() == true.out.tobytes()
+        assert mine.trace.tobytes() == true.trace.tobytes()
+        assert {b: tap.tobytes() for b, tap in mine.tapped.items()} == {
+            b: tap.tobytes() for b, tap in true.tapped.items()
+        }
+    other = load_engine("torch", gguf, (2, 3), Residual.BF16, 1)
+    with pytest.raises(EngineUnavailable):
+        SeveralWindows([*parts, other])
