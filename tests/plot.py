@@ -7,7 +7,7 @@ import numpy as np
 
 from hearthring.node.stage_session import Prepared, StageSession
 from hearthring.protocol.messages import HopTime, Receipt, Step
-from hearthring.protocol.tensors import bf16_bits, pack, unpack
+from hearthring.protocol.tensors import bf16_bits
 from hearthring.verify import receipts
 from hearthring.verify.digest import digests
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
@@ -32,15 +32,14 @@ def conspirators(plot: Plot) -> tuple[type[StageSession], type[StageSession]]:
         def complete(
             self, prepared: Prepared, output: np.ndarray, time: HopTime, *rest: Any
         ) -> Step:
-            rows, wire = prepared.rows, pack(output, self._residual)
+            rows, wire = prepared.rows, self._rows.pack(output)
             kinds, positions = [r.kind for r in rows], [r.position for r in rows]
             about = self._model, self._class, self.wish.end
             hashes = row_hashes(*about, kinds, positions, wire, len(rows))
             plot.honest.update(zip((r.id for r in rows), hashes, strict=True))
             plot.states.update(zip((r.id for r in rows), output, strict=True))
             noisy = output + np.float32(0.3) * np.roll(output, 1, axis=1)
-            kind = self._residual
-            sent = unpack(pack(noisy, kind), *noisy.shape, kind)
+            sent = self._rows.unpack(self._rows.pack(noisy), *noisy.shape)
             return super().complete(prepared, sent, time, *rest)
 
         def receipt(self, commit: tuple[int, ...]) -> Receipt | None:
