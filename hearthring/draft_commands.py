@@ -1,5 +1,6 @@
 """``hearthring draft``: what guesses are made from on this machine."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Optional
@@ -70,7 +71,12 @@ def draft_train(
             target = local_target(model or "smollm2", number, bars)
         with target.stack:
             path = out or draft_path(target.model.entry.model_id)
-            trained = Trainer(target, path, minutes * 60, number, bars).run(asked, layers, anew)
+            trainer = Trainer(target, path, minutes * 60, number, bars)
+            try:
+                trained = trainer.run(asked, layers, anew)
+            except KeyboardInterrupt:
+                print(f"kept in {trainer.folder}; the same command goes on", file=sys.stderr)
+                raise
     if as_json:
         print_json(trained.as_json())
     else:

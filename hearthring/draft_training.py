@@ -87,7 +87,7 @@ class Trained:
 
 
 class Trainer:
-    """One training, in a folder of its own that only this user may read.
+    """One training, in a ``folder`` of its own that only this user may read.
 
     ``path`` is where the draft goes, ``seconds`` the time of all runs together: what earlier runs
     took is taken off. Whatever ends a run early, what was written and learnt stays.
@@ -98,12 +98,12 @@ class Trainer:
     ) -> None:
         self._target, self._path, self._seconds = target, path, seconds
         self._threads, self._progress = threads, progress
-        self._folder = path.with_suffix(".training")
-        self._kept = self._folder / "spent.json"
+        self.folder = path.with_suffix(".training")
+        self._kept = self.folder / "spent.json"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise BadOption(f"{self._folder}: {error.strerror}", field="out") from None
+            raise BadOption(f"{self.folder}: {error.strerror}", field="out") from None
 
     def run(
         self,
@@ -118,11 +118,11 @@ class Trainer:
         Raises ``BadDraft`` for a folder of another training, ``EngineUnavailable`` without torch,
         ``ModelNotHere`` for a full disk, and what writing raises.
         """
-        with locked(self._folder / "lock"):
+        with locked(self.folder / "lock"):
             if anew:
-                for one in self._folder.glob("*.*"):
+                for one in self.folder.glob("*.*"):
                     one.unlink()
-            spent, corpus = Spent.read(self._kept), Corpus(self._folder)
+            spent, corpus = Spent.read(self._kept), Corpus(self.folder)
             self._write(corpus, prompts, spent, batch)
             samples = list(corpus.read())
             training = self._learn(samples, spent, layers, steps)
@@ -169,7 +169,7 @@ class Trainer:
                 f"training needs torch: {error}", field="train", mend="pip install torch"
             ) from None
         student = Student(self._target.gguf, layers, threads=self._threads)
-        training = Training(student, samples, self._folder)
+        training = Training(student, samples, self.folder)
         if not training.step:
             spent.loss = training.held_out()
         begun, before = time.monotonic(), spent.learning
@@ -183,8 +183,9 @@ class Trainer:
                 look()
 
             try:
-                left = self._seconds - spent.writing - spent.learning
-                training.run(steps, None if steps is not None else max(0.0, left), told)
+                # Its share at least: the last batch of texts may have taken long.
+                share = self._seconds - min(spent.writing, self._seconds * WRITING)
+                training.run(steps, None if steps is not None else share - before, told)
             finally:
                 spent.save(self._kept)
         return training
