@@ -62,7 +62,7 @@ def replay(draft: Draft, prompt: Sequence[int], answer: Sequence[int], ahead: in
 
 
 def held_out_rates(
-    make: Callable[[Sampling], Draft], samples: Iterable[Sample]
+    make: Callable[[Sampling], Draft], samples: Iterable[Sample], ahead: int = AHEAD
 ) -> dict[float, Rate]:
     """By temperature: what a draft saves on samples that were held out.
 
@@ -74,7 +74,7 @@ def held_out_rates(
         draft = make(Sampling(temperature=one.temperature, seed=seed))
         try:
             ids = one.ids.tolist()
-            rate = replay(draft, ids[: one.prompt], ids[one.prompt :])
+            rate = replay(draft, ids[: one.prompt], ids[one.prompt :], ahead)
         finally:
             draft.close()
         found[one.temperature] = found.get(one.temperature, Rate()) + rate
