@@ -10,6 +10,7 @@ from hearthring.client.swarm import Swarm
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import Ends, open_ends
+from hearthring.shards.engines import warn_of_fallback
 from hearthring.shards.parts import ENDS, window_parts
 
 
@@ -59,6 +60,9 @@ class Weights:
 
     def _open_ends(self, model: PromptModel, residual: Residual) -> Ends:
         config = self._swarm.config
-        ends = open_ends(config.engine, model.gguf, residual, config.threads)
-        _ = ends.numerics  # measured here, off the event loop
+        fallen: list[str] = []
+        ends = open_ends(config.engine, model.gguf, residual, config.threads, fallen.append)
+        numerics = ends.numerics  # measured here, off the event loop
+        for text in fallen:
+            warn_of_fallback(f"{text}; class {numerics.name}")
         return ends

@@ -4,13 +4,13 @@ Embedding, final norm and output head belong to the client. They make a numerics
 own, which stands in the proof.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from hearthring.protocol.errors import BadOption, EngineUnavailable
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Numerics
-from hearthring.shards.engines import ENGINES, WIDE
+from hearthring.shards.engines import ENGINES, WIDE, Say, warn_of_fallback
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
 
@@ -55,14 +55,15 @@ def open_ends(
     gguf: GgufFile,
     residual: Residual,
     threads: int,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = warn_of_fallback,
 ) -> Ends:
     """The ends of a model file, through the engine called ``name``.
 
     ``auto`` is torch for fp32 residuals (the reference: ggml rounds what it multiplies to 8 bits),
     else ggml for a quantised head, and torch for others and where ggml can't be used, which
-    ``say`` is told. Only what is chosen is imported. Raises ``BadOption``, ``BadModelFile``, and
-    ``EngineUnavailable`` for ``ggml`` where it can't be used.
+    ``say`` is told (by default it becomes an ``EngineFallback`` warning). Only what is chosen is
+    imported. Raises ``BadOption``, ``BadModelFile``, and ``EngineUnavailable`` for ``ggml`` where
+    it can't be used.
     """
     if name not in ENGINES:
         raise BadOption(

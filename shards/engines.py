@@ -1,5 +1,6 @@
 """Engines by name."""
 
+import warnings
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,6 +34,15 @@ PACKABLE = frozenset((2, 12))
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
+
+
+class EngineFallback(UserWarning):
+    """Another engine computes than would have, and so in another numerics class."""
+
+
+def warn_of_fallback(text: str) -> None:
+    """A warning, which Python shows once per text unless it is told otherwise."""
+    warnings.warn(text, EngineFallback, stacklevel=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +103,18 @@ def load_engine(
     progress: Progress | None = None,
     load: "Load | None" = None,
     options: EngineOptions = EngineOptions(),
-    say: Say = lambda _: None,
+    say: Say = warn_of_fallback,
 ) -> Engine:
     """Load a window of a model file with the engine called ``name``.
 
     ``auto`` is ggml for quantised weights on the CPU, torch for others and elsewhere, and where
-    ggml can't be used, which ``say`` is told. ``residual`` None takes the engine's own default:
-    fp32 for torch, bf16 for ggml, as a file alone doesn't say how large its residual grows (nodes
-    take the manifest's, which is measured at import: fp16 for quantised weights where its range
-    suffices); ``threads`` None as many as measure fastest. ``load`` stands in
-    for the file's tensors. Only the engine that is chosen is imported, and it serves only when its
-    first layer is that of plain arithmetic. Raises ``BadOption`` or ``EngineUnavailable``.
+    ggml can't be used, which ``say`` is told (by default it becomes an ``EngineFallback`` warning).
+    ``residual`` None takes the engine's own default: fp32 for torch, bf16 for ggml, as a file alone
+    doesn't say how large its residual grows (nodes take the manifest's, which is measured at
+    import: fp16 for quantised weights where its range suffices); ``threads`` None as many as
+    measure fastest. ``load`` stands in for the file's tensors. Only the engine that is chosen is
+    imported, and it serves only when its first layer is that of plain arithmetic. Raises
+    ``BadOption`` or ``EngineUnavailable``.
     """
     if name not in ENGINES:
         raise BadOption(

@@ -48,10 +48,13 @@ def convert_tokenizer(folder: Path, config: dict[str, Any], rows: int) -> dict[s
     path = folder / "tokenizer.json"
     state, text = read_json(path), read_text(path)
     if state is None or text is None:
+        sentences = (folder / "tokenizer.model").exists()
         raise BadModelFile(
-            "there is no tokenizer.json in this folder",
+            "there is no tokenizer.json in this folder"
+            + (", only SentencePiece's tokenizer.model" if sentences else ""),
             field=str(folder),
-            mend="save it with transformers' `AutoTokenizer.from_pretrained(...).save_pretrained`",
+            mend="make one with transformers' `AutoTokenizer.from_pretrained(...).save_pretrained`"
+            + (", which takes the sentencepiece package to read it" if sentences else ""),
         )
     settings = read_json(folder / "tokenizer_config.json") or {}
     try:

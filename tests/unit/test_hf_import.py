@@ -204,6 +204,15 @@ def test_what_isnt_safetensors_is_refused_with_the_reason(llama: Path, tmp_path:
         convert(llama, tmp_path)
 
 
+def test_a_vocabulary_of_sentencepiece_alone_is_refused_with_a_way_out(
+    llama: Path, tmp_path: Path
+) -> None:
+    (llama / "tokenizer.json").rename(llama / "tokenizer.model")
+    with pytest.raises(BadModelFile, match=r"only SentencePiece's tokenizer\.model") as raised:
+        convert(llama, tmp_path)
+    assert "sentencepiece package" in (raised.value.mend or "")
+
+
 def test_a_full_disk_leaves_nothing(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,9 @@ import pytest
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
 from hearthring.node.config import NodeHooks
+from hearthring.protocol.errors import EngineUnavailable
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.engines import EngineFallback
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.verify.verdict import Guilty, Outcome, Strength
 from tests.liar import hooks_for
@@ -54,3 +56,16 @@ async def test_liars_are_named(quantised: ModelEntry, fault: str) -> None:
     verdict = audit_offline(lied.proof, 1)
     assert verdict.outcome is Outcome.REJECTED
     assert verdict.guilty == (Guilty(lied.route[1].node, 1, 3),)
+
+
+async def test_without_ggml_a_client_says_which_class_it_has_instead(
+    quantised: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise EngineUnavailable("there is no library", field="engine")
+
+    monkeypatch.setattr("hearthring.shards.ggml_ends.load_ggml", missing)
+    with pytest.warns(EngineFallback, match=r"no library; class torch-.*/bf16") as seen:
+        answered = await answer(quantised, (0, 4))
+    assert len([one for one in seen if one.category is EngineFallback]) == 1
+    assert len(answered.token_ids) == 20

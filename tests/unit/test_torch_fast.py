@@ -19,7 +19,7 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.tensors import Residual
 from hearthring.shards import torch_int4
 from hearthring.shards.engine import EngineRow, Kind, Segment
-from hearthring.shards.engines import EngineOptions, load_engine, options_of
+from hearthring.shards.engines import EngineFallback, EngineOptions, load_engine, options_of
 from hearthring.shards.families import layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
@@ -311,6 +311,8 @@ def test_where_ggml_fails_torch_takes_over_and_says_so(tmp_path, monkeypatch) ->
     said: list[str] = []
     assert isinstance(load_engine("auto", file, (0, 1), None, 1, say=said.append), TorchEngine)
     assert said == ["torch, as ggml can't be used: there is no library"]
+    with pytest.warns(EngineFallback, match="no library"):
+        load_engine("auto", file, (0, 1), None, 1)
     with pytest.raises(EngineUnavailable, match="no library"):
         load_engine("ggml", file, (0, 1), None, 1)
     wide = GgufFile(write_tiny_gguf(tmp_path / "wide.gguf", quant="F32"))
