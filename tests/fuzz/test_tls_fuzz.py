@@ -9,7 +9,7 @@ import pytest
 from tests.stage_peer import tiny_engine
 from tests.tls_attack import Attack, attack, floods, mutations, refusals
 
-FRAMES = 200
+FRAMES = 100
 
 
 @pytest.fixture
