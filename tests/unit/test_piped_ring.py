@@ -108,6 +108,37 @@ async def test_a_route_comes_back_to_a_node_where_that_is_cheaper(tiny: ModelEnt
         assert {stage.node for stage in stream.answer.route} == {slow.node_id}
 
 
+async def test_a_node_lost_at_both_its_windows_costs_no_token(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, (0, LAYERS)) as alone:
+        plain = await _answers(alone.client())
+    async with memory_swarm(tiny, ()) as swarm:
+        await _round(swarm)
+        spare = await swarm.node((0, LAYERS), several=SECOND, row_seconds=0.5)
+        client = swarm.client()
+        stream, said = client.stream(prompt_ids=PROMPT_IDS, max_tokens=12, draft="none"), 0
+        async for _ in stream:
+            said += 1
+            if said == 3:
+                await swarm.kill(swarm.nodes[1])
+        assert stream.answer.token_ids == plain[0]
+        nodes = [swarm.nodes[0].node_id, spare.node_id]
+        assert [stage.node for stage in stream.answer.route] == nodes * 2
+        verdict = await client.audit(stream.answer.proof)
+        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+
+
+async def test_a_liar_with_two_windows_is_evicted_from_both(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, (0, LAYERS)) as alone:
+        long = await alone.client().generate(prompt_ids=PROMPT_IDS, max_tokens=40)
+    async with memory_swarm(tiny, ()) as swarm:
+        await _round(swarm, hooks_for("skip-layer:3", (3, 4)))
+        spare = await swarm.node((0, LAYERS), several=SECOND, row_seconds=0.5)
+        answer = await swarm.client().generate(prompt_ids=PROMPT_IDS, max_tokens=40, spot_check=1.0)
+        assert answer.caught == (swarm.nodes[1].node_id,)
+        assert [stage.node for stage in answer.route][1::2] == [spare.node_id] * 2
+        assert answer.token_ids == long.token_ids
+
+
 async def test_a_node_may_even_follow_itself(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, (0, LAYERS)) as alone:
         plain = await _answers(alone.client())
