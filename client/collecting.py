@@ -15,6 +15,7 @@ from hearthring.client.api import AsyncClient
 from hearthring.client.corpus import Chances, Ids, Sample, expected
 from hearthring.client.request import PromptModel, Request
 from hearthring.client.sampler import Sampling, choose
+from hearthring.protocol.tasks import cancel
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.ends import Ends
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
@@ -109,10 +110,13 @@ class SwarmWriter:
         self._client = client
 
     async def write(self, asked: Sequence[Question], limit: int = LIMIT) -> list[Sample]:
-        """One sample for each question. Raises what requests raise; nothing stays open then."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(question, limit)) for question in asked]
-        return [task.result() for task in tasks]
+        """One sample for each question. Raises what the first request to fail raises, or its
+        cancellation; nothing stays open then."""
+        tasks = [asyncio.ensure_future(self._one(question, limit)) for question in asked]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            await cancel(tasks)
 
     async def _one(self, asked: Question, limit: int) -> Sample:
         sampling = asked.sampling

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hearthring.client.request import PromptModel
 from hearthring.client.sampler import Sampling
 from hearthring.draft_targets import Target
 from hearthring.draft_training import Trainer
-from hearthring.protocol.errors import BadDraft, BadOption
+from hearthring.protocol.errors import BadDraft, BadOption, EngineUnavailable, NoRoute
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.draft_file import draft_path, write_draft
 from hearthring.shards.ends import open_ends
@@ -253,3 +254,18 @@ def test_ctrl_c_waits_for_the_end_of_a_step(tiny: ModelEntry, tmp_path: Path) ->
     assert signal.getsignal(signal.SIGINT) is handler
     samples = list(Corpus(tmp_path / "draft.training").read())
     assert Training(Student(tiny.open(), 1), samples, tmp_path / "draft.training").step == 1
+
+
+async def test_a_swarm_that_lacks_layers_is_said_so(tiny: ModelEntry) -> None:
+    asked = [Question((5, 6), Sampling(), False, number) for number in range(3)]
+    async with memory_swarm(tiny, (0, 2)) as swarm:
+        with pytest.raises(NoRoute, match="2"):
+            await SwarmWriter(swarm.client(patience=0.1)).write(asked, TOKENS)
+
+
+def test_training_without_torch_is_said_so(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hearthring.shards.student", None)
+    with pytest.raises(EngineUnavailable, match="pip install torch"):
+        Trainer(target_of(tiny), tmp_path / "draft.gguf", 0.01, 1, lambda *_: None).run(PROMPTS, 1)
