@@ -1,26 +1,32 @@
 """What does a node that dies, freezes, falls silent or leaves cost?
 
 Run: python -m bench.failover [--kills 100] [--stops 30] [--partitions 30] [--drains 20]
-                              [--model tiny|smollm2] [--seed 1] [--json FILE] | --short
+                              [--model tiny|smollm2] [--seed 1]
+                              [--results FILE.jsonl [--seconds N] [--report]] | --short
 
-Four stages and two spares, each a real node process, and generations of 64 tokens. Faults strike
-uniformly over prefill, decode and the hand-over to a replacement (a second node while the first is
-being replaced). Printed for each kind: wrong tokens, lost requests, how long until the client
-noticed, until the ring was whole, and the longest wait for a token. Partitions need the emulated
-home (Linux, root), in which every node has a machine of its own; elsewhere they are left out by
-name. ``--short`` is a handful of each in one swarm of two stages
-and two spares. The exit code is 0 if no token was wrong and no request lost.
+Four stages and two spares, each a real node process that is started again when it ends, and
+generations of 64 tokens. Faults strike uniformly over prefill, decode and the hand-over to a
+replacement (a second node while the first is being replaced). Printed for each kind: wrong tokens,
+lost requests, how long until the client noticed, until the ring was whole, and the longest wait for
+a token. Drains: every node in turn leaves and comes back while generations go on.
+
+With ``--results`` every outcome is kept, faults that were run aren't run again, and none begins
+after so many ``--seconds``: a long campaign is run in pieces. Partitions need the emulated home
+(Linux, root), in which every node has a machine of its own; elsewhere they are left out by name.
+``--short`` is a handful of each in one swarm of two stages and two spares. The exit code is 0 if no
+token was wrong and no request lost.
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
+import math
 import os
 import platform
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -31,8 +37,9 @@ import numpy as np
 from bench.homelab import Home, Machine, why_not
 from hearthring import AsyncClient
 from hearthring.shards.store import ModelStore
-from tests.chaos import campaign as faults
+from tests.chaos import campaign as kinds
 from tests.chaos.campaign import Campaign
+from tests.chaos.outcomes import Results, report
 from tests.chaos.swarm import CLIENT, SPARES, STAGES, chaos_swarm, machine
 from tests.reference import PROMPTS
 from tests.tiny import write_tiny_gguf
@@ -53,12 +60,14 @@ async def prompts_for(client: AsyncClient, tiny: bool, number: int) -> list[list
 async def run(
     model: str,
     part: Part,
+    results: Results,
+    until: float = math.inf,
     home: Home | None = None,
     stages: int = STAGES,
     spares: int = SPARES,
     prompts: int = 8,
-) -> dict[str, Any]:
-    """One kind of fault in a swarm of its own."""
+) -> None:
+    """Faults in a swarm of their own; none is begun after the moment ``until``."""
     with tempfile.TemporaryDirectory(prefix="hearthring-chaos-") as scratch:
         folder, place = Path(scratch), model
         if model == "tiny":
@@ -74,47 +83,77 @@ async def run(
             join = swarm.invitations
             async with AsyncClient(join, place, threads=1, reputation=swarm.weight) as client:
                 texts = await prompts_for(client, model == "tiny", prompts)
-                campaign = Campaign(swarm, client, texts)
+                campaign = Campaign(swarm, client, texts, results, until)
                 await campaign.undisturbed()
                 await part(campaign)
-                return campaign.report()
 
 
-def in_home(places: int, seed: int, run: Callable[[Home], dict[str, Any]]) -> dict[str, Any]:
+def in_home(places: int, seed: int, run: Callable[[Home], None]) -> None:
     """Run in an emulated home of so many nodes, from the client's machine."""
     machines = [Machine(machine(place), delay=1.0, jitter=0.5) for place in range(places)]
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(Home([*machines, Machine(CLIENT)], seed))
         stack.enter_context(home.inside(CLIENT))
-        return run(home)
+        run(home)
 
 
-def short(model: str, seed: int) -> dict[str, Any]:
+def short(model: str, seed: int) -> Results:
     """A freeze, two silences where there can be an emulated home, and a kill in every phase."""
     stages, spares = 2, 2  # whichever two are killed, the others have all layers
+    results = Results()
 
     async def part(campaign: Campaign, home: Home | None) -> None:
-        await faults.stops(campaign, 1, seed, most=2.0)
+        await kinds.stops(campaign, 1, seed, most=2.0)
         if home is not None:
-            await faults.partitions(campaign, home, 2, seed, most=2.0)
-        await faults.kills(campaign, 3, seed)
+            await kinds.partitions(campaign, home, 2, seed, most=2.0)
+        await kinds.kills(campaign, 3, seed)
 
-    def go(home: Home | None) -> dict[str, Any]:
-        return asyncio.run(run(model, lambda c: part(c, home), home, stages, spares, 3))
+    def go(home: Home | None) -> None:
+        places = home, stages, spares, 3
+        asyncio.run(run(model, lambda c: part(c, home), results, math.inf, *places))
 
     if reason := why_not():
         print(f"partitions: left out: {reason}")
-        return go(None)
-    return in_home(stages + spares, seed, go)
+        go(None)
+    else:
+        in_home(stages + spares, seed, go)
+    return results
 
 
-def show(name: str, report: dict[str, Any]) -> bool:
+def show(name: str, figures: dict[str, Any]) -> bool:
     """Print one kind's figures; whether nothing was wrong or lost."""
     print(f"{name}:")
-    for key, value in report.items():
+    for key, value in figures.items():
         print(f"  {key:<12} {value}")
     sys.stdout.flush()
-    return not report["wrong"] and not report["lost"]
+    return not figures["wrong"] and not figures["lost"]
+
+
+def campaign(options: argparse.Namespace, results: Results) -> None:
+    """Run what isn't done yet, kind after kind, until the time is over."""
+    n, seed, most, until = options, options.seed, options.most, time.monotonic() + options.seconds
+
+    def left(kind: str, number: int) -> bool:
+        return time.monotonic() < until and len(results.done(kind)) < number
+
+    for kind, number, part in (
+        ("kills", n.kills, lambda c: kinds.kills(c, n.kills, seed)),
+        ("stops", n.stops, lambda c: kinds.stops(c, n.stops, seed, most)),
+        ("drains", n.drains, lambda c: kinds.drains(c, n.drains)),
+    ):
+        if left(kind, number):
+            asyncio.run(run(options.model, part, results, until))
+    if not left("partitions", n.partitions):
+        return
+    if reason := why_not():
+        print(f"partitions: left out: {reason}")
+        return
+
+    def cut(home: Home) -> None:
+        part = partial(kinds.partitions, home=home, number=n.partitions, seed=seed, most=most)
+        asyncio.run(run(options.model, part, results, until, home))
+
+    in_home(STAGES + SPARES, seed, cut)
 
 
 def main() -> int:
@@ -128,7 +167,9 @@ def main() -> int:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="a handful of each, as in CI")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--results", type=Path, help="keep outcomes here, and go on with them")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later")
+    parser.add_argument("--report", action="store_true", help="only show what --results has")
     options = parser.parse_args()
     # A time limit's SIGTERM must stop the nodes, which have sessions of their own, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -136,31 +177,17 @@ def main() -> int:
         f"{platform.machine()}, {os.cpu_count()} cores; model {options.model}; seed {options.seed}"
     )
     if options.short:
-        return 0 if show("short", short(options.model, options.seed)) else 1
-    n, seed, most, model = options, options.seed, options.most, options.model
-    reports: dict[str, dict[str, Any]] = {}
+        outcomes = short(options.model, options.seed).all
+        return 0 if show("short", report(outcomes)) else 1
+    results = Results(options.results)
+    if not options.report:
+        campaign(options, results)
     well = True
-    for name, number, part in (
-        ("kills", n.kills, lambda c: faults.kills(c, n.kills, seed)),
-        ("stops", n.stops, lambda c: faults.stops(c, n.stops, seed, most)),
-        ("drains", n.drains, lambda c: faults.drains(c, n.drains)),
-    ):
-        if number:
-            reports[name] = asyncio.run(run(model, part))
-            well &= show(name, reports[name])
-    reason = why_not() if n.partitions else ""
-    if reason:
-        print(f"partitions: left out: {reason}")
-    elif n.partitions:
-
-        def cut(home: Home) -> dict[str, Any]:
-            part = partial(faults.partitions, home=home, number=n.partitions, seed=seed, most=most)
-            return asyncio.run(run(model, part, home))
-
-        reports["partitions"] = in_home(STAGES + SPARES, seed, cut)
-        well &= show("partitions", reports["partitions"])
-    if options.json:
-        options.json.write_text(json.dumps(reports, indent=1) + "\n")
+    for kind in ("kills", "stops", "partitions", "drains"):
+        if found := results.of(kind):
+            well &= show(kind, report(found))
+            if len(results.done(kind)) < (wanted := getattr(options, kind)):
+                print(f"  unfinished   {len(results.done(kind))} of {wanted}")
     return 0 if well else 1
 
 

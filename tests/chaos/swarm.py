@@ -13,8 +13,9 @@ from pathlib import Path
 
 from hearthring.processes import NodeProcess
 from hearthring.protocol.asking import ask_status
-from hearthring.protocol.errors import HearthringError
+from hearthring.protocol.errors import HearthringError, Unavailable
 from hearthring.protocol.invitation import Invitation
+from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Transport
 
 STAGES, SPARES = 4, 2
@@ -22,6 +23,8 @@ CLIENT = "me"
 STATUS_SECONDS = 1.0
 READY_SECONDS = 180.0
 """Patience with a node that starts on a machine that is busy with the others."""
+RESTART_SECONDS = 0.5
+"""After a node's end, until it is started again."""
 
 Prefix = Callable[[int], Sequence[str]]
 Address = Callable[[int], str]
@@ -49,6 +52,8 @@ class Member:
     process: NodeProcess
     spare: bool = False
     invitation: str = ""
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while it has announced itself and wasn't seen to end."""
 
     @property
     def node_id(self) -> str:
@@ -95,15 +100,28 @@ class ChaosSwarm:
         held = await asyncio.gather(*(holds(member) for member in self.members))
         return [member for member, yes in zip(self.members, held, strict=True) if yes]
 
-    async def restart(self, member: Member) -> None:
-        """Start a member that has ended again, as the same node at the same address."""
-        await asyncio.to_thread(member.process.stop, signal.SIGKILL)
-        member.start()
-        await asyncio.to_thread(member.process.ready, READY_SECONDS)
+    async def supervise(self) -> None:
+        """Start whoever has ended again, a moment later, as a service manager would."""
+        await asyncio.gather(*(self._keep(member) for member in self.members))
+
+    async def _keep(self, member: Member) -> None:
+        while True:
+            while member.alive():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            member.up.clear()
+            await asyncio.sleep(RESTART_SECONDS)
+            # What is left of its session, its directory's process say, ends with it.
+            member.signal(signal.SIGKILL)
+            member.start()
+            with contextlib.suppress(Unavailable):  # it has ended again, and is started again
+                await asyncio.to_thread(member.process.ready, READY_SECONDS)
+                member.up.set()
 
     async def whole(self) -> None:
-        """Restart whoever has ended."""
-        await asyncio.gather(*(self.restart(m) for m in self.members if not m.alive()))
+        """Wait until everybody is up, for as long as it may take to start."""
+        async with asyncio.timeout(READY_SECONDS):
+            while not all(m.alive() and m.up.is_set() for m in self.members):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
@@ -139,7 +157,13 @@ async def chaos_swarm(
         for member in swarm.members[:2]:
             for other in swarm.members[2:4]:
                 member.flags += ["--join", other.invitation]
-        yield swarm
+        for member in swarm.members:
+            member.up.set()
+        supervisor = asyncio.create_task(swarm.supervise())
+        try:
+            yield swarm
+        finally:
+            await cancel([supervisor])
     finally:
         for member in swarm.members:
             member.signal(signal.SIGCONT)
