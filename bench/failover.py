@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from tests.reference import PROMPTS
 from tests.tiny import write_tiny_gguf
 
 TINY_LAYERS = 8
+KINDS = ("kills", "stops", "partitions", "drains")
 Part = Callable[[Campaign], Awaitable[None]]
 
 
@@ -129,31 +131,49 @@ def show(name: str, figures: dict[str, Any]) -> bool:
     return not figures["wrong"] and not figures["lost"]
 
 
-def campaign(options: argparse.Namespace, results: Results) -> None:
-    """Run what isn't done yet, kind after kind, until the time is over."""
-    n, seed, most, until = options, options.seed, options.most, time.monotonic() + options.seconds
+def run_kind(kind: str, options: argparse.Namespace, path: Path | None, until: float) -> None:
+    """The faults of a kind that aren't among the results yet."""
+    # A time limit's SIGTERM must stop the nodes, which have sessions of their own, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    number, seed, most = getattr(options, kind), options.seed, options.most
+    results = Results(path)
 
-    def left(kind: str, number: int) -> bool:
-        return time.monotonic() < until and len(results.done(kind)) < number
-
-    for kind, number, part in (
-        ("kills", n.kills, lambda c: kinds.kills(c, n.kills, seed)),
-        ("stops", n.stops, lambda c: kinds.stops(c, n.stops, seed, most)),
-        ("drains", n.drains, lambda c: kinds.drains(c, n.drains)),
-    ):
-        if left(kind, number):
-            asyncio.run(run(options.model, part, results, until))
-    if not left("partitions", n.partitions):
-        return
-    if reason := why_not():
-        print(f"partitions: left out: {reason}")
-        return
-
-    def cut(home: Home) -> None:
-        part = partial(kinds.partitions, home=home, number=n.partitions, seed=seed, most=most)
+    def go(part: Part, home: Home | None = None) -> None:
         asyncio.run(run(options.model, part, results, until, home))
 
-    in_home(STAGES + SPARES, seed, cut)
+    match kind:
+        case "kills":
+            go(partial(kinds.kills, number=number, seed=seed))
+        case "stops":
+            go(partial(kinds.stops, number=number, seed=seed, most=most))
+        case "drains":
+            go(partial(kinds.drains, number=number))
+        case "partitions" if reason := why_not():
+            print(f"partitions: left out: {reason}")
+        case "partitions":
+
+            def cut(home: Home) -> None:
+                go(partial(kinds.partitions, home=home, number=number, seed=seed, most=most), home)
+
+            in_home(STAGES + SPARES, seed, cut)
+
+
+def campaign(options: argparse.Namespace, path: Path) -> None:
+    """Run what isn't done yet, kind after kind, until the time is over.
+
+    Each in a process of its own: threads stay in whichever machine they were started.
+    """
+    until = time.monotonic() + options.seconds
+    for kind in KINDS:
+        if len(Results(path).done(kind)) >= getattr(options, kind) or time.monotonic() > until:
+            continue
+        running = get_context("spawn").Process(target=run_kind, args=(kind, options, path, until))
+        running.start()
+        try:
+            running.join()
+        finally:
+            running.terminate()
+            running.join()
 
 
 def main() -> int:
@@ -171,7 +191,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later")
     parser.add_argument("--report", action="store_true", help="only show what --results has")
     options = parser.parse_args()
-    # A time limit's SIGTERM must stop the nodes, which have sessions of their own, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores; model {options.model}; seed {options.seed}"
@@ -179,11 +198,13 @@ def main() -> int:
     if options.short:
         outcomes = short(options.model, options.seed).all
         return 0 if show("short", report(outcomes)) else 1
-    results = Results(options.results)
-    if not options.report:
-        campaign(options, results)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = options.results or Path(scratch) / "results.jsonl"
+        if not options.report:
+            campaign(options, path)
+        results = Results(path)
     well = True
-    for kind in ("kills", "stops", "partitions", "drains"):
+    for kind in KINDS:
         if found := results.of(kind):
             well &= show(kind, report(found))
             if len(results.done(kind)) < (wanted := getattr(options, kind)):

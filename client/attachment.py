@@ -9,6 +9,7 @@ from hearthring.protocol.messages import (
     AttachDown,
     AttachUp,
     Opened,
+    Probe,
     Progress,
     Rerouted,
     Step,
@@ -55,6 +56,7 @@ class Attachment:
         """Whether it holds every living row up to the newest it ran. One that takes another's place
         doesn't before all were sent again, however often the ring is re-routed meanwhile."""
         self._stream, self._session = stream, session
+        self._probes = 0
         self._awaited: dict[tuple[type, int], asyncio.Future[Any]] = {}
         self._sending = set[asyncio.Task[None]]()
         self._task = asyncio.create_task(self._listen())
@@ -98,6 +100,11 @@ class Attachment:
             raise DeadlineExceeded("no answer in time", field=self.stage.node) from None
         finally:
             self._awaited.pop((kind, number), None)
+
+    async def probe(self, seconds: float) -> Progress:
+        """Ask whether it is there, and how far it is. Raises as ``ask`` does."""
+        self._probes += 1
+        return await self.ask(Probe(self._probes), Progress, seconds, self._probes)
 
     async def close(self) -> None:
         """Leave the stage. Idempotent."""

@@ -19,7 +19,7 @@ from hearthring.client.replacement import Spares, gaps, pause
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, NoRoute, StageFailed
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import ROOT, Replay, Rerouted
+from hearthring.protocol.messages import ROOT, Replay, Reroute, Rerouted
 from hearthring.protocol.replaying import cut
 from hearthring.protocol.tasks import all_or_none, race
 
@@ -57,8 +57,6 @@ class Recovery:
     mended: list[Mended] = field(default_factory=list)
     _trouble: asyncio.Event = field(default_factory=asyncio.Event)
     _handshake: float = HANDSHAKE
-    _doubted: frozenset[Stage] = frozenset()
-    """Stages that stay although they were suspected: they have less time to answer."""
     _changed: list[str] = field(default_factory=list)
 
     def disturb(self) -> None:
@@ -126,21 +124,14 @@ class Recovery:
         doubtful = [a for a in ring.places.attached if a.down is not None and a.suspected]
         try:
             route = await self.spares.instead(ring.route, down, again, again or not doubtful)
-            self._trust(a for a in doubtful if a.stage in route)
+            _trust(a for a in doubtful if a.stage in route)
             return route
         except HearthringError:
             if not doubtful:
                 raise
-            self._trust(doubtful)
+            _trust(doubtful)
             rest = down - {a.stage for a in doubtful}
             return await self.spares.instead(ring.route, rest, True, True) if rest else ring.route
-
-    def _trust(self, doubtful: Iterable[Attachment]) -> None:
-        """They are to stay after all."""
-        self._doubted = frozenset(attached.stage for attached in doubtful)
-        for attached in self.ring.places.attached:
-            if attached.stage in self._doubted:
-                attached.down, attached.suspected = None, False
 
     async def _enter(self, route: tuple[Stage, ...]) -> frozenset[Stage]:
         """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
@@ -162,16 +153,22 @@ class Recovery:
         ring, newest = self.ring, dict[Stage, int]()
         old = {a.stage: a for a in ring.places.attached}
 
+        async def alive(attached: Attachment) -> None:
+            if await ring.pulse.feel(attached) is None:
+                raise DeadlineExceeded("it doesn't answer", field=attached.stage.node)
+
+        async def reroute(attached: Attachment, order: Reroute) -> None:
+            answer = await attached.ask(order, Rerouted, self._handshake, order.epoch)
+            newest[attached.stage] = answer.newest
+
         async def tell(place: int, attached: Attachment) -> None:
             try:
-                order = ring.places.order(place)
-                doubted = attached.stage in self._doubted
-                seconds = self._handshake / (2 if doubted else 1)
-                answer = await attached.ask(order, Rerouted, seconds, order.epoch)
+                # It may be a while until it has linked to the next stage, but not until it says
+                # that it is there: who is silent is known before.
+                await all_or_none(alive(attached), reroute(attached, ring.places.order(place)))
             except DeadlineExceeded as error:
                 ring.suspect(attached, error)
                 raise
-            newest[attached.stage] = answer.newest
 
         async def open_(place: int) -> None:
             try:
@@ -234,6 +231,12 @@ class Recovery:
         by_id = {sent.row.id: sent for sent in rows}
         steps = cut([sent.row for sent in rows], self.ring.row_bytes)
         return [[by_id[row.id] for row in step] for step in steps]
+
+
+def _trust(doubtful: Iterable[Attachment]) -> None:
+    """They are to stay after all."""
+    for attached in doubtful:
+        attached.down, attached.suspected = None, False
 
 
 def _lost(attached: Sequence[Attachment]) -> dict[str, str]:

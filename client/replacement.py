@@ -127,7 +127,10 @@ class Spares:
             with suppress(NoRoute):
                 avoid = self.avoided.now() | lost
                 return self._new(records, route, down, avoid, self.view, one_class=False)
-        return self._new(records, route, down, frozenset(), self._doubting())
+        doubting = self._doubting()
+        with suppress(NoRoute):  # who was lost a moment ago comes last
+            return self._new(records, route, down, lost, doubting)
+        return self._new(records, route, down, frozenset(), doubting)
 
     def _doubting(self) -> View:
         """A view in which nodes that failed lately are there, but cost more than any other."""

@@ -23,7 +23,7 @@ from hearthring.client.recovery import Mended, Recovery
 from hearthring.client.replacement import Spares
 from hearthring.client.rollback import Rollback
 from hearthring.client.route import Stage
-from hearthring.client.watch import Watch
+from hearthring.client.watch import Pulse, Watch
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
@@ -101,7 +101,7 @@ class RingSession:
         self._behind: list[_Behind | tuple[int, ...]] = []
         self.unsaid: list[int] = []
         """Discarded rows that no step has told the stages of."""
-        self.rollback = Rollback()
+        self.rollback, self.pulse = Rollback(), Pulse()
 
     @property
     def mended(self) -> list[Mended]:

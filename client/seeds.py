@@ -13,8 +13,9 @@ from hearthring.protocol.records import NodeRecord, newest
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Transport
 
-LATER = 0.5
-"""Seconds that seeds have to answer once one of them has: others may be cut off."""
+LATER, SOON = 0.5, 0.2
+"""Seconds that seeds have to answer once one of them has: others may be cut off. The shorter time
+is for whoever waits in the middle of an answer."""
 
 
 def known_nodes(records: Sequence[NodeRecord], most: int = 8) -> list[Invitation]:
@@ -28,12 +29,16 @@ def known_nodes(records: Sequence[NodeRecord], most: int = 8) -> list[Invitation
 
 
 async def find_records(
-    transport: Transport, seeds: Sequence[Invitation], book: RecordBook, model_id: str = ""
+    transport: Transport,
+    seeds: Sequence[Invitation],
+    book: RecordBook,
+    model_id: str = "",
+    later: float = LATER,
 ) -> tuple[str, list[NodeRecord]]:
     """``(model id, live records)`` from all seeds that answer; an empty id asks for theirs.
 
-    ``book`` holds what was read before. Raises ``SeedUnreachable`` when none answers, saying why
-    each didn't.
+    ``book`` holds what was read before, and ``later`` is the time that the others have once one of
+    them has answered. Raises ``SeedUnreachable`` when none does, saying why each didn't.
     """
     if not seeds:
         raise BadInvitation(
@@ -45,7 +50,7 @@ async def find_records(
     try:
         while waiting:
             done, waiting = await asyncio.wait(
-                waiting, timeout=LATER if told else None, return_when=asyncio.FIRST_COMPLETED
+                waiting, timeout=later if told else None, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 break

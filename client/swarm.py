@@ -9,7 +9,7 @@ from hearthring.client.measuring import MeasuringTransport
 from hearthring.client.peers import PeerTable
 from hearthring.client.request import Progress
 from hearthring.client.route import View
-from hearthring.client.seeds import find_records, known_nodes
+from hearthring.client.seeds import SOON, find_records, known_nodes
 from hearthring.protocol.errors import SeedUnreachable
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.record_book import RecordBook
@@ -127,7 +127,7 @@ class Swarm:
         try:
             async with asyncio.timeout(LOOK):
                 nodes = list(seeds.values())
-                _, found = await find_records(transport, nodes, self.book, model_id)
+                _, found = await find_records(transport, nodes, self.book, model_id, SOON)
         except TimeoutError:
             return self._records
         self._records = found or self._records

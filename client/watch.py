@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hearthring.client.attachment import Attachment
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, PeerUnreachable
-from hearthring.protocol.messages import Probe, Progress
+from hearthring.protocol.messages import Progress
 
 if TYPE_CHECKING:
     from hearthring.client.ring import RingSession
@@ -25,12 +25,33 @@ LINK = 2.0
 """Seconds that rows may be between two stages that have nothing else to do."""
 
 
+class Pulse:
+    """How long stages take to say that they are there: whoever takes much longer isn't."""
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a stage has to answer now."""
+        return min(ANSWER_MOST, max(ANSWER, 5 * self._usual))
+
+    async def feel(self, stage: Attachment) -> Progress | None:
+        """How far a stage is, or ``None`` if it doesn't say so in time."""
+        begun = time.monotonic()
+        try:
+            answer = await stage.probe(self.patience)
+        except HearthringError:
+            return None
+        self._usual += (time.monotonic() - begun - self._usual) / 4
+        return answer
+
+
 class Watch:
     """Watches one session; ``run`` it in a task."""
 
     def __init__(self, ring: "RingSession") -> None:
         self._ring = ring
-        self._number, self._usual = 0, 0.0
         self._idle: tuple[tuple[int, int, int], float] | None = None
 
     async def run(self) -> None:
@@ -45,9 +66,8 @@ class Watch:
     async def _look(self) -> None:
         ring, epoch, moved = self._ring, self._ring.epoch, self._ring.flight.moved
         stages = [stage for stage in ring.places.attached if stage.down is None]
-        allowed = min(ANSWER_MOST, max(ANSWER, 5 * self._usual))
-        begun = time.monotonic()
-        said = await asyncio.gather(*(self._probe(stage, allowed) for stage in stages))
+        allowed, begun = ring.pulse.patience, time.monotonic()
+        said = await asyncio.gather(*(ring.pulse.feel(stage) for stage in stages))
         late = time.monotonic() - begun > allowed + 0.2
         if late or ring.epoch != epoch or ring.flight.moved != moved or not ring.flight.steps:
             return
@@ -57,16 +77,6 @@ class Watch:
             ring.suspect(stage, error)
         if not silent and len(stages) == len(ring.places.attached):
             self._check_links(stages, [progress for progress in said if progress is not None])
-
-    async def _probe(self, stage: Attachment, allowed: float) -> Progress | None:
-        self._number += 1
-        begun = time.monotonic()
-        try:
-            answer = await stage.ask(Probe(self._number), Progress, allowed, self._number)
-        except HearthringError:
-            return None
-        self._usual += (time.monotonic() - begun - self._usual) / 4
-        return answer
 
     def _check_links(self, stages: list[Attachment], said: list[Progress]) -> None:
         """Whether the oldest step is between two stages, and has been for too long."""

@@ -21,7 +21,15 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.invitation import split_address
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
-from hearthring.protocol.messages import AttachDown, Open, Progress, Step, Trouble
+from hearthring.protocol.messages import (
+    AttachDown,
+    Open,
+    Opened,
+    Progress,
+    Rerouted,
+    Step,
+    Trouble,
+)
 from hearthring.protocol.row_type import RowType
 from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
@@ -56,6 +64,10 @@ class Place:
     queued: int = 0
     under_way: int = 0
     """Steps that wait or run."""
+    ready: Opened | Rerouted | None = None
+    """What to tell the client once the next stage is linked."""
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the next stage is to be linked."""
     touched: float = field(default_factory=time.monotonic)
     _last_run: int = 0
     _waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
@@ -84,6 +96,11 @@ class Place:
                 await waiter[1]
             finally:
                 self._waiters.remove(waiter)
+
+    def link_to_next(self, ready: Opened | Rerouted) -> None:
+        """The next stage is to be linked, whatever it was before, and the client told so."""
+        self.ready = ready
+        self.wanted.set()
 
     async def connect(self, links: Links) -> None:
         """Link to whoever gets the session's rows now. Raises what ``Links.get`` raises."""

@@ -44,7 +44,6 @@ from hearthring.protocol.messages import (
     Probe,
     Replay,
     Reroute,
-    Rerouted,
     Step,
     Tap,
 )
@@ -141,9 +140,13 @@ class StageServer:
             key = place_key(wish.session, wish.start)
             stack.callback(self._queue.forget, stream.peer, key)
             stack.callback(self._keep_rows, place)
-            opened = Opened(self._engine.numerics.name, wish.max_rows)
-            await self._connect(place, opened)
-            await race(self._listen(place, stream), self._speak(place, stream), _wait(place.failed))
+            place.link_to_next(Opened(self._engine.numerics.name, wish.max_rows))
+            await race(
+                self._listen(place, stream),
+                self._speak(place, stream),
+                self._link(place),
+                _wait(place.failed),
+            )
 
     def _keep_rows(self, place: Place) -> None:
         """Once a session has ended well, keep its rows for later ones."""
@@ -191,20 +194,29 @@ class StageServer:
                     raise Malformed("a session opens once", field="attach")
 
     async def _reroute(self, place: Place, order: Reroute) -> None:
-        """Begin a new epoch, and say so once the next stage is linked; or say why it isn't."""
+        """Begin a new epoch; its next stage is linked meanwhile."""
         check_reroute(order, place.session.client)
         rerouted = await self._worker.run(lambda: place.session.reroute(order))
         place.touched = time.monotonic()
-        await self._connect(place, rerouted)
+        place.link_to_next(rerouted)
 
-    async def _connect(self, place: Place, ready: Opened | Rerouted) -> None:
+    async def _link(self, place: Place) -> None:
+        """Link to the next stage in every epoch. A later epoch doesn't wait for an earlier one's
+        link, which may lead to a node that is silent."""
+        while True:
+            await place.wanted.wait()
+            place.wanted.clear()
+            await race(self._connect(place), _until(place.wanted))
+
+    async def _connect(self, place: Place) -> None:
         """Link to the next stage, and tell the client that it is; or why it isn't."""
         try:
             await place.connect(self._links)
         except HearthringError as error:
             place.report(error)
         else:
-            place.post(ready)
+            assert place.ready is not None
+            place.post(place.ready)
 
     async def _finish(self, place: Place, last_step: int, commit: tuple[int, ...]) -> None:
         try:
@@ -374,6 +386,10 @@ def _confirmed(place: Place, prepared: Prepared) -> HearthringError | None:
     except HearthringError as error:
         return error
     return None
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _wait(failed: "asyncio.Future[None]") -> None:

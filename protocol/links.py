@@ -103,7 +103,7 @@ class Links:
         except TimeoutError:
             await stream.close()
             raise DeadlineExceeded("the stage doesn't take rows in time", field=node_id) from None
-        except HearthringError:
+        except BaseException:  # whoever wanted the link may want another one by now
             await stream.close()
             raise
         return stream

@@ -9,12 +9,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hearthring.client import recovery
 from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
 from hearthring.client.places import Places
 from hearthring.client.replacement import AVOID_SECONDS
 from hearthring.node.config import NodeHooks
 from hearthring.protocol.errors import StageFailed
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Segment
 from hearthring.shards.store import ModelEntry
@@ -199,6 +201,29 @@ async def test_a_leaving_stage_that_nobody_replaces_serves_on(
         async for _ in pieces:
             pass
         await draining
+    same(stream.answer, undisturbed)
+
+
+async def test_who_falls_silent_while_another_is_replaced_is_noticed_by_that(
+    tiny: ModelEntry, undisturbed: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when it hasn't adopted the new epoch in time, which is long after."""
+    monkeypatch.setattr(recovery, "HANDSHAKE", 30.0)
+    async with doomed(tiny, {}) as swarm:
+        dead, silent = swarm.swarm.nodes[0], swarm.swarm.nodes[2]
+        spares = [await swarm.node((0, 1)), await swarm.node((2, 4))]
+        stream = swarm.swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
+        pieces = aiter(stream)
+        for _ in range(3):
+            await anext(pieces)
+        for place in silent.stage._places._taken.values():
+            place.outbox = asyncio.Queue()  # nobody reads it, so nothing gets to the client
+        await swarm.swarm.kill(dead)
+        async for _ in pieces:
+            pass
+        found = [stage.node for stage in stream.answer.route]
+        assert [found[0], found[2]] == [spare.node_id for spare in spares]
+        assert sum(r.pause_s for r in stream.answer.timings.reroutes) < 2 * LIMITS.connect
     same(stream.answer, undisturbed)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hearthring.client import route
+from hearthring.client import replacement, route
 from hearthring.client.offers import HOP_SECONDS, RELAY_SECONDS, Offers, View
 from hearthring.client.peers import BULK_BYTES, HALF_LIFE, PEERS, PeerTable
 from hearthring.client.route import find_cover, find_route, missing_windows
@@ -300,6 +300,21 @@ def test_a_replacement_has_the_class_asked_for() -> None:
 
 
 # -- what the client knows beside the records ------------------------------------------------------
+
+
+async def test_of_nodes_that_failed_whoever_was_lost_a_moment_ago_comes_last() -> None:
+    records = [node("first", (0, 2)), node("lost", (2, 6)), node("worse", (2, 6))]
+
+    async def look(again: bool) -> list[NodeRecord]:
+        return records
+
+    spares = replacement.Spares(look, LAYERS, 10)
+    for name in ("lost", "worse", "worse", "worse"):
+        spares.avoided.add(name)
+    old = find_route(records[:2], LAYERS)
+    assert stages(await spares.instead(old, frozenset(old[1:]), True, True))[1][0] == "worse"
+    spares.avoided.convict("worse")
+    assert stages(await spares.instead(old, frozenset(old[1:]), True, True))[1][0] == "lost"
 
 
 def test_a_far_node_is_passed_over_and_its_distance_counts_for_every_visit() -> None:

@@ -39,6 +39,10 @@ from hearthring.protocol.messages import (
     EvidenceQuery,
     Finish,
     HopTime,
+    Probe,
+    Progress,
+    Reroute,
+    Rerouted,
     Row,
     Step,
     Tap,
@@ -46,7 +50,7 @@ from hearthring.protocol.messages import (
 )
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.tensors import F32, Residual, pack
-from hearthring.protocol.transport import Method
+from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import encode_step, encode_up
 from hearthring.shards.torch_engine import TorchEngine
 from hearthring.verify.claims import proven_rows
@@ -281,6 +285,28 @@ async def test_a_next_stage_that_can_not_be_reached_is_said(stage: Rig) -> None:
             assert isinstance(said, Trouble)
             assert (said.epoch, said.node, type(said.error)) == (0, other, error)
             await peer.leave()
+
+
+async def test_a_later_epoch_does_not_wait_for_the_link_of_an_earlier_one(stage: Rig) -> None:
+    """The next stage takes the call and says nothing: the client is heard nevertheless."""
+    silent = stage.client()
+
+    async def hold(stream: Stream) -> None:
+        await asyncio.Event().wait()
+
+    address = await silent.serve("127.0.0.1:0", {Method.PASS: hold})
+    async with honest_beside(stage):
+        peer = await stage.open()
+        assert len(await peer.run(BEGUN)) == 3
+        me, rows = peer.who.node_id, (1, 2, 3)
+        links = (me, SENDERS_CLASS, silent.identity.node_id, address)
+        await peer.say(Reroute(1, *links, (), rows))
+        await peer.say(Probe(1))
+        assert await peer.hear() == Progress(1, 1, 0)
+        await peer.say(Reroute(2, me, SENDERS_CLASS, me, "", (), rows))
+        assert await peer.hear() == Rerouted(2, 3)
+        await peer.leave()
+    await silent.close()
 
 
 async def test_a_session_opens_once(stage: Rig) -> None:
