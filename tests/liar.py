@@ -1,4 +1,6 @@
-"""A node with a fault in what it computes or says: ``python -m tests.liar --fault NAME[:VALUE]``.
+"""A node with a fault in what it computes or says.
+
+Run: python -m tests.liar --fault NAME[:VALUE][@POSITION]
 
 Everything after the fault is the flags of ``hearthring node``. It announces itself, signs and
 serves like an honest node; that is what audits are for.
@@ -18,6 +20,9 @@ serves like an honest node; that is what audits are for.
     withhold         never hands out a receipt
     corrupt-layers   flips a bit in every piece of a layer that it sends to a peer
     slander          as a verifier, blames the first stage of every proof
+
+From a position on, if one is given: until there its rows are true. That goes for what an engine
+does while it runs: noise, scale, flip-sign, replay, stale-kv.
 """
 
 import sys
@@ -221,8 +226,10 @@ def session(kind: type[StageSession]) -> Any:
 
 
 def hooks_for(fault: str, window: Window) -> NodeHooks:
-    """The hooks of a fault, ``NAME`` or ``NAME:VALUE``."""
+    """The hooks of a fault, ``NAME[:VALUE][@POSITION]``."""
+    fault, _, turns = fault.partition("@")
     name, _, value = fault.partition(":")
+    turn = int(turns or 0)
     start, end = window
     match name:
         case "noise" | "scale" | "flip-sign" | "replay":
@@ -232,9 +239,9 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
                 "flip-sign": lambda: lambda states: -states,
                 "replay": Replayer,
             }[name]()
-            return NodeHooks(engine=lambda honest: LyingEngine(honest, spoil))
+            return NodeHooks(engine=lambda honest: LyingEngine(honest, spoil, turns=turn))
         case "stale-kv":
-            return NodeHooks(engine=lambda honest: LyingEngine(honest, misplace=stale))
+            return NodeHooks(engine=lambda honest: LyingEngine(honest, misplace=stale, turns=turn))
         case "skip-layer":
             return NodeHooks(load=skipped(int(value) if value else (start + end) // 2))
         case "swap-layer":

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hearthring.node.stage import StageServer
 from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.identity import Identity, verify
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
 from hearthring.protocol.messages import (
     GENERATED,
@@ -69,6 +71,10 @@ def chain(
     return [Row(ids[i + 1], ids[i], at + i, kind) for i in range(rows)]
 
 
+def ids_of(rows: Iterable[Row]) -> tuple[int, ...]:
+    return tuple(row.id for row in rows)
+
+
 def alone(engine: Engine, rows: Sequence[Row]) -> list[bytes]:
     """What the engine makes of one path of rows: the oracle, without stage, slots or trees."""
     cache = engine.new_cache(len(rows), WINDOW)
@@ -79,6 +85,20 @@ def alone(engine: Engine, rows: Sequence[Row]) -> list[bytes]:
         states = states_of([row.id])
         outputs.append(pack(engine.forward((Segment(cache, (entry,)),), states)[0], Residual.FP32))
     return outputs
+
+
+BEGUN = chain(1, 3, ROOT)
+"""What a hostile session has run before it turns hostile."""
+NEXT = chain(4, 1, 3, GENERATED)
+
+
+def wire(states: F32) -> bytes:
+    return np.asarray(states, "<f4").tobytes()
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, module: str, **changes: float) -> None:
+    smaller = replace(LIMITS, **changes)  # type: ignore[arg-type]
+    monkeypatch.setattr(f"hearthring.node.{module}.LIMITS", smaller)
 
 
 @dataclass
@@ -181,8 +201,12 @@ class Peer:
 
     async def run(self, rows: Sequence[Row] = (), **changes: Any) -> dict[int, bytes]:
         """Send a step, and what came back for each of its rows."""
+        return outputs_of(await self.pass_on(rows, **changes))
+
+    async def pass_on(self, rows: Sequence[Row] = (), **changes: Any) -> Step:
+        """Send a step, and what came back."""
         await self.send(rows, **changes)
-        return outputs_of(await self.result())
+        return await self.result()
 
     async def evidence(self) -> Evidence:
         """What the stage was sent. Also shows that it has taken every frame before."""

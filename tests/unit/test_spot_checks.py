@@ -2,6 +2,7 @@
 
 import pytest
 
+from hearthring.client.ring import RingSession
 from hearthring.node.config import NodeHooks
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import Residual
@@ -65,3 +66,33 @@ async def test_a_liar_is_evicted_and_the_answer_is_the_honest_one(
         assert answer.token_ids == expected
         assert answer.verified
         assert answer.proof.rows == len(PROMPT_IDS) + len(expected) - 1
+
+
+@pytest.mark.parametrize(("place", "turns"), [(0, 97), (1, 70)])
+async def test_a_liar_that_turns_in_the_middle_is_caught(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch, place: int, turns: int
+) -> None:
+    """Its rows are true up to a position in the fourth chunk, or the third; both are full."""
+    longer = OPTIONS | {"max_tokens": 100, "seed": 4}
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        expected = (await swarm.client().generate(**longer)).token_ids
+    assert len(PROMPT_IDS) + len(expected) > 129, "its fourth chunk is full"
+    roll_back, backs = RingSession.roll_back, list[int]()
+
+    def told(self: RingSession, to: int, *why: str) -> None:
+        backs.append(to)
+        roll_back(self, to, *why)
+
+    monkeypatch.setattr(RingSession, "roll_back", told)
+    hooks = hooks_for(f"scale:1.2@{turns}", (CUTS[place], CUTS[place + 1]))
+    async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
+        liar, _ = await with_spare(swarm, place, hooks)
+        answer = await swarm.client().generate(**longer, spot_check=1.0)
+        route = [stage.node for stage in answer.route]
+        assert answer.timings.reroutes[-1].nodes == (liar,)
+    assert len(backs) == 1
+    assert -1 <= backs[0] < turns, "nothing that is false stays"
+    assert answer.caught == (liar,)
+    assert liar not in route
+    assert answer.token_ids == expected
+    assert answer.verified

@@ -1,0 +1,135 @@
+"""What one peer, or all together, may hold; floods, slow readers and leases."""
+
+import asyncio
+
+import pytest
+
+from hearthring.protocol.errors import (
+    BadSignature,
+    DeadlineExceeded,
+    QuotaExceeded,
+)
+from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.messages import (
+    EvidenceQuery,
+)
+from hearthring.protocol.tasks import cancel
+from tests.stage_peer import (
+    BEGUN,
+    ROW_BYTES,
+    WINDOW,
+    Rig,
+    honest_beside,
+    limited,
+)
+
+
+async def test_one_peer_may_hold_so_many_sessions(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, "places", sessions_per_peer=2)
+    async with honest_beside(stage):
+        greedy = stage.client()
+        held = [await stage.open(greedy) for _ in range(2)]
+        await (await stage.attach(greedy)).refused(QuotaExceeded, "sessions per peer")
+        other = await stage.open()
+        await held[0].leave()
+        await stage.settled(3)
+        again = await stage.open(greedy)
+        for peer in (held[1], other, again):
+            assert len(await peer.run(BEGUN)) == 3
+            await peer.leave()
+        await stage.settled(1)
+
+
+async def test_one_peers_keys_and_values_may_take_so_many_bytes(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = WINDOW[1] - WINDOW[0]
+    limited(monkeypatch, "places", kv_bytes_per_peer=100 * layers * ROW_BYTES)
+    async with honest_beside(stage):
+        greedy, field = stage.client(), "KV bytes per peer"
+        await (await stage.attach(greedy, max_rows=101)).refused(QuotaExceeded, field)
+        first = await stage.open(greedy, max_rows=60)
+        await (await stage.attach(greedy, max_rows=41)).refused(QuotaExceeded, field)
+        other, second = await stage.open(max_rows=60), await stage.open(greedy, max_rows=40)
+        await first.leave()
+        await stage.settled(3)
+        again = await stage.open(greedy, max_rows=60)
+        for peer in (other, second, again):
+            assert len(await peer.run(BEGUN)) == 3
+            await peer.leave()
+        await stage.settled(1)
+
+
+async def test_all_peers_together_may_hold_so_many_sessions(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, "places", sessions=2)
+    async with honest_beside(stage):
+        peer = await stage.open()
+        await (await stage.attach()).refused(QuotaExceeded, "sessions")
+        await peer.leave()
+        await stage.settled(1)
+
+
+async def test_rows_are_lent_and_come_back(stage: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, "places", session_rows=800)
+    async with honest_beside(stage) as honest:
+        left = stage.kv_rows - honest.wish.max_rows
+        await (await stage.attach(max_rows=801)).refused(QuotaExceeded, "open.max_rows")
+        peer = await stage.open(max_rows=800)
+        assert stage.stage.free_rows == left - 800
+        await (await stage.attach(max_rows=left - 799)).refused(QuotaExceeded, "open.max_rows")
+        await peer.send(BEGUN, signature=b"")
+        await peer.refused(BadSignature, "signature")
+        await stage.settled(1)
+        assert stage.stage.free_rows == left
+
+
+async def test_a_sender_can_not_flood_a_stage(stage: Rig) -> None:
+    async with honest_beside(stage):
+        peer = await stage.open()
+        stage.engine.gate.clear()
+        for _ in range(LIMITS.steps_in_flight + 2):
+            await peer.send()
+        await peer.refused(QuotaExceeded, "steps in flight")
+        stage.engine.gate.set()
+        await stage.settled(1)
+
+
+async def test_as_many_steps_as_are_allowed_may_wait(stage: Rig) -> None:
+    async with honest_beside(stage):
+        peer = await stage.open()
+        stage.engine.gate.clear()
+        for _ in range(LIMITS.steps_in_flight):
+            await peer.send()
+        stage.engine.gate.set()
+        for n in range(LIMITS.steps_in_flight):
+            assert (await peer.result()).step_id == n + 1
+        await peer.leave()
+        await stage.settled(1)
+
+
+async def test_a_client_that_does_not_read_is_ended(stage: Rig) -> None:
+    async with honest_beside(stage):
+        peer = await stage.open()
+
+        async def ask_on() -> None:
+            while True:
+                await peer.say(EvidenceQuery())
+
+        asking = asyncio.create_task(ask_on())
+        await stage.settled(1)
+        await cancel([asking])
+        await peer.refused(QuotaExceeded, "attach")
+
+
+async def test_a_session_without_steps_loses_its_lease(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, "stage", idle=0.05)
+    peer = await stage.open()
+    await peer.refused(DeadlineExceeded, "lease")
+    await stage.settled(0)
+    assert stage.stage.free_rows == stage.kv_rows

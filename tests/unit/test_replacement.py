@@ -1,0 +1,49 @@
+"""Who takes the place of a stage that is lost."""
+
+import pytest
+
+from hearthring.client import replacement
+from hearthring.client.route import find_cover, find_route
+from hearthring.protocol.errors import NoRoute
+from hearthring.protocol.records import NodeRecord
+from tests.offers import (
+    CLASS,
+    LAYERS,
+    OTHER_CLASS,
+    node,
+    stages,
+)
+
+
+def test_a_replacement_has_the_class_asked_for() -> None:
+    records = [
+        node("dead", (2, 4)),
+        node("other", (2, 4), seconds=0.1, fingerprint=OTHER_CLASS),
+        node("wide", (2, 4), seconds=0.1, residual="fp32"),
+        node("first", (0, 3), seconds=2.0),
+        node("second", (3, 6)),
+    ]
+    given = {"residual": "fp16", "fingerprint": CLASS, "avoid": frozenset({"dead"})}
+    assert stages(find_cover(records, 2, 4, **given)) == [("first", 2, 3), ("second", 3, 4)]
+    given["fingerprint"] = ""
+    assert stages(find_cover(records, 2, 4, **given)) == [("other", 2, 4)]
+    given["fingerprint"] = "cc" * 32
+    with pytest.raises(NoRoute, match="don't match"):
+        find_cover(records, 2, 4, **given)
+    with pytest.raises(NoRoute, match=r"layers \[4, 6\) of 8"):
+        find_cover(records[:4], 2, 6, whole=8)
+
+
+async def test_of_nodes_that_failed_whoever_was_lost_a_moment_ago_comes_last() -> None:
+    records = [node("first", (0, 2)), node("lost", (2, 6)), node("worse", (2, 6))]
+
+    async def look(again: bool) -> list[NodeRecord]:
+        return records
+
+    spares = replacement.Spares(look, LAYERS, 10)
+    for name in ("lost", "worse", "worse", "worse"):
+        spares.avoided.add(name)
+    old = find_route(records[:2], LAYERS)
+    assert stages(await spares.instead(old, frozenset(old[1:]), True, True))[1][0] == "worse"
+    spares.avoided.convict("worse")
+    assert stages(await spares.instead(old, frozenset(old[1:]), True, True))[1][0] == "lost"
