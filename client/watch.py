@@ -21,8 +21,9 @@ PATIENCE = 0.3
 """Seconds without a result before stages are asked."""
 ANSWER, ANSWER_MOST = 0.5, 4.0
 """Seconds a stage has to answer, and at most where answers were measured to be slow."""
-LINK = 2.0
-"""Seconds that rows may be between two stages that have nothing else to do."""
+LINK, LINK_RATE = 0.5, 100_000.0
+"""Seconds that rows may be between two stages that have nothing else to do, and the bytes a second
+of a slow home's uplink: a long step takes its time."""
 
 
 class Pulse:
@@ -94,9 +95,10 @@ class Watch:
             self._idle = None
             return
         seen = ring.epoch, oldest, place
+        allowed = LINK + len(ring.flight.steps[oldest]) * ring.row_bytes / LINK_RATE
         if self._idle is None or self._idle[0] != seen:
             self._idle = seen, time.monotonic()
-        elif time.monotonic() - self._idle[1] > LINK:
+        elif time.monotonic() - self._idle[1] > allowed:
             self._idle = None
             error = PeerUnreachable("rows don't reach it", field=stages[place].stage.node)
             ring.suspect(stages[place], error)

@@ -204,6 +204,24 @@ async def test_a_leaving_stage_that_nobody_replaces_serves_on(
     same(stream.answer, undisturbed)
 
 
+async def test_a_link_that_carries_nothing_is_found_though_both_its_ends_answer(
+    tiny: ModelEntry, undisturbed: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with doomed(tiny, {}) as swarm:
+        deaf, spare = swarm.swarm.nodes[1], await swarm.node((1, 2))
+        stream = swarm.swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
+        pieces = aiter(stream)
+        for _ in range(3):
+            await anext(pieces)
+        monkeypatch.setattr(deaf.stage._places, "find", lambda *_: None)
+        async for _ in pieces:
+            pass
+        assert stream.answer.route[1].node == spare.node_id
+        assert [r.nodes for r in stream.answer.timings.reroutes] == [(deaf.node_id,)]
+        assert "don't reach it" in stream.answer.timings.reroutes[0].reason
+    same(stream.answer, undisturbed)
+
+
 async def test_who_falls_silent_while_another_is_replaced_is_noticed_by_that(
     tiny: ModelEntry, undisturbed: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
