@@ -82,6 +82,7 @@ class Run:
             self.error,
             tuple(round(seconds, 3) for seconds in self.detections),
             self.recovery,
+            self.arrivals[0] - self.begun if self.arrivals else 0.0,
             self.pause,
             tuple(f"after {r.at_s:.2f} s, for {r.pause_s:.2f} s: {r.reason}" for r in reroutes),
         )

@@ -17,8 +17,8 @@ class Outcome:
     ``number`` says which fault of its ``kind`` it was, ``struck`` the moments after the request at
     which nodes were hit; none, if the answer was there before. ``detections`` count from a fault to
     the client's noticing, ``recovery`` from the last fault before it to a ring that is whole;
-    ``pause`` is the longest wait for a token after the first. ``error`` is empty for an answer
-    whose tokens are all right.
+    ``first`` is the wait for the first token, ``pause`` the longest for one after it. ``error`` is
+    empty for an answer whose tokens are all right.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class Outcome:
     error: str
     detections: tuple[float, ...]
     recovery: float | None
+    first: float
     pause: float
     reroutes: tuple[str, ...]
 
@@ -79,6 +80,7 @@ def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "reroutes": sum(len(outcome.reroutes) for outcome in outcomes),
         "detection_s": _quantiles(seconds for o in hit for seconds in o.detections),
         "recovery_s": _quantiles(o.recovery for o in hit if o.recovery is not None),
+        "first_s": _quantiles(outcome.first for outcome in outcomes),
         "pause_s": _quantiles(outcome.pause for outcome in outcomes),
         "slowest": _slowest(outcomes),
     }

@@ -46,11 +46,11 @@ def test_the_longest_wait_is_between_tokens() -> None:
 
 
 def test_results_are_kept_and_only_what_says_something_counts(tmp_path: Path) -> None:
-    said = Outcome("kills", 3, "decode", (1.0,), "", (0.1,), 0.4, 0.5, ("after 1 s",))
-    late = Outcome("kills", 4, "decode", (), "", (), None, 0.1, ())
-    wrong = Outcome("kills", 5, "prefill", (0.1,), WRONG, (), None, 0.0, ())
-    lost = Outcome("kills", 6, "prefill", (0.1,), "NoRoute: nobody", (), None, 0.0, ())
-    drained = Outcome("drains", 0, "", (), "", (), None, 0.2, ())
+    said = Outcome("kills", 3, "decode", (1.0,), "", (0.1,), 0.4, 0.2, 0.5, ("after 1 s",))
+    late = Outcome("kills", 4, "decode", (), "", (), None, 0.2, 0.1, ())
+    wrong = Outcome("kills", 5, "prefill", (0.1,), WRONG, (), None, 0.2, 0.0, ())
+    lost = Outcome("kills", 6, "prefill", (0.1,), "NoRoute: nobody", (), None, 0.2, 0.0, ())
+    drained = Outcome("drains", 0, "", (), "", (), None, 0.2, 0.2, ())
     kept = Results(tmp_path / "results.jsonl")
     for outcome in (said, late, wrong, lost, drained):
         kept.add(outcome)
