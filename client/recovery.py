@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hearthring.client.attachment import Attachment
-from hearthring.client.flight import Sent
 from hearthring.client.replacement import Spares, gaps, pause
+from hearthring.client.resending import resend
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, NoRoute, StageFailed
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import ROOT, Replay, Reroute, Rerouted
-from hearthring.protocol.replaying import cut
+from hearthring.protocol.messages import Reroute, Rerouted
 from hearthring.protocol.tasks import all_or_none, race
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 HANDSHAKE = 1.75
 """Seconds a stage has to adopt a new epoch, its link to the next one included; more in every
 further attempt, up to ``LIMITS.connect`` twice, since a busy machine isn't a dead one."""
-WINDOW = 12
-"""Replayed steps under way at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ class Recovery:
         self._changed += change
         kept = await self._enter(route)
         newest = await self._agree(route, kept)
-        await self._replay(newest)
+        await resend(self.ring, newest)
         self.ring.rollback.class_changing = False
 
     async def _route(self, again: bool) -> tuple[Stage, ...]:
@@ -193,44 +190,6 @@ class Recovery:
         ring.places.attached.sort(key=lambda attached: attached.stage.start)
         await ring.places.link_first()
         return newest
-
-    async def _replay(self, newest: dict[Stage, int]) -> None:
-        """Send every row again that somebody may lack, and await them all.
-
-        Cut short, it leaves old rows in stages from the first one on that isn't whole, or only some
-        of the new ones: none of these is whole then, and the next attempt begins where this one
-        did, or before.
-        """
-        ring, places = self.ring, self.ring.places.attached
-        first = next((i for i, attached in enumerate(places) if not attached.whole), len(places))
-        whole = first == len(places)
-        for attached in places[first:]:
-            attached.whole = False
-        rows = [
-            sent
-            for row, sent in ring.flight.live.items()
-            if not (whole and row in ring.ledger.received)
-        ]
-        held = newest[ring.route[first - 1]] if first else ROOT
-        sender = places[first - 1]
-        retained = [sent.row for sent in rows if sent.row.id <= held]
-        for step in cut(retained, ring.row_bytes):
-            await ring.flight.below(WINDOW)
-            step_id = ring.launch(step, first)
-            await sender.say(Replay(step_id, tuple(row.id for row in step)))
-        # The rows behind them come by way of the sender, who must have sent all these by then.
-        await ring.flight.below(1)
-        for chunk in self._cut([sent for sent in rows if sent.row.id > held]):
-            await ring.flight.below(WINDOW)
-            ring.transmit(chunk)
-        await ring.flight.below(1)
-        for attached in places[first:]:
-            attached.whole = True
-
-    def _cut(self, rows: Sequence[Sent]) -> list[list[Sent]]:
-        by_id = {sent.row.id: sent for sent in rows}
-        steps = cut([sent.row for sent in rows], self.ring.row_bytes)
-        return [[by_id[row.id] for row in step] for step in steps]
 
 
 def _trust(doubtful: Iterable[Attachment]) -> None:
