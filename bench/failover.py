@@ -14,7 +14,7 @@ With ``--results`` every outcome is kept, faults that were run aren't run again,
 after so many ``--seconds``: a long campaign is run in pieces. Partitions need the emulated home
 (Linux, root), in which every node has a machine of its own; elsewhere they are left out by name.
 ``--short`` is a handful of each in one swarm of two stages and two spares. The exit code is 0 if no
-token was wrong and no request lost.
+token was wrong, no request lost and nothing broke off.
 """
 
 import argparse
@@ -158,12 +158,12 @@ def run_kind(kind: str, options: argparse.Namespace, path: Path | None, until: f
             in_home(STAGES + SPARES, seed, cut)
 
 
-def campaign(options: argparse.Namespace, path: Path) -> None:
-    """Run what isn't done yet, kind after kind, until the time is over.
+def campaign(options: argparse.Namespace, path: Path) -> bool:
+    """Run what isn't done yet, kind after kind, until the time is over; whether that went well.
 
     Each in a process of its own: threads stay in whichever machine they were started.
     """
-    until = time.monotonic() + options.seconds
+    well, until = True, time.monotonic() + options.seconds
     for kind in KINDS:
         if len(Results(path).done(kind)) >= getattr(options, kind) or time.monotonic() > until:
             continue
@@ -174,6 +174,8 @@ def campaign(options: argparse.Namespace, path: Path) -> None:
         finally:
             running.terminate()
             running.join()
+        well &= running.exitcode == 0
+    return well
 
 
 def main() -> int:
@@ -200,10 +202,8 @@ def main() -> int:
         return 0 if show("short", report(outcomes)) else 1
     with tempfile.TemporaryDirectory() as scratch:
         path = options.results or Path(scratch) / "results.jsonl"
-        if not options.report:
-            campaign(options, path)
+        well = options.report or campaign(options, path)
         results = Results(path)
-    well = True
     for kind in KINDS:
         if found := results.of(kind):
             well &= show(kind, report(found))
