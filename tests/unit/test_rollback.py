@@ -73,10 +73,16 @@ async def swarm_with_a_liar(
     return node[0], await swarm.node((CUTS[place], CUTS[place + 1]), row_seconds=0.5)
 
 
+_KNOWN: list[Answer] = []
+
+
 @pytest.fixture
 async def undisturbed(tiny: ModelEntry) -> Answer:
-    async with memory_swarm(tiny, CUTS) as swarm:
-        return await swarm.client().generate(**OPTIONS)  # type: ignore[arg-type]
+    """The answer of honest stages; asked for once, since it is always the same."""
+    if not _KNOWN:
+        async with memory_swarm(tiny, CUTS) as swarm:
+            _KNOWN.append(await swarm.client().generate(**OPTIONS))  # type: ignore[arg-type]
+    return _KNOWN[0]
 
 
 LIES = {"in the prompt": (2, 4), "all the time": (1, 9), "at a token": (7, 10)}
