@@ -32,8 +32,8 @@ class Session(Protocol):
     def on_tap(self, of: "Attachment", tap: Tap) -> None:
         """Residuals at an inner boundary."""
 
-    def on_trouble(self, of: "Attachment", trouble: Trouble) -> None:
-        """Something is in the session's way."""
+    def on_trouble(self, of: "Attachment", trouble: Trouble) -> bool:
+        """Something is in the session's way; whether it is still."""
 
     def on_end(self, of: "Attachment", error: HearthringError, said: bool) -> None:
         """The stream is over; ``said`` when the stage itself ended it with this error."""
@@ -141,8 +141,10 @@ class Attachment:
             case Tap():
                 return self._session.on_tap(self, frame)
             case Trouble():
-                self._session.on_trouble(self, frame)
-                if frame.node != self.stage.node:
+                # What a stage said of a neighbour that it has no more doesn't stand in the way of
+                # its new orders, which may have crossed the news.
+                stands = self._session.on_trouble(self, frame)
+                if stands and frame.node != self.stage.node:
                     self._block(frame.error)
                 return None
             case Rerouted(epoch, _):

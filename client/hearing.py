@@ -73,19 +73,20 @@ class Hearing:
         for i, row in enumerate(tap.ids):
             self._ring.taps[tap.boundary, row] = tap.states[i * size : (i + 1) * size]
 
-    def on_trouble(self, of: Attachment, trouble: Trouble) -> None:
-        """A stage is leaving, or can't reach the next one."""
+    def on_trouble(self, of: Attachment, trouble: Trouble) -> bool:
+        """A stage is leaving, or can't reach the next one; whether that is of this epoch."""
         ring = self._ring
         if trouble.epoch < ring.epoch and trouble.node != of.stage.node:
-            return
+            return False
         lost = of if trouble.node == of.stage.node else self._after(of, trouble.node)
         if lost is None or lost.down is not None:
-            return
+            return True
         if lost is not of and self._accuses_often(of):
             lost = of
         # One that is leaving serves for a while yet, if nobody can replace it.
         lost.suspected = trouble.node == of.stage.node
         ring.lose(lost, trouble.error)
+        return True
 
     def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None:
         """A stage's stream is over."""

@@ -19,9 +19,9 @@ from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Method, Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.shards.engine import Engine
+from tests.broken_rules import OPENS, STEPS
 from tests.fuzz.test_wire_fuzz import STEP, listen, mutated
-from tests.stage_peer import STORY, Peer, Rig, alone, chain, rig
-from tests.unit.test_stage_rules import BEGUN, OPENS, STEPS
+from tests.stage_peer import BEGUN, STORY, Peer, Rig, alone, chain, rig
 
 SESSIONS = 40
 """Sessions that one hostile identity opens before another takes its place."""

@@ -1,14 +1,26 @@
 """A question that is cut short leaves the stream to its stage whole."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hearthring.client.attachment import Attachment
+from hearthring.client.hearing import Hearing
 from hearthring.client.route import Stage
-from hearthring.protocol.errors import HearthringError
-from hearthring.protocol.messages import Opened, Probe, Step, Tap, Trouble
-from hearthring.protocol.wire import encode_up
+from hearthring.protocol.errors import HearthringError, PeerUnreachable
+from hearthring.protocol.messages import (
+    AttachDown,
+    Opened,
+    Probe,
+    Reroute,
+    Rerouted,
+    Step,
+    Tap,
+    Trouble,
+)
+from hearthring.protocol.wire import encode_down, encode_up
 
 
 class SlowStream:
@@ -18,6 +30,7 @@ class SlowStream:
 
     def __init__(self) -> None:
         self.room, self.written, self.broken = asyncio.Event(), list[bytes](), False
+        self.inbox = asyncio.Queue[AttachDown]()
 
     async def send(self, data: bytes) -> None:
         try:
@@ -28,8 +41,7 @@ class SlowStream:
         self.written.append(data)
 
     async def receive(self) -> bytes | None:
-        await asyncio.Event().wait()
-        return None
+        return encode_down(await self.inbox.get())
 
     async def close(self) -> None:
         pass
@@ -42,7 +54,8 @@ class Deaf:
 
     def on_tap(self, of: Attachment, tap: Tap) -> None: ...
 
-    def on_trouble(self, of: Attachment, trouble: Trouble) -> None: ...
+    def on_trouble(self, of: Attachment, trouble: Trouble) -> bool:
+        return True
 
     def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None: ...
 
@@ -73,3 +86,27 @@ async def test_closing_ends_a_write_that_waits() -> None:
         await saying
     assert stream.broken
     assert not stream.written
+
+
+async def test_only_a_trouble_of_this_epoch_stands_in_the_way_of_its_orders() -> None:
+    """A stage's word that its neighbour is gone may cross the orders that name another one."""
+    stream, lost = SlowStream(), list[Attachment]()
+    stream.room.set()
+    places = SimpleNamespace(attached=list[Attachment]())
+    ring: Any = SimpleNamespace(epoch=1, places=places, lose=lambda who, why: lost.append(who))
+    attached = Attachment(Stage("n", "h:1", 0, 2, "fp32", "", ""), stream, Hearing(ring))
+    other = Attachment(Stage("new", "h:2", 2, 4, "fp32", "", ""), SlowStream(), Deaf())
+    places.attached += [attached, other]
+    gone = PeerUnreachable("no connection", field="gone")
+    stream.inbox.put_nowait(Trouble(0, "gone", gone))
+    stream.inbox.put_nowait(Rerouted(1, 7))
+    order = Reroute(1, "me", "", "new", "h:2", (), ())
+    assert await attached.ask(order, Rerouted, 5.0, 1) == Rerouted(1, 7)
+    assert not attached.blocked
+    stream.inbox.put_nowait(Trouble(1, "new", gone))
+    with pytest.raises(PeerUnreachable):
+        await attached.ask(order, Rerouted, 5.0, 1)
+    assert attached.blocked
+    assert lost == [other]
+    for one in (attached, other):
+        await one.close()

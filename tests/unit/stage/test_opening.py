@@ -6,15 +6,10 @@ from typing import Any
 import pytest
 
 from hearthring.protocol.errors import (
-    BadInvitation,
-    BadShape,
     DeadlineExceeded,
-    HearthringError,
-    LayersOutOfRange,
     Malformed,
     PeerUnreachable,
     QuotaExceeded,
-    WrongClass,
     WrongIdentity,
 )
 from hearthring.protocol.identity import Identity
@@ -30,6 +25,7 @@ from hearthring.protocol.messages import (
 )
 from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import encode_up
+from tests.broken_rules import OPENS
 from tests.stage_peer import (
     BEGUN,
     SENDERS_CLASS,
@@ -37,37 +33,6 @@ from tests.stage_peer import (
     honest_beside,
     limited,
 )
-
-OPENS: dict[str, tuple[type[HearthringError], str, dict[str, Any]]] = {
-    "no rows": (BadShape, "open.max_rows", {"max_rows": 0}),
-    "more rows than there are": (QuotaExceeded, "open.max_rows", {"max_rows": 10_000}),
-    "rows without end": (QuotaExceeded, "open.max_rows", {"max_rows": 2**32 - 1}),
-    "another model": (LayersOutOfRange, "open.model_id", {"model_id": "ba" * 32}),
-    "a model that is none": (BadShape, "open.model_id", {"model_id": "ab" * 31 + "zz"}),
-    "a model in capitals": (BadShape, "open.model_id", {"model_id": "AB" * 32}),
-    "layers before": (LayersOutOfRange, "open.start", {"start": 0}),
-    "layers beyond": (LayersOutOfRange, "open.start", {"end": 4}),
-    "no layers": (LayersOutOfRange, "open.start", {"start": 2, "end": 2}),
-    "layers backwards": (LayersOutOfRange, "open.start", {"start": 2, "end": 1}),
-    "another residual type": (WrongClass, "open.residual", {"residual": "fp16"}),
-    "a residual type that is none": (WrongClass, "open.residual", {"residual": "int4"}),
-    "another class": (WrongClass, "open.fingerprint", {"fingerprint": "ef" * 32}),
-    "a class that is none": (BadShape, "open.fingerprint", {"fingerprint": ""}),
-    "a sender's class that is none": (
-        BadShape,
-        "open.previous_fingerprint",
-        {"previous_fingerprint": "xy"},
-    ),
-    "a sender that is nobody": (Malformed, "node id", {"previous": "me"}),
-    "a next stage that is nobody": (Malformed, "node id", {"next": ""}),
-    "a tap before the window": (LayersOutOfRange, "open.taps", {"taps": (1,)}),
-    "a tap after the window": (LayersOutOfRange, "open.taps", {"taps": (2, 4)}),
-    "no address for the next stage": (
-        BadInvitation,
-        "open.next_address",
-        {"next": Identity.new().node_id},
-    ),
-}
 
 
 @pytest.mark.parametrize("name", OPENS)
