@@ -62,7 +62,8 @@ class Spares:
 
     ``patience`` is the time in seconds that the session may be without any whole route. With
     ``any_class`` a stage of another numerics class may come where there is none of the same but
-    such that failed lately; the residual type stays the same in any case.
+    such that failed lately, and if it did too, whichever failed less; the residual type stays the
+    same in any case.
     """
 
     look: Look
@@ -127,10 +128,10 @@ class Spares:
             with suppress(NoRoute):
                 avoid = self.avoided.now() | lost
                 return self._new(records, route, down, avoid, self.view, one_class=False)
-        doubting = self._doubting()
+        doubting, one_class = self._doubting(), not self.any_class
         with suppress(NoRoute):  # who was lost a moment ago comes last
-            return self._new(records, route, down, lost, doubting)
-        return self._new(records, route, down, frozenset(), doubting)
+            return self._new(records, route, down, lost, doubting, one_class)
+        return self._new(records, route, down, frozenset(), doubting, one_class)
 
     def _doubting(self) -> View:
         """A view in which nodes that failed lately are there, but cost more than any other."""

@@ -47,3 +47,20 @@ async def test_of_nodes_that_failed_whoever_was_lost_a_moment_ago_comes_last() -
     assert stages(await spares.instead(old, frozenset(old[1:]), True, True))[1][0] == "worse"
     spares.avoided.convict("worse")
     assert stages(await spares.instead(old, frozenset(old[1:]), True, True))[1][0] == "lost"
+
+
+async def test_another_class_is_tried_again_too_once_all_have_failed() -> None:
+    """It may only have been slow, and whoever is of the right class may be gone for good."""
+    slow = node("slow", (2, 6), fingerprint=OTHER_CLASS)
+    records = [node("first", (0, 2)), node("dead", (2, 6)), slow]
+
+    async def look(again: bool) -> list[NodeRecord]:
+        return records
+
+    old = find_route(records[:2], LAYERS)
+    for any_class, expected in ((True, "slow"), (False, "dead")):
+        spares = replacement.Spares(look, LAYERS, 10, any_class=any_class)
+        for name in ("slow", "dead", "dead"):
+            spares.avoided.add(name)
+        found = await spares.instead(old, frozenset(old[1:]), True, True)
+        assert stages(found)[1][0] == expected
