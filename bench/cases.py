@@ -221,6 +221,8 @@ class Bench:
             proof = self.forge.proof(asked, wrong[name], prints={1: OTHER_CLASS})
             said = self.judge(asked, wrong[name], 1, proof)
             # Whoever has the route's class can't compare bits: the stage claims another.
+            whole = audit(proof, self.cuts[-1], self.route, calibration=self.wide)
+            said["flagged"] = whole.figures.get("misnamed") == [STAGES[1].node_id]
             said["near"] = self.channels(asked, wrong[name], 1, proof, self.route)
             del said["bits"], said["located"]
             found[f"{name}, under the class's name with a fingerprint of its own"] = said

@@ -71,16 +71,21 @@ def report(results: Path, model: str) -> int:
 def _dishonest(answers: Sequence[dict[str, Case]], limits: Limits) -> bool:
     columns = ("case", "runs", *AUDITS, "mismatches", "mantissa", "deviation")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    good, missed = True, []
+    good, missed, flagged = True, list[str](), dict[str, int]()
     for name in answers[0] if answers else ():
         cases = [limits.judge(found[name]) for found in answers]
         counts = [_count(cases, audit) for audit in AUDITS]
         spans = [_span(cases, *figure) for figure in FIGURES]
         print(f"| {name} | {len(cases)} | {' | '.join([*counts, *spans])} |")
         good &= all(case.get("bits", True) and case.get("located", True) for case in cases)
+        if "flagged" in cases[0]:
+            flagged[name] = sum(case["flagged"] for case in cases)
+            good &= flagged[name] == len(cases)
         if not all(case["digest"] or case.get("channels") for case in cases):
             missed.append(name)
     print("\nin another class not always caught: " + "; ".join(missed))
+    for name, count in flagged.items():
+        print(f"{name}: said in verdicts within the class in {count} of {len(answers)} runs")
     return good
 
 

@@ -36,6 +36,10 @@ class Replays:
         return self.engines[start, end]
 
     @property
+    def numerics(self) -> str:
+        return self.engine(*next(iter(self.engines))).numerics.name
+
+    @property
     def fingerprint(self) -> str:
         return self.engine(*next(iter(self.engines))).numerics.fingerprint
 

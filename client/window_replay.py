@@ -9,7 +9,7 @@ import numpy as np
 from hearthring.protocol.errors import EngineUnavailable
 from hearthring.protocol.messages import PROMPT
 from hearthring.protocol.tensors import F32, Residual
-from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.shards.engine import Engine, EngineRow, Kind, Numerics, Segment
 from hearthring.shards.engines import EngineOptions, load_engine, options_of
 from hearthring.shards.gguf_file import GgufFile
 
@@ -42,9 +42,18 @@ class WindowReplayer:
         self._breathe = breathe
 
     @cached_property
+    def _class(self) -> Numerics:
+        return self._engine(self._first, self._first + 1).numerics
+
+    @property
+    def numerics(self) -> str:
+        """Class of the engine, by name."""
+        return self._class.name
+
+    @property
     def fingerprint(self) -> str:
-        """Class of the engine."""
-        return self._engine(self._first, self._first + 1).numerics.fingerprint
+        """The same, as it counts."""
+        return self._class.fingerprint
 
     def run(self, start: int, end: int, states: F32, kinds: Sequence[int]) -> F32:
         """Replay layers ``[start, end)`` over rows of these kinds; ``states`` is [rows, width]."""

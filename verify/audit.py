@@ -41,8 +41,12 @@ class Replayer(Protocol):
     """Own weights of the proof's model, in the route's residual type."""
 
     @property
+    def numerics(self) -> str:
+        """Class of the engine, by name."""
+
+    @property
     def fingerprint(self) -> str:
-        """Class of the engine."""
+        """The same, as it counts."""
 
     ends_fingerprint: str
     """Class of embedding, norm and head."""
@@ -98,6 +102,9 @@ def _replay(
     )
     strength = Strength.BITS if same else Strength.TOLERANCE
     figures: dict[str, Any] = {"rows": proof.rows, "chunks": len(proof.in_roots), "stages": []}
+    unlike = consistency.misnamed(bodies, replayer.numerics, replayer.fingerprint)
+    if unlike:
+        figures["misnamed"] = unlike
     kinds, rows = proof.kinds, RowType.parse(proof.residual)
     if rows.int8 and not same:
         return inconclusive(INT8_BETWEEN_CLASSES, **figures)
@@ -279,6 +286,8 @@ def _judge_tokens(
         Strength.TOLERANCE: "every stage is within the tolerance between numerics classes",
         Strength.NONE: "",
     }[strength]
+    if unlike := figures.get("misnamed"):
+        how += f"; {', '.join(unlike)} named this auditor's class, with a fingerprint of its own"
     if other:
         how += f"; {other} tokens were chosen in another numerics class, and are within tolerance"
     return Verdict(Outcome.ACCEPTED, how, (), strength, figures)

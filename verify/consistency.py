@@ -6,6 +6,7 @@ is guilty of signing two things; a receiver that can't is guilty of claiming wha
 """
 
 import re
+from collections.abc import Iterable
 
 from hearthring.protocol.errors import BadReceipt, WrongClass
 from hearthring.protocol.messages import Evidence
@@ -59,6 +60,15 @@ def contradiction(proof: Proof, layers: int) -> Verdict | None:
     if len({body.epoch for body in named}) > 1:
         return rejected("the receipts are of different epochs of the session")
     return _links(proof, bodies) or _withheld(proof)
+
+
+def misnamed(bodies: Iterable[ReceiptBody], numerics: str, fingerprint: str) -> list[str]:
+    """Nodes that name the class ``numerics`` but sign as one of another fingerprint than its own.
+
+    That convicts nobody: a name is for people, and an unlike build may bear it. But bits can't be
+    compared with such a node, which is what it may want.
+    """
+    return [b.node for b in bodies if b.numerics == numerics and b.fingerprint != fingerprint]
 
 
 def _classes(body: ReceiptBody) -> tuple[str, str]:

@@ -8,7 +8,7 @@ all others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tensors import F32
-from hearthring.verify.consistency import bodies_of
+from hearthring.verify.consistency import bodies_of, misnamed
 from hearthring.verify.proof import Proof
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
@@ -36,8 +36,12 @@ class StageReplayer(Protocol):
     """Own weights of some layers of the proof's model, in the route's residual type."""
 
     @property
+    def numerics(self) -> str:
+        """Class of the engine, by name."""
+
+    @property
     def fingerprint(self) -> str:
-        """Class of the engine."""
+        """The same, as it counts."""
 
     def run(self, start: int, end: int, states: F32, kinds: Sequence[int]) -> F32:
         """Replay layers ``[start, end)`` over a whole sequence of rows of these kinds."""
@@ -97,7 +101,11 @@ def audit_stage(
         return _judge_bits(proof, body, replay, rows)
     assert sent is not None
     limits = calibration.tolerance([body.numerics]).stage(body.end - body.start)
-    return _judge_channels(body, replay, rows.unpack(sent.wire, proof.rows, width), limits)
+    sent_rows = rows.unpack(sent.wire, proof.rows, width)
+    verdict = _judge_channels(body, replay, sent_rows, limits)
+    if unlike := misnamed([body], replayer.numerics, replayer.fingerprint):
+        return replace(verdict, figures=verdict.figures | {"misnamed": unlike})
+    return verdict
 
 
 def _trouble(

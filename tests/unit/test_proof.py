@@ -287,6 +287,28 @@ async def test_two_equal_computations_have_equal_roots_and_digests(tiny: ModelEn
         assert (mine.out_roots, mine.digests) == (theirs.out_roots, theirs.digests)
 
 
+async def test_a_class_s_name_with_another_fingerprint_is_said_and_convicts_nobody(
+    tiny: ModelEntry,
+) -> None:
+    async with memory_swarm(tiny, CUTS) as swarm:
+        client = swarm.client()
+        proof = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)).proof
+        keys = [node.transport.identity for node in swarm.nodes]
+        who = client.transport().identity
+    changed = {1: {"fingerprint": "ab" * 32}, 2: {"previous_fingerprint": "ab" * 32}}
+    stages = list(proof.stages)
+    for place, fields in changed.items():
+        receipt = stages[place].receipt
+        assert receipt is not None
+        body = replace(receipts.read(receipt), **fields)
+        stages[place] = replace(stages[place], receipt=receipts.sign(body, keys[place]))
+    verdict = audit_offline(sign(replace(proof, stages=tuple(stages)), who), 1)
+    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.TOLERANCE)
+    assert verdict.figures["misnamed"] == [stages[1].node]
+    assert stages[1].node in verdict.reason
+    assert "misnamed" not in audit_offline(proof, 1).figures
+
+
 async def test_between_classes_digests_decide_and_nobody_is_named(tiny: ModelEntry) -> None:
     """A replayer of another class accepts honest work and rejects a gross lie, without a name."""
 
