@@ -1,10 +1,10 @@
 """Thresholds from measurements of honest work, with a bound on false accusations.
 
 Each text gives one figure per threshold: the largest over all honest pairs of classes. Texts are
-drawn alike and split three ways. The *first* give every figure its middle and spread, in
-logarithms: figures of one field share a spread, since they are of one nature. Over the *second* one
-number per text says by how many spreads it is above the middle anywhere; the largest of these, and
-a margin, set all thresholds. The rest is *held out*: it sets nothing and is only counted.
+drawn alike and split three ways. The *first* say how far every figure usually goes: two spreads
+above its middle, in logarithms. Over the *second* one number per text says by which factor it is
+beyond that anywhere; the largest of these, and a margin, set all thresholds. The rest is *held
+out*: it sets nothing and is only counted.
 
 Why this bounds accusations: a new honest text and the n of the second part are exchangeable, so the
 new one is the largest of n + 1 with probability at most 1 / (n + 1), whatever the distribution
@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 from hearthring.protocol.errors import BadOption
 from hearthring.verify.tolerance import Tolerance
 
-MARGIN = 1.5
-"""Spreads by which a threshold lies beyond the farthest honest text."""
+MARGIN = 0.2
+"""How far a threshold lies beyond the farthest honest text: in logarithms, so 22 %."""
+SPREADS = 2.0
 FLOOR = Tolerance((2.0,), (0.2,), 4.0, (0.002,), (0.004,), 0.5, 0.002, 0.004, 0.0, 0.0)
 """Added to figures before their logarithm: those that happen to be zero aren't always."""
 USUAL, WEIGHT = 0.2, 8
 """A spread before anything is measured, and how many figures it counts for: a few texts show little
-of a field with a figure each."""
+of an entry by itself, so it leans on its field, and that on what is usual."""
 GROUPS = (
     ("exp", "mantissa", "chunk_exp", "token_margin"),
     ("deviation", "deviation_chunk"),
@@ -46,7 +47,7 @@ GROUPS = (
 """Figures of one audit each: a replay from the prompt, those of recorded inputs, and cells. The
 bound holds for each of them."""
 LEAST, MOST = 8, 16
-"""Texts in all at least, and texts that set middles and spreads at most."""
+"""Texts in all at least, and texts that say what is usual at most."""
 _CONFIDENCE, _DEVIATES = 0.95, 1.645
 
 
@@ -77,9 +78,9 @@ def fit(texts: Sequence[Tolerance], margin: float = MARGIN) -> Fit:
     """Thresholds from one ``Tolerance`` of measured figures per text, whose ``bound`` and ``tail``
     are ignored.
 
-    A quarter of the texts, but no more than 16, sets middles and spreads, a quarter is held out,
-    the others set the reach. Raises ``BadOption`` for fewer than 8 texts: the bound would say
-    nothing.
+    A quarter of the texts, but no more than 16, says how far figures usually go, a quarter is held
+    out, the others say how much farther they may. Raises ``BadOption`` for fewer than 8 texts: the
+    bound would say nothing.
     """
     if len(texts) < LEAST:
         raise BadOption(f"{len(texts)} texts", field="texts", mend=f"at least {LEAST}")
@@ -88,11 +89,11 @@ def fit(texts: Sequence[Tolerance], margin: float = MARGIN) -> Fit:
     limits: dict[str, Any] = {}
     tails = []
     for names in GROUPS:
-        scales = [_Scale.of(name, texts[:first]) for name in names]
-        scores = [max(scale.score(text) for scale in scales) for text in texts[first:last]]
-        reach = max(*scores, 0.0) + margin
-        limits |= {scale.name: scale.limit(reach) for scale in scales}
-        tails.append(tail(scores, reach))
+        usual = [_Reach.of(name, texts[:first]) for name in names]
+        scores = [max(one.score(text) for one in usual) for text in texts[:last]]
+        farthest, scores = max(scores) + margin, scores[first:]
+        limits |= {one.name: one.limit(farthest) for one in usual}
+        tails.append(tail(scores, farthest))
     bound = 1 / (last - first + 1)
     tolerance = Tolerance(**limits, bound=bound, tail=min(bound, max(tails)))
     return Fit(tolerance, tuple(_reach(text, tolerance) for text in texts[last:]))
@@ -112,25 +113,26 @@ def tail(scores: Sequence[float], limit: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
-    """One field's figures: their middle, entry by entry, and the spread that they share."""
+class _Reach:
+    """How far one field's figures usually go, entry by entry, in logarithms."""
 
     name: str
-    middle: NDArray[np.float64]
-    spread: float
+    top: NDArray[np.float64]
 
     @classmethod
-    def of(cls, name: str, texts: Sequence[Tolerance]) -> "_Scale":
+    def of(cls, name: str, texts: Sequence[Tolerance]) -> "_Reach":
         logs = np.stack([_log(name, text) for text in texts])
         middle = logs.mean(axis=0)
-        squares = ((logs - middle) ** 2).sum() + WEIGHT * USUAL**2
-        return cls(name, middle, float(np.sqrt(squares / (logs[1:].size + WEIGHT))))
+        squares = (logs - middle) ** 2
+        field = (squares.sum() + WEIGHT * USUAL**2) / (logs[1:].size + WEIGHT)
+        entry = (squares.sum(axis=0) + WEIGHT * field) / (len(logs) - 1 + WEIGHT)
+        return cls(name, middle + SPREADS * np.sqrt(entry))
 
     def score(self, text: Tolerance) -> float:
-        return float(((_log(self.name, text) - self.middle) / self.spread).max())
+        return float((_log(self.name, text) - self.top).max())
 
-    def limit(self, spreads: float) -> Any:
-        values = np.exp(self.middle + spreads * self.spread) - _array(getattr(FLOOR, self.name))
+    def limit(self, score: float) -> Any:
+        values = np.exp(self.top + score) - _array(getattr(FLOOR, self.name))
         rounded = [round(float(value), 5) for value in values]
         return tuple(rounded) if isinstance(getattr(FLOOR, self.name), tuple) else rounded[0]
 
