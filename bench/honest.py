@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from answers import Asked, chunks, rows_of, run
-from cases import LOW, Bench
+from cases import KV8, LOW, Bench
 from replays import Replays
 
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
@@ -21,7 +21,6 @@ from hearthring.verify.rowhash import CHUNK
 from hearthring.verify.verdict import Outcome
 
 FAST = EngineOptions(prompt="fast", prompt_memory=None)
-KV8 = EngineOptions(prompt="low", kv="q8_0")
 STEPS = ((1, 0, 1), (5, 0, 2), (8, 0, 1), (3, 2, 1), (6, 2, 2))
 """Generated rows per step, wrong guesses beside them, threads."""
 

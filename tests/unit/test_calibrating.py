@@ -41,6 +41,9 @@ def test_calibrate_a_model(
         assert len(tolerance.exp) == len(tolerance.mantissa) == 5  # four layers and the norm
         assert len(tolerance.deviation) == 4
         assert tolerance.bound == 0.2
+        assert 0 < tolerance.tail <= 0.2
+        assert 0 < tolerance.cell_added < 0.5
+        assert 0 < tolerance.cell_stored < 0.5
         assert list(tolerance.deviation) == sorted(tolerance.deviation)
     assert "20.0%" in said
     assert calibration_of(tiny.model_id) == NOTHING

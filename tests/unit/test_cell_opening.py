@@ -22,7 +22,7 @@ from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.shape import Shape
 from hearthring.shards.torch_engine import TorchEngine
 from hearthring.verify import receipts
-from hearthring.verify.cell_check import check_cells
+from hearthring.verify.cell_check import check_cells, layer_means
 from hearthring.verify.draw import Cell, draw
 from hearthring.verify.opening import Promise
 from hearthring.verify.tolerance import Calibration, Tolerance, sort_of
@@ -185,6 +185,12 @@ async def test_rows_that_were_reused_are_shown_too(
         await peer.leave()
         await stage.settled(0)
         await stage.stage._worker.run(lambda: None)
+
+
+def test_a_layer_is_as_far_off_as_its_cells_are_on_average() -> None:
+    found = layer_means([(3, 0.1, 0.4), (1, 1.0, 0.0), (3, 0.3, 0.0)])
+    assert found == {3: pytest.approx((0.2, 0.2)), 1: (1.0, 0.0)}
+    assert layer_means([]) == {}
 
 
 async def test_another_class_compares_within_a_tolerance(
