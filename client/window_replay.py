@@ -50,7 +50,7 @@ class WindowReplayer:
         """Class of the engine, by name."""
         return self._class.name
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The same, as it counts."""
         return self._class.fingerprint
