@@ -6,14 +6,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import DEFAULT_PORT, DataFolder, NodeConfig, NodeHooks, read_key
 from hearthring.node.desk import Desk
 from hearthring.node.directory import DhtDirectory
-from hearthring.node.measure import measured
+from hearthring.node.loading import Loading, Progress, Report, count_layers
 from hearthring.node.stage import StageServer
 from hearthring.protocol.asking import ask_records, ask_status
 from hearthring.protocol.errors import (
@@ -30,15 +30,9 @@ from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord, owner_claim, read_all
-from hearthring.shards.device import Device, measure_device
+from hearthring.shards.device import measure_device
 from hearthring.shards.engine import Engine, Kind, Window
-from hearthring.shards.engines import load_engine
-from hearthring.shards.footprint import Footprint, footprint
-from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.joining import find_model, obtain
-from hearthring.shards.parts import describe_parts, window_parts
-from hearthring.shards.planner import worst_served
-from hearthring.shards.several_windows import SeveralWindows
+from hearthring.shards.joining import find_model
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.shards.timings import Timings
 from hearthring.verify.judge import Judge
@@ -46,8 +40,6 @@ from hearthring.verify.judge import Judge
 DRAFTED = 64
 """Generated rows in a step, at most, that the announced fit is for: nobody drafts more."""
 
-Report = Callable[[str, str], None]
-Progress = Callable[[str, int, int], None]
 MakeJudge = Callable[[int], Judge]
 """Whoever judges proofs, with so many threads."""
 
@@ -116,7 +108,7 @@ class _Node:
         self._who = Identity.load_or_create(self._folder.identity)
         self._owner = Identity.load_or_create(config.owner_key) if config.owner_key else None
         self._transport = GrpcTransport(self._who, self._key)
-        self._opened: GgufFile | None = None
+        self._loading = Loading(config, self._hooks, self._transport, report, progress)
         stack.push_async_callback(self._transport.close)
 
     async def start(self) -> Invitation:
@@ -132,7 +124,8 @@ class _Node:
         address, invitation = await self._listen(desk)
         seeds = await self._ask_seeds(entry)
         device = measure_device()
-        windows = self._windows(entry, device, seeds)
+        others = [r for r in seeds.records if r.node != self._who.node_id]
+        windows = self._loading.windows(entry, device, others)
         self._report("node", self._who.node_id)
         self._report("model", f"{entry.name}, {layers} layers, id {entry.model_id[:16]}…")
         self._report(
@@ -142,14 +135,15 @@ class _Node:
         # The directory's process starts while the engine loads: each takes seconds.
         async with asyncio.TaskGroup() as group:
             joining = group.create_task(self._join(entry, seeds, invitation.host))
-            loading = group.create_task(self._fetch_and_load(entry, windows, device))
+            loading = group.create_task(self._loading.load(entry, windows, device))
         directory, (engine, times) = joining.result(), loading.result()
-        footprint = self._footprint(entry, device, engine.numerics.name.partition("-")[0])
+        kind = engine.numerics.name.partition("-")[0]
+        footprint = self._loading.footprint(entry, device, kind)
         stage = StageServer(
             self._transport,
             engine,
             entry.model_id,
-            footprint.kv_rows(device.free_memory, _count(windows)),
+            footprint.kv_rows(device.free_memory, count_layers(windows)),
             self._hooks.session,
             footprint.row,
             windows,
@@ -262,70 +256,6 @@ class _Node:
         self._stack.push_async_callback(directory.close)
         return directory
 
-    def _windows(self, entry: ModelEntry, device: Device, seeds: Seeds) -> tuple[Window, ...]:
-        if self._config.layers is not None:
-            return self._config.layers
-        shape = entry.manifest.shape
-        service = [0.0] * shape.layers
-        for record in seeds.records:
-            for layer in record.layers:
-                if record.node != self._who.node_id and layer < shape.layers:
-                    service[layer] += len(record.layers) / (record.row_seconds + 1e-6)
-        takes = self._footprint(entry, device, self._config.engine)
-        fit = takes.layers(device.free_memory, shape.layers, self._config.max_layers)
-        return (worst_served(service, fit),)
-
-    async def _fetch_and_load(
-        self, entry: ModelEntry, windows: tuple[Window, ...], device: Device
-    ) -> tuple[Engine, Timings]:
-        parts = [part for window in windows for part in window_parts(*window)]
-        if missing := entry.missing(parts):
-            self._report("fetching", f"{describe_parts(missing)} from the swarm")
-
-        def refused(node: str, why: str) -> None:
-            self._report("refused", f"{node} {why}; it isn't asked again")
-
-        # Kept open while the node runs, so that no eviction takes what it serves.
-        self._opened = await obtain(
-            self._transport, self._config.join, entry, parts, self._progress, refused
-        )
-        return await asyncio.to_thread(self._load, entry, self._opened, windows, device)
-
-    def _load(
-        self, entry: ModelEntry, gguf: GgufFile, windows: tuple[Window, ...], device: Device
-    ) -> tuple[Engine, Timings]:
-        config, engines = self._config, list[Engine]()
-        for window in windows:
-            engines.append(
-                load_engine(
-                    config.engine,
-                    gguf,
-                    window,
-                    config.residual or entry.manifest.residual,
-                    engines[0].threads if engines else config.threads,
-                    lambda done, total: self._progress("loading layers", done, total),
-                    self._hooks.load(gguf.dequantised),
-                    config.options,
-                    lambda text: self._report("engine", text),
-                )
-            )
-        engine: Engine = engines[0] if len(engines) == 1 else SeveralWindows(engines)
-        # Class and times are measured here, off the event loop.
-        about = {
-            "processor": device.processor,
-            "cores": device.cores,
-            "threads": engine.threads,
-            "model": entry.model_id,
-        }
-        longest = max(engines, key=lambda one: one.end - one.start)
-        times = measured(longest, ModelStore().root / "timings", about).scaled(
-            _count(windows) / (longest.end - longest.start)
-        )
-        return self._hooks.engine(engine), times
-
-    def _footprint(self, entry: ModelEntry, device: Device, engine: str) -> Footprint:
-        return footprint(entry.manifest, engine, self._config.options, device.free_memory)
-
     def _record(
         self,
         entry: ModelEntry,
@@ -359,11 +289,6 @@ class _Node:
             owner=owner.node_id if owner else "",
             owner_signature=owner.sign(claim) if owner else b"",
         )
-
-
-def _count(windows: Sequence[Window]) -> int:
-    """Layers in windows."""
-    return sum(end - start for start, end in windows)
 
 
 def _stop_signals() -> asyncio.Event:
