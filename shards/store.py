@@ -15,55 +15,30 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from hearthring.protocol.errors import (
     BadModelFile,
-    BadOption,
     HearthringError,
     ModelNotHere,
     UnknownModel,
 )
 from hearthring.protocol.limits import LIMITS
 from hearthring.shards.alias import ALIASES, Alias, fetch, holds
-from hearthring.shards.atomic import locked, replace_whole
 from hearthring.shards.disk import FOLDER as PARTS
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.gguf_output import clear
 from hearthring.shards.layer_store import LayerStore
-from hearthring.shards.manifest import FORMAT, Manifest, Progress, build, quiet
+from hearthring.shards.manifest import Manifest, Progress, build, quiet
 from hearthring.shards.pieces import GgufPieces
+from hearthring.shards.store_index import ENVIRONMENT, INDEX, Seen, StoreIndex, stamp
 
-ENVIRONMENT = "HEARTHRING_MODELS"
-INDEX = f"index-{FORMAT}.json"
-INDEX_BYTES = 16 << 20
 _NAME = "name"
 _ID = re.compile(r"[0-9a-f]{6,64}")
 KNOWN = f"known by name: {', '.join(ALIASES)}; `hearthring model list` shows what is here"
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the store remembers of a file: a file that still looks so isn't hashed again."""
-
-    model_id: str
-    size: int
-    mtime_ns: int
-    source: str = ""
-    """What the file was made of, for a file that was made here."""
-    name: str = ""
-    """What the user calls the model."""
-    context: int = 0
-    """Tokens that it is used with at most; 0: as many as it takes."""
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time, as ``GgufFile.stamp``."""
-        return self.size, self.mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +98,17 @@ class ModelStore:
             set_by_user = os.environ.get(ENVIRONMENT)
             root = Path(set_by_user) if set_by_user else user_cache_path("hearthring") / "models"
         self.root = root.expanduser().absolute()
+        self._index = StoreIndex(self.root)
 
     def list(self) -> list[ModelEntry]:
         """Models that are here, one entry for each, sorted by name: whole ones and parts."""
         self._take_over()
         entries: dict[str, ModelEntry] = {}
-        for path, seen in self._index().items():
+        for path, seen in self._index.files().items():
             if os.path.exists(path):
                 entries.setdefault(seen.model_id, self._entry(path, seen))
         for folder in (self.root / PARTS).glob("*/"):
-            if folder.name not in entries and self._manifest_path(folder.name).exists():
+            if folder.name not in entries and self._index.has_manifest(folder.name):
                 entries[folder.name] = self.by_parts(folder.name)
         return sorted(entries.values(), key=lambda entry: (entry.name, entry.model_id))
 
@@ -149,8 +125,8 @@ class ModelStore:
     def here(self, name: str, progress: Progress = quiet) -> ModelEntry | None:
         """As ``find``, but nothing is downloaded: ``None`` for what isn't on this machine."""
         if name in ALIASES:
-            seen = self._index().get(path := str(self._alias_path(ALIASES[name])))
-            if seen is not None and seen.stamp == _stamp(Path(path)):
+            seen = self._index.files().get(path := str(self._alias_path(ALIASES[name])))
+            if seen is not None and seen.stamp == stamp(Path(path)):
                 return self._entry(path, seen)
             found = [entry for entry in self.list() if entry.name == name]
             return found[0] if len(found) == 1 else None
@@ -172,7 +148,7 @@ class ModelStore:
             raise UnknownModel(
                 f"{len(found)} models are meant by {name!r}", mend="give more of the model id"
             )
-        gone = [p for p, s in self._index().items() if by_id and s.model_id.startswith(name)]
+        gone = [p for p, s in self._index.files().items() if by_id and s.model_id.startswith(name)]
         if gone and not found:
             raise ModelNotHere(f"the file of {name} is gone: {gone[0]}", mend="import it again")
         return found[0] if found else None
@@ -185,22 +161,19 @@ class ModelStore:
     def adopt(self, manifest: Manifest, name: str) -> ModelEntry:
         """Make a model known of which parts will be fetched; the swarm calls it ``name``."""
         model_id = manifest.model_id
-        with self._locked("lock"):
-            self._write(self._manifest_path(model_id), manifest.to_json())
+        with self._index.locked("lock"):
+            self._index.keep(manifest)
             try:
                 (self.root / PARTS / model_id).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise self._unusable(error) from None
-            self._write(self.root / PARTS / model_id / _NAME, name)
+                raise self._index.unusable(error) from None
+            self._index.write(self.root / PARTS / model_id / _NAME, name)
         return self.by_parts(model_id)
 
     def by_parts(self, model_id: str) -> ModelEntry:
         """A model that was adopted. Raises ``BadModelFile``."""
         folder = self.root / PARTS / model_id
-        kept = self._manifest_path(model_id)
-        manifest = Manifest.from_json(self._read(kept))
-        if manifest.model_id != model_id:
-            raise _damaged(kept)
+        manifest = self._index.manifest(model_id)
         name = manifest.name
         with contextlib.suppress(OSError, ValueError):
             name = (folder / _NAME).read_text()[: LIMITS.name_chars] or name
@@ -220,8 +193,8 @@ class ModelStore:
         path, ``BadModelFile`` when it is no model, ``BadOption`` for the context.
         """
         path = real_path(path)
-        seen = self._index().get(str(path))
-        if seen is not None and seen.stamp == _stamp(path):
+        seen = self._index.files().get(str(path))
+        if seen is not None and seen.stamp == stamp(path):
             if name in ("", seen.name) and context in (None, seen.context):
                 return self._entry(str(path), seen)
             name = name or seen.name
@@ -244,9 +217,9 @@ class ModelStore:
         one process makes files at a time. ``context`` as in ``import_file``. Raises what ``write``
         raises; no file is left then.
         """
-        with self._locked("import.lock"):
-            for path, seen in self._index().items():
-                if seen.source == source and seen.stamp == _stamp(Path(path)):
+        with self._index.locked("import.lock"):
+            for path, seen in self._index.files().items():
+                if seen.source == source and seen.stamp == stamp(Path(path)):
                     return self._entry(path, seen)
             files = self.root / "files"
             try:
@@ -263,15 +236,15 @@ class ModelStore:
                     new.unlink(missing_ok=True)
                     raise
             except OSError as error:
-                raise self._unusable(error) from None
+                raise self._index.unusable(error) from None
             return self._remember(GgufFile(target, context), manifest, source, name, context)
 
     def _take_over(self) -> None:
         """Hash again the files in the indexes of other releases, whose manifests read otherwise."""
-        known = self._index()
+        known = self._index.files()
         for path in self.root.glob("index*.json"):
             with contextlib.suppress(ValueError, HearthringError):
-                listed = json.loads(self._read(path)) if path.name != INDEX else {}
+                listed = json.loads(self._index.read(path)) if path.name != INDEX else {}
                 for file in listed if isinstance(listed, dict) else ():
                     if file not in known and os.path.isfile(file):
                         self.import_file(Path(file))
@@ -287,15 +260,11 @@ class ModelStore:
         path = str(gguf.path)
         seen = Seen(manifest.model_id, *gguf.stamp, source, name, context or 0)
         # A file that is still being written would be remembered with a hash it never had.
-        if seen.stamp != _stamp(gguf.path):
+        if seen.stamp != stamp(gguf.path):
             raise BadModelFile("the file changed while it was read", field=path)
-        with self._locked("lock"):
-            index = self._index() | {path: seen}
-            self._write(self._manifest_path(seen.model_id), manifest.to_json())
-            self._write(
-                self.root / INDEX,
-                json.dumps({key: asdict(value) for key, value in index.items()}, indent=1),
-            )
+        with self._index.locked("lock"):
+            self._index.keep(manifest)
+            self._index.remember(gguf.path, seen)
         return self._entry(path, seen)
 
     def import_alias(self, name: str, progress: Progress = quiet) -> ModelEntry:
@@ -307,11 +276,11 @@ class ModelStore:
         if alias is None:
             raise UnknownModel(f"there is no model {name!r:.200}", mend=KNOWN)
         path = self._alias_path(alias)
-        seen = self._index().get(str(path))
-        if seen is None or seen.stamp != _stamp(path):
-            with self._locked("download.lock"):
-                seen = self._index().get(str(path))
-                if seen is None or seen.stamp != _stamp(path):
+        seen = self._index.files().get(str(path))
+        if seen is None or seen.stamp != stamp(path):
+            with self._index.locked("download.lock"):
+                seen = self._index.files().get(str(path))
+                if seen is None or seen.stamp != stamp(path):
                     path.parent.mkdir(exist_ok=True)
                     for left in path.parent.glob("fetch-*"):  # of a process that was killed
                         shutil.rmtree(left, ignore_errors=True)
@@ -323,60 +292,11 @@ class ModelStore:
     def _alias_path(self, alias: Alias) -> Path:
         return real_path(self.root / "files" / alias.file_name)
 
-    def _manifest_path(self, model_id: str) -> Path:
-        return self.root / "manifests" / f"{model_id}.json"
-
     def _entry(self, path: str, seen: Seen) -> ModelEntry:
-        kept = self._manifest_path(seen.model_id)
-        manifest = Manifest.from_json(self._read(kept))
-        if manifest.model_id != seen.model_id:
-            raise _damaged(kept)
+        manifest = self._index.manifest(seen.model_id)
         aliases = (a.name for a in ALIASES.values() if str(self._alias_path(a)) == path)
         name = next(aliases, seen.name or manifest.name)
         return ModelEntry(manifest, Path(path), name, seen.model_id, seen)
-
-    def _index(self) -> dict[str, Seen]:
-        path = self.root / INDEX
-        if not path.exists():
-            return {}
-        try:
-            found = {key: Seen(**value) for key, value in json.loads(self._read(path)).items()}
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            raise _damaged(path) from None
-        for seen in found.values():
-            numbers = {type(seen.size), type(seen.mtime_ns), type(seen.context)} == {int}
-            texts = isinstance(seen.source, str) and isinstance(seen.name, str)
-            if not numbers or not texts or not re.fullmatch("[0-9a-f]{64}", str(seen.model_id)):
-                raise _damaged(path)
-        return found
-
-    def _read(self, path: Path) -> bytes:
-        try:
-            with path.open("rb") as file:
-                return file.read(INDEX_BYTES)
-        except OSError:
-            raise _damaged(path) from None
-
-    def _write(self, path: Path, text: str) -> None:
-        try:
-            path.parent.mkdir(exist_ok=True)
-            replace_whole(path, text)
-        except OSError as error:
-            raise self._unusable(error) from None
-
-    def _locked(self, name: str) -> AbstractContextManager[None]:
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            return locked(self.root / name)
-        except OSError as error:
-            raise self._unusable(error) from None
-
-    def _unusable(self, error: OSError) -> BadOption:
-        return BadOption(
-            f"the models folder {self.root} can't be written: {error.strerror}",
-            field=ENVIRONMENT,
-            mend=f"set {ENVIRONMENT} to a folder of yours",
-        )
 
 
 def real_path(path: Path) -> Path:
@@ -385,19 +305,3 @@ def real_path(path: Path) -> Path:
         return Path(os.path.realpath(os.path.expanduser(path)))
     except ValueError:  # a zero byte
         raise UnknownModel(f"{str(path)!r:.200} isn't a path") from None
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _damaged(path: Path) -> BadModelFile:
-    return BadModelFile(
-        "this file of the models folder is damaged",
-        field=str(path),
-        mend=f"remove {INDEX} and import the models again; no model file is lost",
-    )

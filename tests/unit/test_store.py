@@ -13,7 +13,8 @@ from hearthring.protocol.errors import BadModelFile, BadOption, ModelNotHere, Un
 from hearthring.shards import store as store_module
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import Manifest
-from hearthring.shards.store import ENVIRONMENT, INDEX, ModelEntry, ModelStore
+from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.shards.store_index import ENVIRONMENT, INDEX
 from tests.tiny import write_tiny_gguf
 
 

@@ -25,7 +25,7 @@ from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.torch_engine import TorchEngine
-from hearthring.shards.torch_fast import FastTorchEngine, choose_place
+from hearthring.shards.torch_fast import FastTorchEngine, Place, choose_place
 from tests.tiny import write_tiny_gguf
 
 LLAMA = Shape("llama", 3, 64, 4, 2, 16, 96, 300, 512, 1e-5, 10_000.0)
@@ -189,6 +189,23 @@ def test_rows_are_found_wherever_they_were_moved() -> None:
     cache.move(slots[:9], np.arange(9))
     out, _ = e.forward((chain(cache, 9, 1, GENERATED),), x[9:])
     assert apart(out, run(e, x, 10)[9:]) < TIGHT
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SHAPES if "moe" not in name and name != "mixtral"]
+)
+def test_nothing_is_left_behind_on_the_cpu(name: str) -> None:
+    """torch's device without memory stands for a GPU: whatever lay elsewhere couldn't be mixed with
+    it, and the only step it refuses is the last one, which takes the result to the CPU."""
+    place = Place(torch.device("meta"), "fp16")
+    e = engine(SHAPES[name], place=place)
+    cache = e.new_cache(16)
+    segments = (chain(cache, 0, 4), chain(e.new_cache(8), 0, 2, GENERATED))
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor") as stopped:
+        e.forward(segments, states(6, SHAPES[name]))
+    assert stopped.traceback[-1].name == "_array"
+    cache.move(np.arange(2), np.arange(4, 6))
+    cache.copy(e.new_cache(4), np.arange(4), np.arange(4))
 
 
 @pytest.mark.parametrize(("compute", "within"), [("bf16", 0.03), ("fp16", 0.004)])
