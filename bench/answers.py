@@ -13,7 +13,8 @@ import numpy as np
 from hearthring.client.sampler import Sampling, choose
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.messages import GENERATED, PROMPT, Evidence, SignedRows
-from hearthring.protocol.tensors import F32, Residual, bf16_bits, pack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import F32, bf16_bits
 from hearthring.shards.ends import Ends
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment
 from hearthring.verify import receipts
@@ -102,16 +103,20 @@ class Forge:
 
     model_id: str
     cuts: tuple[int, ...]
-    residual: Residual
+    rows: RowType
     engine: tuple[str, str]
     """Name and fingerprint of the stages' class."""
     ends: Ends
 
     def hashes(self, asked: Asked, states: F32, fingerprint: str, boundary: int) -> Sequence[bytes]:
         """Hashes of rows as they are on the wire."""
-        wire, rows = pack(states, self.residual), asked.rows
+        wire, rows = self.rows.pack(states), asked.rows
         model, kind = bytes.fromhex(self.model_id), bytes.fromhex(fingerprint)
         return row_hashes(model, kind, boundary, asked.kinds, range(rows), wire, rows)
+
+    def arrived(self, states: F32) -> F32:
+        """States as whoever is sent them has them."""
+        return self.rows.unpack(self.rows.pack(states), *states.shape)
 
     def evidence(self, session: bytes, place: int, hashes: Sequence[bytes]) -> Evidence:
         """What a stage signed on the way, all rows in one step."""
@@ -164,7 +169,7 @@ class Forge:
                 model_id=self.model_id,
                 start=start,
                 end=end,
-                residual=self.residual.value,
+                residual=str(self.rows),
                 numerics=self.engine[0],
                 fingerprint=kinds[place + 1],
                 previous=names[place],
@@ -173,7 +178,7 @@ class Forge:
                 rows=asked.rows,
                 in_roots=roots[place],
                 out_roots=claims[place + 1],
-                digests=tuple(digests(chunks(says[place]))),
+                digests=tuple(digests(chunks(self.arrived(says[place])))),
             )
             receipt = receipts.sign(body, STAGES[place])
             stages.append(StageProof(body.node, start, end, receipt, shown.get(place)))
@@ -185,7 +190,7 @@ class Forge:
                 nonce=nonce,
                 model_id=self.model_id,
                 model_name="",
-                residual=self.residual.value,
+                residual=str(self.rows),
                 numerics=self.ends.numerics.name,
                 fingerprint=self.ends.numerics.fingerprint,
                 token_ids=said_ids or asked.ids,
@@ -194,7 +199,7 @@ class Forge:
                 stages=tuple(stages),
                 in_roots=roots[0],
                 out_roots=roots[-1],
-                digests=tuple(digests(chunks(self.ends.norm(outputs[-1])))),
+                digests=tuple(digests(chunks(self.ends.norm(self.arrived(outputs[-1]))))),
                 row_ids=tuple(range(1, asked.rows + 1)),
                 received=shown.get(3),
             ),

@@ -20,6 +20,7 @@ from replays import Replays
 
 from hearthring.client.calibrations import calibration_of
 from hearthring.client.texts import write_texts
+from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tensors import F32, Residual, pack
 from hearthring.shards.ends import open_ends
 from hearthring.shards.engine import Engine
@@ -71,7 +72,7 @@ class Bench:
         """Who signs for the stages of a route."""
         numerics = route.engine(*self.windows[0]).numerics
         said = numerics.name, numerics.fingerprint
-        return Forge(self.model_id, self.cuts, self.residual, said, self.ends)
+        return Forge(self.model_id, self.cuts, RowType(self.residual), said, self.ends)
 
     def middle(self) -> dict[str, Cheat]:
         """The ways in which the middle stage cheats."""

@@ -1,6 +1,7 @@
 """The results of ``bench/detection.py``, judged by the thresholds of now, as a table."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,12 @@ def _dishonest(answers: Sequence[dict[str, Case]], limits: Limits) -> bool:
 
 def _honest(texts: Sequence[dict[str, Any]], limits: Limits) -> bool:
     good = True
-    for key, label in (("in_class", "in one class"), ("between", "between classes")):
+    kinds = {
+        "in_class": "in one class",
+        "wire8": "in one class, rows as int8",
+        "between": "between classes",
+    }
+    for key, label in kinds.items():
         some = [line[key] for line in texts if key in line]
         checks, accused = (sum(one[what] for one in some) for what in ("checks", "accused"))
         print(f"honest, {label}: {checks} checks on {len(some)} answers, {accused} accusations")
@@ -99,11 +105,11 @@ def _honest(texts: Sequence[dict[str, Any]], limits: Limits) -> bool:
         if tokens := sum(one.get("tokens", 0) for one in some):
             different = sum(one["different"] for one in some)
             print(f"  {different} of {tokens} tokens chosen again by another class's logits differ")
-    if lossy := [limits.judge(line["int8"]) for line in texts if "int8" in line]:
-        rejected = ", ".join(f"{sum(one[a] for one in lossy)} by {a}" for a in AUDITS[2:])
-        spans = ", ".join(_span(lossy, *figure) for figure in FIGURES)
-        print(f"honest, rows as int8, judged as exact ones: of {len(lossy)} rejected {rejected}")
-        print(f"  mismatches, mantissa, deviation {spans}")
+    elsewhere = Counter(
+        said for line in texts for said in line.get("wire8", {}).get("elsewhere", ())
+    )
+    if elsewhere:
+        print(f"  rows as int8 in another class: {dict(elsewhere)}")
     return good
 
 

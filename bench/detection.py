@@ -63,7 +63,7 @@ def main() -> int:
             line["cases"] = bench.dishonest(asked)
         if number % options.honest_every == 0:
             line["in_class"] = honest.in_class(asked)
-            line["int8"] = honest.lossy(asked)
+            line["wire8"] = honest.lossy(asked)
             line["between"] = honest.between_classes(asked)
         _keep(results, line)
         for replays in (bench.route, bench.other):

@@ -5,6 +5,8 @@ steps, trees, chunks and threads: a bit that differs would be an accusation. Bet
 boundary's digests are judged as if a stage ended there, and every stage by its recorded input.
 """
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,14 @@ from answers import Asked, chunks, rows_of, run
 from cases import KV8, LOW, Bench
 from replays import Replays
 
-from hearthring.protocol.tensors import F32, Residual, pack, unpack
+from hearthring.protocol.row_type import RowType
+from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.verify.audit import audit, exceeds
 from hearthring.verify.digest import compare_all, digests
 from hearthring.verify.rowhash import CHUNK
+from hearthring.verify.stage_audit import Opened, audit_stage
 from hearthring.verify.verdict import Outcome
 
 FAST = EngineOptions(prompt="fast", prompt_memory=None)
@@ -67,15 +71,25 @@ class Honest:
         return count
 
     def lossy(self, asked: Asked) -> dict[str, Any]:
-        """A route that sends its rows as int8, judged as if it didn't: how far off that is."""
-        bench, states = self.bench, self.bench.ends.embed(asked.ids[: asked.rows])
-        outputs = []
+        """A route that sends its rows as int8, each stage judged in its class and in another."""
+        bench = self.bench
+        forge = replace(bench.forge, rows=RowType(bench.residual, int8=True))
+        sent = [bench.ends.embed(asked.ids[: asked.rows])]
         for window in bench.windows:
-            states = int8(bench.route.run(*window, states, asked.kinds), bench.residual)
-            outputs.append(states)
-        proof = bench.forge.proof(asked, outputs)
-        return bench.digested(proof) | {
-            "channels": bench.channels(asked, outputs, 1, proof, bench.other)
+            sent.append(bench.route.run(*window, forge.arrived(sent[-1]), asked.kinds))
+        proof = forge.proof(asked, sent[1:])
+        wires = [Opened(forge.rows.pack(states)) for states in sent]
+        verdicts = [
+            audit_stage(proof, place, sent[0].shape[1], auditor, *wires[place : place + 2])
+            for auditor in (bench.route, bench.other)
+            for place in range(len(bench.windows))
+        ]
+        said = Counter(one.outcome for one in verdicts[: len(bench.windows)])
+        chunk = -(-asked.rows // CHUNK)
+        return {
+            "checks": len(bench.windows) * chunk,
+            "accused": chunk * (len(bench.windows) - said[Outcome.ACCEPTED]),
+            "elsewhere": [one.outcome.value for one in verdicts[len(bench.windows) :]],
         }
 
     def _judge(self, asked: Asked, route: Replays, auditor: Replays) -> dict[str, int]:
@@ -103,15 +117,6 @@ class Honest:
             "tokens": whole.figures.get("tokens_checked", 0),
             "different": whole.figures.get("tokens_different", 0),
         }
-
-
-def int8(states: F32, residual: Residual) -> F32:
-    """Rows as they are after a lossy wire: 8 bits, a scale for every 32 values."""
-    blocks = states.reshape(-1, 32)
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
-    scale[scale == 0] = 1
-    coarse = (np.round(blocks / scale) * scale).astype(np.float32).reshape(states.shape)
-    return unpack(pack(coarse, residual), *coarse.shape, residual)
 
 
 def stepwise(engine: Engine, asked: Asked, states: F32, rows: int, decoys: int) -> dict[int, F32]:
