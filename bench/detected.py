@@ -60,7 +60,8 @@ def report(results: Path, model: str) -> int:
     layers = entry.manifest.shape.layers
     tolerance = calibration_of(entry.model_id).tolerance([texts[0]["numerics"]])
     limits = Limits(tolerance, (0, layers // 3, 2 * layers // 3, layers))
-    good = _dishonest([line["cases"] for line in texts if "cases" in line], limits)
+    answers = [line["cases"] for line in texts if "cases" in line]
+    good = not answers or _dishonest(answers, limits)
     for line in lines:
         for name, caught in line.get("refused", {}).items():
             print(f"{name}: refused on the way in {caught} of {line['runs']} runs")
@@ -73,7 +74,7 @@ def _dishonest(answers: Sequence[dict[str, Case]], limits: Limits) -> bool:
     columns = ("case", "runs", *AUDITS, "mismatches", "mantissa", "deviation")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     good, missed, flagged = True, list[str](), dict[str, int]()
-    for name in answers[0] if answers else ():
+    for name in answers[0]:
         cases = [limits.judge(found[name]) for found in answers]
         counts = [_count(cases, audit) for audit in AUDITS]
         spans = [_span(cases, *figure) for figure in FIGURES]
