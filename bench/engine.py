@@ -26,6 +26,8 @@ from pathlib import Path
 TOKEN, SEQUENCES, FAR = 1743, 10, 640
 CONTEXT, LONG = 1024, 8192
 """Slots per sequence, and with a case further away."""
+FILL = 256
+"""Rows of a step that fills the long sequence: its last one may end behind the case's position."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,9 @@ def _work(pipe: Connection, path: Path, threads: int, side: str, cases: list[str
     context = LONG if far > FAR else CONTEXT
     step = (theirs if side == "llama.cpp" else ours)(path, threads, side, context)
     pipe.send(time.perf_counter() - begun)
-    for case, rows in ((Case(64, 0, 1, prompt=True), 64), (Case(64, 0, 1, (1,), True), far)):
-        for first in range(0, rows, 64):
-            step(case, first)
+    step(Case(64, 0, 1, prompt=True), 0)
+    for first in range(0, far, FILL):
+        step(Case(FILL, 0, 1, (1,), True), first)
     for sequence in range(2, SEQUENCES):
         step(Case(16, 0, 1, (sequence,), True), 0)
     while (name := pipe.recv()) is not None:
