@@ -19,7 +19,8 @@ from hearthring.shards.shape import Shape
 EVERYWHERE = 4096, 1 << 47
 
 PROBED = 256
-"""Outputs of an expert that its kernels are tried on."""
+"""Outputs of an expert that its kernels are tried on, and those beyond a multiple of it on top, as
+kernels treat a remainder in ways of their own."""
 
 Sort = tuple[int, int, int, bool]
 """Type, outputs, inputs, and whether packed: all that the kernels of a matrix depend on."""
@@ -132,7 +133,7 @@ class LoadedWeights:
                 elif len(dims) == 2:
                     self.matrices[name] = Matrix(tensor, kind, dims[0], dims[1], data)
                 else:
-                    few = min(dims[1], PROBED)
+                    few = min(dims[1], PROBED + dims[1] % PROBED)
                     probe = tensor_over(kind, (1, few, dims[2]), data)
                     self.experts[name] = Experts(tensor, kind, dims[2], probe, few, self.anywhere)
             if f"blk.{layer}.ffn_gate.weight" in self.matrices:
