@@ -56,7 +56,7 @@ class Attachment:
         """Whether it holds every living row up to the newest it ran. One that takes another's place
         doesn't before all were sent again, however often the ring is re-routed meanwhile."""
         self._stream, self._session = stream, session
-        self._probes = 0
+        self._probes, self._writing = 0, asyncio.Lock()
         self._awaited: dict[tuple[type, int], asyncio.Future[Any]] = {}
         self._sending = set[asyncio.Task[None]]()
         self._task = asyncio.create_task(self._listen())
@@ -71,10 +71,16 @@ class Attachment:
 
     def post(self, frame: AttachUp) -> "asyncio.Task[None]":
         """Send a frame that nobody need wait for; it is given up when the attachment is closed."""
-        sending = asyncio.create_task(self._stream.send(encode_up(frame)))
+        sending = asyncio.create_task(self._write(encode_up(frame)))
         self._sending.add(sending)
         sending.add_done_callback(self._sent)
         return sending
+
+    async def _write(self, data: bytes) -> None:
+        """One write at a time, in the order in which they were asked for: a second one beside it
+        would end the stream."""
+        async with self._writing:
+            await self._stream.send(data)
 
     def _sent(self, sending: "asyncio.Task[None]") -> None:
         self._sending.discard(sending)

@@ -30,14 +30,18 @@ class SlowStream:
 
     def __init__(self) -> None:
         self.room, self.written, self.broken = asyncio.Event(), list[bytes](), False
-        self.inbox = asyncio.Queue[AttachDown]()
+        self.inbox, self.writing = asyncio.Queue[AttachDown](), 0
 
     async def send(self, data: bytes) -> None:
+        self.writing += 1
+        assert self.writing == 1, "one task may send"
         try:
             await self.room.wait()
         except asyncio.CancelledError:
             self.broken = True
             raise
+        finally:
+            self.writing -= 1
         self.written.append(data)
 
     async def receive(self) -> bytes | None:
@@ -73,6 +77,17 @@ async def test_a_question_that_is_cancelled_is_still_written() -> None:
     stream.room.set()
     await asyncio.sleep(0.01)
     assert stream.written == [encode_up(Probe(1))]
+    await attached.close()
+
+
+async def test_frames_are_written_one_by_one_and_in_order() -> None:
+    stream = SlowStream()
+    attached = Attachment(Stage("n", "h:1", 0, 2, "fp32", "", ""), stream, Deaf())
+    posts = [attached.post(Probe(number)) for number in range(5)]
+    await asyncio.sleep(0.01)
+    stream.room.set()
+    await asyncio.gather(*posts)
+    assert stream.written == [encode_up(Probe(number)) for number in range(5)]
     await attached.close()
 
 
