@@ -150,3 +150,15 @@ def test_a_lying_process_is_named(ring: list[RunningNode], tmp_path: Path) -> No
     verdict = audit_offline(Proof.load(path), 1)
     assert verdict.outcome is Outcome.REJECTED
     assert verdict.guilty == (Guilty(liar[0].node_id, 0, 15),)
+
+
+def test_two_nodes_of_four_windows_go_round_twice(smollm2: ModelEntry, tmp_path: Path) -> None:
+    """A piped ring of real processes, with a proof that every window is audited by."""
+    windows = "0:8,16:23", "8:16,23:30"
+    with running(tmp_path, windows, "--engine", "ggml") as nodes, invited(nodes[1]) as client:
+        answer = client.generate(PROMPTS["code"], max_tokens=TOKENS)
+        assert [s.node for s in answer.route] == [node.node_id for node in nodes] * 2
+        assert [(s.start, s.end) for s in answer.route] == [(0, 8), (8, 16), (16, 23), (23, 30)]
+        for depth in ("whole", "cells"):
+            verdict = client.audit(answer.proof, depth=depth)
+            assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
