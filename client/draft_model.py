@@ -7,21 +7,53 @@ and drafter-invariant speculative decoding", 2024).
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from hearthring.client.draft import Candidate, Setting
-from hearthring.client.local_model import local_model, same_vocabulary
+from hearthring.client.draft import Candidate, Draft, Setting
+from hearthring.client.draft_slem import RetoldDraft
+from hearthring.client.local_model import LocalModel, local_model, same_vocabulary
 from hearthring.client.local_text import LocalText
 from hearthring.client.pace import Explain
 from hearthring.client.sampler import Sampling, leaders
+from hearthring.client.shared_text import SharedText
 from hearthring.client.trees import Guess, grow
-from hearthring.protocol.errors import BadOption, EngineError, NonFinite
+from hearthring.client.vocabularies import Shared
+from hearthring.protocol.errors import EngineError, NonFinite
+from hearthring.protocol.tensors import F32
 
 LEAST = 0.02
 """Chance of the text's getting to a candidate, below which none is worth a pass."""
+RETOLD = 4
+"""So many times the target's context is room for a text that is told in other tokens."""
+
+
+class Text(Protocol):
+    """What a text is to a draft: ``LocalText``, or one that reads it in another vocabulary."""
+
+    name: str
+
+    @property
+    def tokens(self) -> list[int]:
+        """The text, in the target's tokens as everything here."""
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """Another text begins."""
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """It goes on."""
+
+    def catch_up(self) -> bool:
+        """Run some of it that waits; whether none is left."""
+
+    def logits(self, paths: Sequence[tuple[int, ...]]) -> list[F32]:
+        """Logits after the text and paths that may follow it; -inf for what it never says."""
+
+    def close(self) -> None:
+        """Give up what it holds. Idempotent."""
 
 
 class ModelDraft:
-    """Guesses of a local model of the target's vocabulary, which has ``size`` tokens.
+    """Guesses of a local model in the target's vocabulary, which has ``size`` tokens.
 
     With ``wide`` above 1 its proposal is a tree: up to so many siblings, wherever the second choice
     promises more than going on behind the first. ``chance`` is the softmax of what decides, noise
@@ -31,14 +63,14 @@ class ModelDraft:
 
     def __init__(
         self,
-        text: LocalText,
+        text: Text,
         size: int,
         sampling: Sampling,
         wide: int = 1,
         least: float = LEAST,
         explain: Explain | None = None,
     ) -> None:
-        self.name = f"model:{text.model.name}"
+        self.name = text.name
         self._text, self._size, self._sampling = text, size, sampling
         self._wide, self._least, self._explain = wide, least, explain
         self._fresh, self._over = True, False
@@ -68,7 +100,7 @@ class ModelDraft:
         except (EngineError, NonFinite) as error:
             self._over = True
             if self._explain is not None:
-                self._explain(f"no more guesses of {self._text.model.name}: {error.message}")
+                self._explain(f"no more guesses of {self._text.name}: {error.message}")
             return []
 
     def close(self) -> None:
@@ -82,17 +114,26 @@ class ModelDraft:
         return leaders(logits, history, len(history), self._sampling, self._wide)
 
 
-def open_model(setting: Setting) -> ModelDraft:
-    """The draft from the model that the argument names, by name or file.
+def open_model(setting: Setting) -> Draft:
+    """The model that the argument names: in the target's vocabulary if it has it, else through text
+    (SLEM). Raises as ``local_model``."""
+    model = local_model(setting)
+    if same_vocabulary(setting.model.tokenizer, model.tokenizer):
+        text = LocalText(model, setting.model.shape.context)
+        size = setting.model.tokenizer.vocabulary
+        return ModelDraft(text, size, setting.sampling, explain=setting.explain)
+    return RetoldDraft(_retold(setting, model), setting.model.tokenizer, explain=setting.explain)
 
-    Raises ``BadOption`` for a model of another vocabulary, and as ``local_model``.
-    """
+
+def open_tli(setting: Setting) -> Draft:
+    """The same model, of whatever vocabulary, restricted to tokens that the target has too."""
     model, ours = local_model(setting), setting.model.tokenizer
-    if not same_vocabulary(ours, model.tokenizer):
-        raise BadOption(
-            f"{model.name} has other tokens than {setting.model.entry.name}",
-            field="draft",
-            mend="a draft needs the vocabulary of the model that it guesses for",
-        )
-    text = LocalText(model, setting.model.shape.context)
+    key = f"shared {setting.argument}"
+    if key not in setting.shared:
+        setting.shared[key] = Shared.of(ours, model.tokenizer)
+    text = SharedText(_retold(setting, model), setting.shared[key], ours)
     return ModelDraft(text, ours.vocabulary, setting.sampling, explain=setting.explain)
+
+
+def _retold(setting: Setting, model: LocalModel) -> LocalText:
+    return LocalText(model, RETOLD * setting.model.shape.context)

@@ -42,7 +42,7 @@ class LocalText:
     """
 
     def __init__(self, model: LocalModel, room: int) -> None:
-        self.model = model
+        self.model, self.name = model, f"model:{model.name}"
         self.room = min(room, model.context)
         self._slots = SlotMap(self.room + SPARE)
         self._cache: KvCache | None = model.engine.new_cache(self._slots.capacity)
@@ -63,18 +63,23 @@ class LocalText:
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Another text. As far as it begins like the last one, nothing has to be run again."""
-        keep, most = 0, min(len(self._text), len(prompt))
-        while keep < most and self._text[keep] == prompt[keep]:
-            keep += 1
         self._fall()
+        self._prompt = len(prompt)
+        self.become(prompt)
+
+    def become(self, tokens: Sequence[int]) -> None:
+        """The same text, which reads so from now on: what is run already isn't run again."""
+        keep, most = 0, min(len(self._text), len(tokens))
+        while keep < most and self._text[keep] == tokens[keep]:
+            keep += 1
         self._waiting.clear()
         if keep < len(self._text):  # of the rows before the tip no state is kept: one is run again
-            keep = min(keep, max(0, len(prompt) - 1))
+            keep = min(keep, max(0, len(tokens) - 1))
+            self._fall()
             self._slots.drop([self._slots.committed[keep].id])
             del self._text[keep:]
             self._tip = _Node(self._slots.tip, keep - 1)
-        self._prompt = len(prompt)
-        self.append(prompt[keep:])
+        self.append(tokens[keep:])
 
     def append(self, tokens: Sequence[int]) -> None:
         """The text goes on. What was guessed and run already isn't run again."""
