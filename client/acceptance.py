@@ -138,16 +138,30 @@ def rule_named(name: str) -> Rule:
     return RULES[name]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What was drawn for a place: ``children`` in the order of drawing, from ``spread``
+    ``[vocab]``, as ``Rule.offer`` was given it. ``below`` was drawn for the place that the first
+    child leads to.
+
+    All of it is judged, sent or not: so whatever decides what is sent can't change what is chosen.
+    """
+
+    children: tuple[int, ...]
+    spread: F64
+    below: "Offer | None" = None
+
+    def after(self, token: int) -> "Offer | None":
+        """What was drawn for the place that a token leads to."""
+        return self.below if token == self.children[0] else None
+
+
 @runtime_checkable
 class DrawingDraft(Draft, Protocol):
-    """A draft whose children are drawn, by ``offer`` of the rule it was made for.
+    """A draft whose children may be drawn, by ``offer`` of the rule it was made for.
 
     It draws with the seed of its sampling, and at the position that the child will take.
     """
 
-    def drawn_from(self, parent: int) -> F64 | None:
-        """What the children of a candidate of the last proposal were drawn from; -1: of the root.
-
-        ``[vocab]``, the one that was given to ``offer``; None if they weren't drawn. Until the next
-        ``propose`` or ``forget``.
-        """
+    def offered(self) -> Offer | None:
+        """What the last proposal was drawn from, from its root on; None if it wasn't drawn."""

@@ -207,6 +207,7 @@ class Answering:
             shared=self._shared,
             remembered=self._remembered,
             layers=await self._swarm.obtain((*ENDS, *parts)) if parts else None,
+            rule=request.rule,
         )
         return await self._heads.run(open_speculation, wish, setting, self.pace, request.explain)
 

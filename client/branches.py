@@ -8,6 +8,7 @@ none, and every guess falls.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hearthring.client.acceptance import Offer
 from hearthring.client.draft import Candidate
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.messages import GENERATED, Row
@@ -19,7 +20,8 @@ class Branch:
     """One token after its parent's. ``chance``: that it is chosen, if its parent was.
 
     ``said`` is what the draft said of that, whatever experience makes of it. ``row`` is set when it
-    is sent, ``state``, the final residual ``[width]``, when it is back.
+    is sent, ``state``, the final residual ``[width]``, when it is back. ``offer`` is what was drawn
+    for the place behind it, if anything was.
     """
 
     token: int
@@ -29,6 +31,7 @@ class Branch:
     row: Row | None = None
     state: F32 | None = None
     said: float = 1.0
+    offer: Offer | None = None
     children: "dict[int, Branch]" = field(default_factory=dict)
 
     def below(self) -> "Iterator[Branch]":
@@ -139,12 +142,18 @@ class Branches:
                     self._coming.pop(branch.row.id, None)
         if chosen is not None:
             self.cursor.parent = None  # or every row there was would be held
-            self.cursor = chosen
+            self._follow(chosen)
         return fallen
 
     def plant(self, token: int) -> Branch:
         """A token that wasn't guessed becomes the cursor, yet to be sent; ``move`` came first."""
         assert not self.cursor.children
         self.cursor.parent = None
-        self.cursor = Branch(token, self.cursor.position + 1, parent=self.cursor)
+        self._follow(Branch(token, self.cursor.position + 1, parent=self.cursor))
         return self.cursor
+
+    def _follow(self, branch: Branch) -> None:
+        """The cursor moves, and what was drawn goes along."""
+        if branch.offer is None and self.cursor.offer is not None:
+            branch.offer = self.cursor.offer.after(branch.token)
+        self.cursor = branch

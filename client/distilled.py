@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from hearthring.client.draft import Setting
-from hearthring.client.draft_model import ModelDraft, open_model
+from hearthring.client.draft import Draft, Setting
+from hearthring.client.draft_model import open_model
 from hearthring.protocol.errors import BadDraft, BadOption
 from hearthring.shards.draft_file import TARGET, draft_path
 from hearthring.shards.gguf_file import GgufFile
 
 
-def open_distilled(setting: Setting) -> ModelDraft:
+def open_distilled(setting: Setting) -> Draft:
     """The draft that was trained for the client's model, or the file that the argument names.
 
     Raises ``BadOption`` where there is none, ``BadDraft`` for one of another model, and what

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hearthring.client.sampler import Sampling
 
 if TYPE_CHECKING:
+    from hearthring.client.acceptance import Rule
     from hearthring.client.remembered import Remembered
     from hearthring.client.request import PromptModel
     from hearthring.shards.gguf_file import GgufFile
@@ -63,7 +64,7 @@ class Setting:
     belongs to the client and outlives a generation: what is dear to load is kept there by name.
     ``layers`` is the model's file with the parts of ``drafts.needed_parts``, ``remembered`` where
     the client remembers its texts, if it does; ``explain`` is told in words what a draft has to say
-    of itself.
+    of itself. ``rule`` is the one that will accept its guesses.
     """
 
     model: "PromptModel"
@@ -74,3 +75,4 @@ class Setting:
     remembered: "Remembered | None" = None
     layers: "GgufFile | None" = None
     explain: Callable[[str], None] | None = None
+    rule: "Rule | None" = None

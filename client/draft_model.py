@@ -3,18 +3,21 @@
 It chooses as the large one will: the likeliest token at temperature 0, above it the one that the
 same noise favours, of the same seed, position and token (``client/sampler.py``). Two models that
 agree on what is likely then agree on what is drawn (Daliri et al., "Coupling without communication
-and drafter-invariant speculative decoding", 2024).
+and drafter-invariant speculative decoding", 2024). For rules that judge distributions it draws what
+it says, and tells from what.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from hearthring.client.acceptance import Offer, Rule
 from hearthring.client.draft import Candidate, Draft, Setting
 from hearthring.client.draft_slem import RetoldDraft
 from hearthring.client.local_model import LocalModel, local_model, same_vocabulary
 from hearthring.client.local_text import LocalText
 from hearthring.client.pace import Explain
-from hearthring.client.sampler import Sampling, leaders
+from hearthring.client.philox import F64
+from hearthring.client.sampler import Sampling, distribution, leaders
 from hearthring.client.shared_text import SharedText
 from hearthring.client.trees import Guess, grow
 from hearthring.client.vocabularies import Shared
@@ -69,10 +72,13 @@ class ModelDraft:
         wide: int = 1,
         least: float = LEAST,
         explain: Explain | None = None,
+        rule: Rule | None = None,
     ) -> None:
         self.name = text.name
         self._text, self._size, self._sampling = text, size, sampling
         self._wide, self._least, self._explain = wide, least, explain
+        self._rule = rule if rule is not None and rule.judges_distributions else None
+        self._offer: Offer | None = None
         self._fresh, self._over = True, False
 
     def forget(self) -> None:
@@ -91,11 +97,14 @@ class ModelDraft:
         """A chain, or a tree: a pass through the model for every token. A text that it has yet to
         read is read in pieces of ``local_text.PIECE`` tokens, and the proposal is empty meanwhile.
         """
+        self._offer = None
         if self._over:
             return []
         try:
             if not self._text.catch_up():
                 return []
+            if self._rule is not None:
+                return self._draw(self._rule, tuple(tail), most)
             return grow(lambda path: self._guesses((*tail, *path)), most, self._least)
         except (EngineError, NonFinite) as error:
             self._over = True
@@ -103,14 +112,43 @@ class ModelDraft:
                 self._explain(f"no more guesses of {self._text.name}: {error.message}")
             return []
 
+    def offered(self) -> Offer | None:
+        """What the last proposal was drawn from, as ``acceptance.DrawingDraft``."""
+        return self._offer
+
     def close(self) -> None:
         """The text's cache goes; the model stays with the client."""
         self._over = True
         self._text.close()
 
+    def _draw(self, rule: Rule, tail: tuple[int, ...], most: int) -> list[Candidate]:
+        """A chain of draws with siblings at its side, which ends there: so how far it goes
+        hangs on tokens before a place alone, never on those drawn for it."""
+        candidates, places = list[Candidate](), list[tuple[tuple[int, ...], F64]]()
+        path, above, reached = tail, -1, 1.0
+        while len(candidates) < most and reached >= self._least:
+            logits, history = self._logits(path)
+            spread = distribution(logits, history, self._sampling)
+            seed = self._sampling.seed or 0
+            children = rule.offer(spread, self._wide, seed, len(history))
+            if not children:
+                break
+            places.append((children, spread))
+            first = len(candidates)
+            for token in dict.fromkeys(children):
+                candidates.append(Candidate(token, above, float(spread[token])))
+            path, above = (*path, children[0]), first
+            reached *= candidates[first].chance
+        for children, spread in reversed(places):
+            self._offer = Offer(children, spread, self._offer)
+        return candidates[:most]
+
+    def _logits(self, path: tuple[int, ...]) -> tuple[F32, list[int]]:
+        """The logits after a path, and all tokens before."""
+        return self._text.logits([path])[0][: self._size], [*self._text.tokens, *path]
+
     def _guesses(self, path: tuple[int, ...]) -> list[Guess]:
-        logits = self._text.logits([path])[0][: self._size]
-        history = [*self._text.tokens, *path]
+        logits, history = self._logits(path)
         return leaders(logits, history, len(history), self._sampling, self._wide)
 
 
@@ -121,7 +159,7 @@ def open_model(setting: Setting) -> Draft:
     if same_vocabulary(setting.model.tokenizer, model.tokenizer):
         text = LocalText(model, setting.model.shape.context)
         size = setting.model.tokenizer.vocabulary
-        return ModelDraft(text, size, setting.sampling, explain=setting.explain)
+        return ModelDraft(text, size, setting.sampling, explain=setting.explain, rule=setting.rule)
     return RetoldDraft(_retold(setting, model), setting.model.tokenizer, explain=setting.explain)
 
 
@@ -132,7 +170,9 @@ def open_tli(setting: Setting) -> Draft:
     if key not in setting.shared:
         setting.shared[key] = Shared.of(ours, model.tokenizer)
     text = SharedText(_retold(setting, model), setting.shared[key], ours)
-    return ModelDraft(text, ours.vocabulary, setting.sampling, explain=setting.explain)
+    return ModelDraft(
+        text, ours.vocabulary, setting.sampling, explain=setting.explain, rule=setting.rule
+    )
 
 
 def _retold(setting: Setting, model: LocalModel) -> LocalText:

@@ -53,6 +53,7 @@ def open_early_exit(setting: Setting) -> ModelDraft:
         name = f"{model.entry.name}, {manifest.early_exit} layers"
         setting.shared[NAME] = LocalModel(name, engine, ends, model.tokenizer)
     text = LocalText(setting.shared[NAME], model.shape.context)
-    draft = ModelDraft(text, model.tokenizer.vocabulary, setting.sampling, explain=setting.explain)
+    size, told = model.tokenizer.vocabulary, setting.explain
+    draft = ModelDraft(text, size, setting.sampling, explain=told, rule=setting.rule)
     draft.name = NAME
     return draft

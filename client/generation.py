@@ -285,7 +285,11 @@ class Generation:
             if logits is None:
                 logits = self.ends.logits(self.ends.norm(state[None])[0])
             place = Place(logits, history, len(history), self.sampling)
-            token = self.speculation.rule.judge(place, tuple(cursor.children), None).token
+            offer = cursor.offer
+            drawn = (
+                (tuple(cursor.children), None) if offer is None else (offer.children, offer.spread)
+            )
+            token = self.speculation.rule.judge(place, *drawn).token
             branch = cursor.children.get(token)
             self.speculation.judged(cursor.children.values(), token)
             fallen += branches.move(token)

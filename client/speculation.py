@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from hearthring.client.acceptance import RULES, Rule
+from hearthring.client.acceptance import RULES, DrawingDraft, Rule
 from hearthring.client.answer import Guessing
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.calibration import Calibration
@@ -33,7 +33,7 @@ class Speculation:
     hits: int = 0
     draft_s: float = 0.0
     rule: Rule = RULES["gumbel"]
-    """What accepts guesses. They aren't drawn from a distribution: it judges them as they are."""
+    """What accepts guesses: by what they were drawn from, or as they are."""
     lesson: Lesson | None = None
     tally: Tally = field(default_factory=Tally)
     _calibration: Calibration = field(default_factory=Calibration)
@@ -129,6 +129,8 @@ class Speculation:
             return []
         begun = time.perf_counter()
         proposed = within(self.draft.propose(tip.tail, min(most, place.room)), reach)
+        if isinstance(self.draft, DrawingDraft) and tip.branch.offer is None:
+            tip.branch.offer = self.draft.offered()
         self.draft_s += time.perf_counter() - begun
         rate = self._calibration.rate
         rated = [replace(candidate, chance=rate(candidate.chance)) for candidate in proposed]

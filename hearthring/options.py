@@ -49,8 +49,8 @@ Draft = Annotated[
     typer.Option(
         help="What guesses tokens to come: it changes the speed, and nothing of the answer. auto, "
         "none, suffix, ngrams, model:NAME and tli:NAME (a small model here, by name or file), "
-        "distilled (`hearthring draft train`), early-exit (models trained for it), or several joined by +, "
-        "of which the best so far guesses.",
+        "distilled (`hearthring draft train`), early-exit (models trained for it), or several "
+        "joined by +, of which the best so far guesses.",
         metavar="NAME",
     ),
 ]

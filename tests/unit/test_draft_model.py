@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hearthring.client.acceptance import Place, rule_named
+from hearthring.client.branches import Branches
 from hearthring.client.draft_model import ModelDraft
 from hearthring.client.drafts import check_draft
 from hearthring.client.local_model import LocalModel, open_local
 from hearthring.client.local_text import LocalText
-from hearthring.client.pace import Fixed
-from hearthring.client.sampler import Sampling, choose, leaders
+from hearthring.client.pace import Fixed, subtree
+from hearthring.client.sampler import Sampling, choose, distribution, leaders
 from hearthring.protocol.errors import BadOption, OutOfSlots, ResidualOverflow
+from hearthring.protocol.messages import Row
 from hearthring.shards.store import ModelEntry
 from tests.memory_ring import memory_swarm
 from tests.schedules import CUTS, KINDS, PROMPT_IDS, ask, same
@@ -185,3 +188,84 @@ def test_texts_share_a_model_and_have_rooms_of_their_own(model: LocalModel) -> N
     assert np.array_equal(two.logits([(2,)])[0], fresh(model, [*PROMPT_IDS[:20], 2], 20))
     with pytest.raises(OutOfSlots, match="room for 30"):
         two.logits([(1,) * 11])
+
+
+@pytest.mark.parametrize("name", ["leviathan", "specinfer", "sequoia"])
+async def test_a_drawing_draft_is_judged_by_what_it_drew_from(
+    tiny: ModelEntry, model: LocalModel, name: str
+) -> None:
+    """A model that expects what the target does is always right, and says the same twice."""
+    options = {"temperature": 0.8, "top_k": 40, "seed": 9, "max_tokens": 25, "acceptance": name}
+    sampling = Sampling(0.8, top_k=40, seed=9)
+    size, wide = model.tokenizer.vocabulary, 1 if name == "leviathan" else 3
+    async with memory_swarm(tiny, CUTS, tiny.manifest.residual) as swarm:
+        client, found = swarm.client(), []
+        for _ in range(2):
+            text = LocalText(model, 512)
+            draft = ModelDraft(text, size, sampling, wide, least=0.0, rule=rule_named(name))
+            found.append(await ask(client, draft, Fixed(6), **options))
+    assert found[0].token_ids == found[1].token_ids
+    if wide == 1:
+        assert found[0].guessing.hits == found[0].guessing.guesses
+    assert found[0].guessing.tokens_per_trip > 2
+
+
+@pytest.mark.parametrize("wide", [1, 2])
+def test_what_is_drawn_and_judged_has_the_targets_distribution(wide: int) -> None:
+    """The draft, its offers, the tree of branches and the rule, by 10 000 seeds."""
+    draw, size, samples = np.random.default_rng(8), 6, 10_000
+    target, guess = (draw.standard_normal((2, size, size)) * 1.5).astype(np.float32)
+
+    class Table:
+        """A text whose next token hangs on its last one."""
+
+        name = "table"
+
+        def __init__(self) -> None:
+            self.tokens = list[int]()
+
+        def begin(self, prompt: Sequence[int]) -> None:
+            self.tokens = list(prompt)
+
+        def append(self, tokens: Sequence[int]) -> None:
+            self.tokens += tokens
+
+        def catch_up(self) -> bool:
+            return True
+
+        def logits(self, paths: Sequence[tuple[int, ...]]) -> list[Any]:
+            return [guess[(*self.tokens, *path)[-1]] for path in paths]
+
+        def close(self) -> None:
+            pass
+
+    rule = rule_named("sequoia" if wide > 1 else "leviathan")
+    pairs, accepted = np.zeros((size, size)), 0
+    for seed in range(samples):
+        sampling = Sampling(1.0, seed=seed)
+        draft = ModelDraft(Table(), size, sampling, wide, least=0.0, rule=rule)
+        draft.observe([2])
+        branches = Branches(Row(1, 0, 0, 1), 2, np.zeros(1, np.float32))
+        branches.cursor.grow(subtree(proposed := draft.propose((), 2 * wide), {0}))
+        branches.cursor.offer = draft.offered()
+        text = [2]
+        while len(text) < 3:
+            place = Place(target[text[-1]], text, len(text), sampling)
+            offer = branches.cursor.offer
+            assert offer is not None or len(text) == 2
+            children, spread = (offer.children, offer.spread) if offer else ((), None)
+            verdict = rule.judge(place, children, spread)
+            accepted += verdict.child >= 0
+            text.append(verdict.token)
+            if verdict.token not in branches.cursor.children:
+                branches.move(verdict.token)
+                branches.plant(verdict.token)
+            else:
+                branches.move(verdict.token)
+        assert proposed
+        pairs[text[1], text[2]] += 1
+    chances = [distribution(row, [], Sampling(1.0)) for row in target]
+    expected = chances[2][:, None] * np.array(chances) * samples
+    chi_square = ((pairs - expected) ** 2 / expected).sum()
+    assert chi_square < 76.5, "35 degrees of freedom, one in 10 000"
+    assert accepted > 0.4 * samples
