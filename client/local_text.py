@@ -115,6 +115,20 @@ class LocalText:
         Paths share what they have in common and what was run before; the rest is one batch. The
         text has a token, and is caught up. Raises as ``catch_up``.
         """
+        self.run(paths)
+        nodes = [self._at(path) for path in paths]
+        self._heads([node for node in nodes if node.logits is None])
+        return [node.logits for node in nodes if node.logits is not None]
+
+    def knows(self, path: Sequence[int]) -> bool:
+        """Whether a path was run already."""
+        node: _Node | None = self._tip
+        for token in path:
+            node = node.children.get(token) if node is not None else None
+        return node is not None
+
+    def run(self, paths: Sequence[tuple[int, ...]]) -> None:
+        """As ``logits``, of which nobody asks yet."""
         assert self._text
         assert not self._waiting
         self._within(len(self._text) + max(map(len, paths), default=0))
@@ -125,9 +139,6 @@ class LocalText:
         made = self._run([(above, token) for above, token in missing.values()])
         for node, (above, token) in zip(made, missing.values(), strict=True):
             (made[above] if isinstance(above, int) else above).children[token] = node
-        nodes = [self._at(path) for path in paths]
-        self._heads([node for node in nodes if node.logits is None])
-        return [node.logits for node in nodes if node.logits is not None]
 
     def close(self) -> None:
         """Give the cache back. Nothing may be asked any more. Idempotent."""
