@@ -4,11 +4,15 @@ What benches of proofs run, to see where the time of one thread goes.
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from unproven import unproven
+
 from hearthring.node.archive import CellRecord
 from hearthring.node.stage_session import StageSession
+from hearthring.protocol import identity
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.messages import GENERATED, PROMPT, HopTime, Open, Row, Step
 from hearthring.shards.engine import Engine
@@ -36,10 +40,17 @@ class Clock:
 
 
 class Ring:
-    """Stages of one model, each a session of its own, and their client; ``clock`` tells what of
-    the time went into engines, what into cells, and what around them."""
+    """Stages of one model, each a session of its own, and their client.
 
-    def __init__(self, engines: Sequence[Engine], rows: int, cells: bool) -> None:
+    ``clock`` tells how long engines took, what is around them, checks of signatures (which stages
+    make beside their engines), cells (once a step has left), and the client's own proofs. A
+    ``bare`` ring proves nothing.
+    """
+
+    def __init__(
+        self, engines: Sequence[Engine], rows: int, cells: bool, bare: bool = False
+    ) -> None:
+        self.bare = bare
         self.engines, self.who = engines, [Identity.new() for _ in range(len(engines) + 1)]
         self.session, self.clock = bytes(16), Clock()
         residual = engines[0].numerics.residual.value
@@ -58,10 +69,16 @@ class Ring:
 
     def run(self, step: Step) -> None:
         """One step through all stages."""
-        step = self._signed(step)
+        with unproven(sys.modules[__name__]) if self.bare else contextlib.nullcontext():
+            self._run(step)
+
+    def _run(self, step: Step) -> None:
+        with self.clock.on("client"):
+            step = self._signed(step)
         for engine, stage in zip(self.engines, self.stages, strict=True):
             with self.clock.on("around"):
                 prepared = stage.prepare(step)
+            with self.clock.on("checks"):
                 prepared.check.begin()
             trace = None
             with self.clock.on("engine"):
@@ -75,36 +92,44 @@ class Ring:
                 step = stage.complete(prepared, out, HopTime(0.0, 0.0), trace)
             with self.clock.on("cells"):
                 stage.settle()
+        with self.clock.on("client"):
+            last = self.stages[-1].wish
+            said = self._claim(step, last.end, last.fingerprint)
+            identity.verify(self.who[-1].node_id, said, step.signature)
 
     def _signed(self, step: Step) -> Step:
         first = self.stages[0].wish
-        ids = [row.id for row in step.rows]
-        hashes = row_hashes(
-            bytes.fromhex(MODEL),
-            bytes.fromhex(first.previous_fingerprint),
-            first.start,
-            [row.kind for row in step.rows],
-            [row.position for row in step.rows],
-            step.states,
-            len(ids),
-        )
-        said = claim(self.session, 0, step.step_id, first.start, ids, hashes)
+        said = self._claim(step, first.start, first.previous_fingerprint)
         return Step(
             *(step.session, 0, step.step_id, step.rows, step.states, step.commit),
             signature=self.who[0].sign(said),
         )
 
+    def _claim(self, step: Step, boundary: int, fingerprint: str) -> bytes:
+        ids = [row.id for row in step.rows]
+        hashes = row_hashes(
+            bytes.fromhex(MODEL),
+            bytes.fromhex(fingerprint),
+            boundary,
+            [row.kind for row in step.rows],
+            [row.position for row in step.rows],
+            step.states,
+            len(ids),
+        )
+        return claim(self.session, 0, step.step_id, boundary, ids, hashes)
 
-def generate(ring: Ring, wire: bytes, size: int, rows: int) -> Iterator[None]:
-    """A prompt in one step, then rows one by one; yields after each."""
+
+def generate(ring: Ring, wire: bytes, size: int, rows: int) -> Iterator[dict[str, float]]:
+    """A prompt in one step, then rows one by one; yields what each step took, in seconds."""
     commit: tuple[int, ...] = ()
     for number, first in enumerate((0, *range(PROMPT_ROWS, rows)), 1):
         count, kind = (1, GENERATED) if first else (PROMPT_ROWS, PROMPT)
         made = tuple(Row(p + 1, p, p, kind) for p in range(first, first + count))
         states = wire[first * size : (first + count) * size]
+        before = dict(ring.clock.spent)
         ring.run(Step(ring.session, 0, number, made, states, commit))
         commit = tuple(row.id for row in made)
-        yield
+        yield {what: all_ - before.get(what, 0.0) for what, all_ in ring.clock.spent.items()}
     for stage in ring.stages:
         with ring.clock.on("receipt"):
             stage.receipt(commit)

@@ -9,6 +9,7 @@ them. Everything else, handshakes and receipts included, is as ever.
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -41,8 +42,8 @@ class _NoCheck:
 
 
 @contextmanager
-def unproven() -> Iterator[None]:
-    """Neither rows nor steps are proven within."""
+def unproven(*more: ModuleType) -> Iterator[None]:
+    """Neither rows nor steps are proven within; ``more``: modules that do so beside the package."""
     sign, verify = identity.Identity.sign, identity.verify
 
     def unsigned(who: identity.Identity, message: bytes) -> bytes:
@@ -53,9 +54,9 @@ def unproven() -> Iterator[None]:
             verify(node, message, signature)
 
     with ExitStack() as stack:
-        for module in (stage_session, client_ring):
+        for module in (stage_session, client_ring, *more):
             stack.enter_context(mock.patch.object(module, "row_hashes", _no_hashes))
-        for module in (stage_session, client_ring, hearing):
+        for module in (stage_session, client_ring, hearing, *more):
             stack.enter_context(mock.patch.object(module, "claim", _no_claim))
         stack.enter_context(mock.patch.object(stage_session, "Check", _NoCheck))
         stack.enter_context(mock.patch.object(identity.Identity, "sign", unsigned))
