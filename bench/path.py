@@ -1,6 +1,6 @@
 """What do proofs cost on the path of a token: a ring's decode with them against one without?
 
-Run: python bench/path.py [--stages 3] [--tokens 48] [--rounds 10] [--json FILE]
+Run: python bench/path.py [--stages 3] [--tokens 48] [--seconds 60] [--json FILE]
 
 Two rings of real node processes on the loopback, one thread each; one hashes, signs and checks
 nothing (``bench/unproven.py``). Each round has an answer by every way, in turn:
@@ -15,11 +15,11 @@ at the median step of an answer, which says less of what else the machine does.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--engine", default="ggml", choices=("ggml", "torch"))
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -59,11 +59,13 @@ def main() -> None:
                     prompt_ids=ids, max_tokens=options.tokens, proof=name == "proven"
                 )
                 times = [time.perf_counter() for _ in stream]
-            steps[name].append(1 / median(after - before for before, after in pairwise(times)))
+            steps[name].append(
+                1 / median(after - before for before, after in itertools.pairwise(times))
+            )
             return stream.answer.timings.decode_tokens_per_s
 
         ways: dict[str, Decode] = {name: partial(decode, name) for name in names}
-        speeds = measure(ways, options.rounds)
+        speeds = measure(ways, options.seconds)
     about = {"machine": MACHINE, "stages": options.stages, "tokens": options.tokens}
     medians = {f"{name}, median step": some[1:] for name, some in steps.items()}
     report(about | shares(speeds) | shares(medians), options.json)
@@ -77,10 +79,14 @@ def client_of(
     return stack.enter_context(Client([invite], threads=1, sharing="none", draft="none"))
 
 
-def measure(ways: dict[str, Decode], rounds: int) -> dict[str, list[float]]:
-    """Tokens/s of each way, by round, after one that doesn't count; every other one backwards."""
+def measure(ways: dict[str, Decode], seconds: float) -> dict[str, list[float]]:
+    """Tokens/s of each way in rounds of so many seconds altogether, but two at least, after one
+    that doesn't count; every other one goes backwards."""
     speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    begun = time.monotonic()
+    for number in itertools.count():
+        if number > 2 and time.monotonic() - begun > seconds:
+            break
         order = list(ways) if number % 2 else list(reversed(ways))
         for name in order:
             speed = ways[name]()

@@ -1,6 +1,6 @@
 """What do spot checks cost a ring at work, at which rate?
 
-Run: python bench/spot.py [--stages 3] [--tokens 128] [--rates 0.01,0.05] [--rounds 6] [--json FILE]
+Run: python bench/spot.py [--stages 3] [--rates 0.01,0.05] [--seconds 60] [--json FILE]
 
 Real node processes on the loopback, one thread each; a round has an answer at every rate, in turn,
 so that all meet the same machine. A cost is 1 - tokens/s over tokens/s without checks, at the
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rates", default="0.01,0.05")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--proven", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -68,7 +68,7 @@ def main() -> None:
         ways: dict[str, Decode] = {
             name: partial(decode, name, rate) for name, rate in zip(names, rates, strict=True)
         }
-        speeds = measure(ways, options.rounds)
+        speeds = measure(ways, options.seconds)
     about = {"machine": MACHINE, "stages": options.stages, "tokens": options.tokens}
     ends = {f"whole, {name}": speed[1:] for name, speed in wholes.items()}
     shown = {f"{name} verified": round(mean(share[1:]), 3) for name, share in verified.items()}
