@@ -23,7 +23,7 @@ from hearthring.shards.rope_scaling import plain_frequencies
 from hearthring.shards.shape import Shape
 
 EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
-RATE, WARM, DECAY, CLIP = 6e-4, 40, 0.01, 1.0
+RATE, WARM, DECAY, CLIP = 1.5e-3, 40, 0.01, 1.0
 """Adam's step, steps until it is reached, weight decay, and the longest gradient."""
 AVERAGED: Final = 0.99
 """What is used is a mean of the weights; older ones fade with every step by this."""
