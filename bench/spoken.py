@@ -93,6 +93,10 @@ class Timed:
         """What to send."""
         return self.inner.keep(place, candidates)
 
+    def drafted(self, candidates: int, seconds: float) -> None:
+        """Candidates were found."""
+        self.inner.drafted(candidates, seconds)
+
     def sent(self, steps: Sequence[int], flying: int) -> None:
         """Steps go out."""
         self.inner.sent(steps, flying)

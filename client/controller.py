@@ -4,7 +4,8 @@ What a draft says of its candidates is weighed against what trips were measured 
 step, as many candidates go as bring the most tokens a second (``cost.rows_worth``), unless short
 steps that follow each other promise more (``chunk``). A further step follows those that fly if the
 tokens it is expected to bring, at the rate reached without it, are worth the turn that it takes
-from the slowest stage. And whatever the model of all this says: time
+from the slowest stage. A draft that takes time is asked for no more than should pay for that, too.
+And whatever the model of all this says: time
 is kept in plain tokens, and once guessing has lost what it may, it stops until it may lose again.
 """
 
@@ -23,6 +24,10 @@ GAIN = 1.05
 """What guesses must promise: measurements are rough."""
 BUSY = 0.5
 """Waiting at the stages, as a share of computing, above which other sessions come first."""
+CHEAP = 0.02
+"""A share of a plain token's time: a draft that takes less than that is for nothing."""
+MEAN = 0.5
+"""How likely a candidate is, before any was seen."""
 ALLOWED, FIRST, MOST = 0.02, 2.0, 6.0
 """What guessing may lose, in the time of plain tokens: so much for every token, so much at first,
 and at most so much of what it has gained before."""
@@ -46,6 +51,14 @@ class Controller:
     """Rows of a further step."""
     _credit: float = FIRST
     _resting: bool = False
+    _draft: float | None = None
+    """Seconds that a candidate takes to be found, once any was."""
+    _spent: float = 0.0
+    """Seconds that finding some took since tokens were chosen last."""
+    _reading: float = 0.0
+    """Those of it in which none was found: a draft reads a text once, and then knows it."""
+    _mean: float = MEAN
+    """How likely a candidate was of late, given the one before."""
     _guessed: bool = False
 
     def ask(self, place: Place) -> int:
@@ -53,12 +66,47 @@ class Controller:
         if self._resting or not self.meter.plain:
             return 0
         if not place.flying:
+            return self._worth_finding()
+        if place.flying >= self.deep or self.meter.waiting >= BUSY:
+            return 0
+        return self._rows if self._worth_following(place.chance) else 0
+
+    def drafted(self, candidates: int, seconds: float) -> None:
+        """So many candidates took so long to be found."""
+        self._spent += seconds
+        self._reading += 0.0 if candidates else seconds
+        if candidates:
+            each = seconds / candidates
+            self._draft = each if self._draft is None else self._draft + (each - self._draft) / 4
+
+    def _worth_finding(self) -> int:
+        """Candidates of a first step: as many as should pay, if it takes time to find them.
+
+        One at least: what they are worth shows only when some are found.
+        """
+        plain = self.meter.plain
+        if self._draft is None:
+            return 1
+        if ROWS * self._draft < CHEAP * plain:
             return ROWS
-        return self._rows if place.flying < self.deep and self.meter.waiting < BUSY else 0
+        row = (self.meter.seconds(2) - plain) * (1.0 + self.meter.waiting) + self._draft
+        chances = [self._mean**depth for depth in range(1, ROWS + 1)]
+        return max(1, rows_worth(chances, lambda rows: plain + (rows - 1) * row * GAIN))
+
+    def _worth_following(self, chance: float) -> bool:
+        """Whether a further step should pay for the time that finding it takes."""
+        if self._draft is None or self._rows * self._draft < CHEAP * self.meter.plain:
+            return True
+        tokens = chance * sum(self._mean**depth for depth in range(1, self._rows + 1))
+        seconds = self.meter.turn.fit().seconds(self._rows) + self._rows * self._draft
+        return tokens > GAIN * max(self._rate, 1 / self.meter.plain) * seconds
 
     def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
         """What pays."""
         order, chances = paths(candidates)
+        if candidates:
+            mean = sum(candidate.chance for candidate in candidates) / len(candidates)
+            self._mean += (min(mean, 0.98) - self._mean) / 4
         if place.flying:
             return self._further(place, candidates, order, chances)
         price = 1.0 + self.meter.waiting  # a row of ours makes others wait as well
@@ -119,15 +167,16 @@ class Controller:
     def wrote(self, tokens: int, seconds: float) -> None:
         """So many tokens were chosen at once, so long after the ones before."""
         if self._out:
-            self.meter.round(self._out, seconds)
+            self.meter.round(self._out, max(0.0, seconds - self._spent))
         plain = self.meter.plain
         self._credit += ALLOWED * tokens
-        if self._guessed and plain:
-            self._credit = min(MOST, self._credit + tokens - seconds / plain)
+        if (self._guessed or self._spent - self._reading > CHEAP * plain) and plain:
+            self._credit = min(MOST, self._credit + tokens - (seconds - self._reading) / plain)
         if self._credit < 0 and not self._resting:
             self._say(
                 f"no guesses for a while: they lost {-self._credit:.1f} tokens' time too many"
             )
+        self._spent = self._reading = 0.0
         self._resting = self._credit < (AGAIN if self._resting else 0.0)
 
     def _say(self, words: str) -> None:

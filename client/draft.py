@@ -6,7 +6,7 @@ token the model itself has chosen (``client/speculation.py``); a bad draft costs
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hearthring.client.sampler import Sampling
 
@@ -54,6 +54,14 @@ class Draft(Protocol):
 
     def close(self) -> None:
         """Give up what it holds. Idempotent."""
+
+
+@runtime_checkable
+class ReadingDraft(Draft, Protocol):
+    """A draft that takes time to read a text, and may do so before it is observed."""
+
+    def read(self, prompt: Sequence[int]) -> bool:
+        """Read a bounded part of a prompt that will be observed; whether nothing is left to do."""
 
 
 @dataclass(frozen=True, slots=True)

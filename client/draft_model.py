@@ -48,7 +48,7 @@ class Text(Protocol):
         """It goes on."""
 
     def catch_up(self) -> bool:
-        """Run some of it that waits; whether none is left."""
+        """Run some of it that waits; whether none is left and little was."""
 
     def logits(self, paths: Sequence[tuple[int, ...]]) -> list[F32]:
         """Logits after the text and paths that may follow it; -inf for what it never says."""
@@ -95,6 +95,16 @@ class ModelDraft:
             self._text.append(tokens)
         self._fresh = False
 
+    def read(self, prompt: Sequence[int]) -> bool:
+        """Read some of a text that will be observed, as ``draft.ReadingDraft``."""
+        if self._text.tokens != prompt:
+            self._text.begin(prompt)
+        try:
+            return self._over or self._text.catch_up()
+        except (EngineError, NonFinite) as error:
+            self._stop(error)
+            return True
+
     def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
         """A chain, or a tree: a pass through the model for every token. A text that it has yet to
         read is read in pieces of ``local_text.PIECE`` tokens, and the proposal is empty meanwhile.
@@ -109,9 +119,7 @@ class ModelDraft:
                 return self._draw(self._rule, tuple(tail), most)
             return grow(lambda path: self._guesses((*tail, *path)), most, self._least)
         except (EngineError, NonFinite) as error:
-            self._over = True
-            if self._explain is not None:
-                self._explain(f"no more guesses of {self._text.name}: {error.message}")
+            self._stop(error)
             return []
 
     def offered(self) -> Offer | None:
@@ -122,6 +130,11 @@ class ModelDraft:
         """The text's cache goes; the model stays with the client."""
         self._over = True
         self._text.close()
+
+    def _stop(self, error: EngineError | NonFinite) -> None:
+        self._over = True
+        if self._explain is not None:
+            self._explain(f"no more guesses of {self._text.name}: {error.message}")
 
     def _draw(self, rule: Rule, tail: tuple[int, ...], most: int) -> list[Candidate]:
         """A chain of draws with siblings at its side, which ends there: so how far it goes

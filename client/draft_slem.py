@@ -52,6 +52,16 @@ class RetoldDraft:
         """The text goes on."""
         self._written += self._spelt(tokens)
 
+    def read(self, prompt: Sequence[int]) -> bool:
+        """Read some of a text that will be observed, as ``draft.ReadingDraft``."""
+        text, _ = whole_characters(self._spelt(prompt))
+        try:
+            self._read(text)
+            return self._over or self._text.catch_up()
+        except (EngineError, NonFinite) as error:
+            self._stop(error)
+            return True
+
     def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
         """A chain. Takes a pass for every token of the model, and reads in pieces."""
         before, rest = whole_characters(self._written + self._spelt(tail))
@@ -63,9 +73,7 @@ class RetoldDraft:
                 return []
             words, spans, ended = self._write(most)
         except (EngineError, NonFinite) as error:
-            self._over = True
-            if self._explain is not None:
-                self._explain(f"no more guesses of {self._text.name}: {error.message}")
+            self._stop(error)
             return []
         return self._retold(before, words, spans, ended)[:most]
 
@@ -73,6 +81,11 @@ class RetoldDraft:
         """The text's cache goes; the model stays with the client."""
         self._over = True
         self._text.close()
+
+    def _stop(self, error: EngineError | NonFinite) -> None:
+        self._over = True
+        if self._explain is not None:
+            self._explain(f"no more guesses of {self._text.name}: {error.message}")
 
     def _spelt(self, tokens: Sequence[int]) -> bytes:
         return b"".join(map(self._ours.token_bytes, tokens))

@@ -218,7 +218,7 @@ class Generation:
         self.prompt_tokens = self.prompt_tokens or len(self.token_ids)
         self.prefill_begun, self.resumed = time.monotonic(), self.made
         waiting: deque[asyncio.Future[Result]] = deque()
-        void = list[int]()
+        void, read = list[int](), False
         for kind, places in self._chunks():
             if void:  # nothing may hang on what is void
                 break
@@ -229,6 +229,9 @@ class Generation:
             waiting.append(self._send(rows, states, [row.id for row in rows]))
             self.rows.extend(rows)
         while waiting:
+            # The draft reads while nothing else is to be done here.
+            while not (waiting[0].done() or read):
+                read = await self.heads.run(self.speculation.read, self.token_ids)
             await self._receive(waiting.popleft(), void)
         if void:
             raise RolledBack(min(void), {})

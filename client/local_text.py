@@ -19,6 +19,8 @@ SPARE = 128
 """Slots beyond the text's, for guesses."""
 PIECE = 64
 """Rows of a text that are run at once: what a caller may have to wait for."""
+LATE = 16
+"""So many are no matter."""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +96,8 @@ class LocalText:
             self._tip = found
 
     def catch_up(self, most: int = PIECE) -> bool:
-        """Run at most so many tokens of the text that wait; whether none is left.
+        """Run at most so many tokens of the text that wait; whether none is left, and that took no
+        longer than a few do.
 
         Raises ``OutOfSlots`` when the text outgrows its room, and what the engine raises.
         """
@@ -107,7 +110,7 @@ class LocalText:
             self._tip = nodes[-1]
             self._text += taken
             del self._waiting[: len(taken)]
-        return not self._waiting
+        return not self._waiting and len(taken) <= LATE
 
     def logits(self, paths: Sequence[tuple[int, ...]]) -> list[F32]:
         """Logits ``[vocabulary]`` after the text and each path of tokens that may follow it.

@@ -48,6 +48,9 @@ class Pace(Protocol):
         At ``place.flying`` 0 a row is sent in any case, with what is kept beneath it.
         """
 
+    def drafted(self, candidates: int, seconds: float) -> None:
+        """Looking for candidates took so long, while nothing else was done here; so many came."""
+
     def sent(self, steps: Sequence[int], flying: int) -> None:
         """Steps of so many rows go out, while ``flying`` others are under way."""
 
@@ -75,6 +78,9 @@ class Fixed:
     def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
         """All of them."""
         return range(len(candidates))
+
+    def drafted(self, candidates: int, seconds: float) -> None:
+        """Nothing follows from it."""
 
     def sent(self, steps: Sequence[int], flying: int) -> None:
         """Nothing follows from it."""

@@ -36,6 +36,7 @@ class Shaped:
     _known: tuple[float, ...] = ()
     _shapes: Shapes | None = None
     _out: int = 0
+    _spent: float = 0.0
 
     @property
     def acceptance(self) -> tuple[float, ...]:
@@ -59,6 +60,10 @@ class Shaped:
             )
         return kept
 
+    def drafted(self, candidates: int, seconds: float) -> None:
+        """It isn't the ring's time."""
+        self._spent += seconds
+
     def sent(self, steps: Sequence[int], flying: int) -> None:
         """A step of so many rows goes out."""
         self._out = steps[0] if len(steps) == 1 and not flying else 0
@@ -77,7 +82,8 @@ class Shaped:
     def wrote(self, tokens: int, seconds: float) -> None:
         """So many tokens were chosen at once, so long after the ones before."""
         if self._out:
-            self.meter.round(self._out, seconds)
+            self.meter.round(self._out, max(0.0, seconds - self._spent))
+        self._spent = 0.0
 
     def _best(self) -> Shapes:
         now = self.acceptance

@@ -8,7 +8,7 @@ from hearthring.client.acceptance import RULES, DrawingDraft, Rule
 from hearthring.client.answer import Guessing
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.calibration import Calibration
-from hearthring.client.draft import Candidate, Draft
+from hearthring.client.draft import Candidate, Draft, ReadingDraft
 from hearthring.client.lessons import Lesson, Tally
 from hearthring.client.pace import Explain, Fixed, Pace, Place, Trip, subtree
 
@@ -74,6 +74,10 @@ class Speculation:
             if self.lesson is not None:
                 self.lesson.begin(self._calibration)
 
+    def read(self, prompt: Sequence[int]) -> bool:
+        """Let the draft read some of the prompt while it is on its way; whether that's all."""
+        return not isinstance(self.draft, ReadingDraft) or self.draft.read(prompt)
+
     def judged(self, guesses: Iterable[Branch], token: int) -> None:
         """A token was chosen where these were guessed."""
         ranked = sorted(guesses, key=lambda guess: -guess.said)
@@ -131,7 +135,9 @@ class Speculation:
         proposed = within(self.draft.propose(tip.tail, min(most, place.room)), reach)
         if isinstance(self.draft, DrawingDraft) and tip.branch.offer is None:
             tip.branch.offer = self.draft.offered()
-        self.draft_s += time.perf_counter() - begun
+        spent = time.perf_counter() - begun
+        self.draft_s += spent
+        self.pace.drafted(len(proposed), spent)
         rate = self._calibration.rate
         rated = [replace(candidate, chance=rate(candidate.chance)) for candidate in proposed]
         wanted = frozenset(self.pace.keep(place, rated))

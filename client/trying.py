@@ -49,6 +49,9 @@ class Trying:
     def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
         return ARMS[self._arm].keep(place, candidates)
 
+    def drafted(self, candidates: int, seconds: float) -> None:
+        """Nothing follows from it: the whole time counts."""
+
     def sent(self, steps: Sequence[int], flying: int) -> None:
         """Nothing follows from it."""
 

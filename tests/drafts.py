@@ -77,6 +77,9 @@ class Whim:
     def keep(self, place: Place, candidates: Sequence[Candidate]) -> list[int]:
         return [index for index in range(len(candidates)) if self._random.random() < 0.9]
 
+    def drafted(self, candidates: int, seconds: float) -> None:
+        pass
+
     def sent(self, steps: Sequence[int], flying: int) -> None:
         pass
 

@@ -26,6 +26,8 @@ class Invented:
     stages: int = 4
     noise: float = 0.1
     waiting: float = 0.0
+    draft: float = 0.0
+    asked: int = 0
 
     def run(self, pace: Controller, tokens: int, seed: int = 1) -> float:
         """Seconds for so many tokens, one step at a time."""
@@ -34,6 +36,9 @@ class Invented:
         while made < tokens:
             place = Place(0, 1.0, 64)
             asked = min(pace.ask(place), 64)
+            self.asked, drafting = self.asked + asked, asked * self.draft
+            if asked:
+                pace.drafted(asked, drafting)
             chance = known.rate(self.said)
             chain = [Candidate(7, at - 1, chance) for at in range(asked)]
             kept = len(pace.keep(place, chain)) if chain else 0
@@ -50,8 +55,8 @@ class Invented:
                 hits += 1
             for at in range(min(hits + 1, kept)):
                 known.saw(self.said, at < hits)
-            pace.wrote(1 + hits, seconds)
-            spent, made = spent + seconds, made + 1 + hits
+            pace.wrote(1 + hits, seconds + drafting)
+            spent, made = spent + seconds + drafting, made + 1 + hits
         return spent / made
 
     def plain(self) -> float:
@@ -72,6 +77,23 @@ def test_a_good_draft_saves_hops() -> None:
     for hop, least in ((0.002, 1.1), (0.01, 1.4), (0.05, 2.5)):
         ring = Invented(0.01, 0.006, hop, 0.85, said=0.85)
         assert ring.plain() / ring.run(Controller(deep=1), 400) > least
+
+
+@pytest.mark.parametrize("hop", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("truth", [0.1, 0.5, 0.8])
+def test_a_draft_that_takes_long_costs_little(hop: float, truth: float) -> None:
+    for draft in (0.002, 0.02, 0.2):
+        ring = Invented(0.01, 0.004, hop, truth, said=truth, draft=draft)
+        assert ring.run(Controller(), 400) < ring.plain() / 0.95
+
+
+def test_a_draft_that_takes_time_is_asked_for_what_pays() -> None:
+    slow = Invented(0.01, 0.001, 0.05, 0.8, said=0.8, draft=0.03)
+    gain = slow.plain() / slow.run(Controller(deep=1), 400)
+    fast = Invented(0.01, 0.001, 0.05, 0.8, said=0.8)
+    assert gain > 1.5
+    assert fast.plain() / fast.run(Controller(deep=1), 400) > gain
+    assert slow.asked < 0.5 * fast.asked
 
 
 def test_nothing_is_sent_on_where_others_wait() -> None:

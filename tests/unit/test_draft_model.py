@@ -157,7 +157,7 @@ def test_a_long_text_is_read_in_pieces_and_ends_at_the_context(model: LocalModel
     said = list[str]()
     draft = ModelDraft(LocalText(model, 150), 300, Sampling(), least=0.0, explain=said.append)
     draft.observe([5] * 140)
-    assert [len(draft.propose((), 2)) for _ in range(3)] == [0, 0, 2]
+    assert [len(draft.propose((), 2)) for _ in range(4)] == [0, 0, 2, 2]
     draft.observe([6] * 9)
     assert len(draft.propose((), 1)) == 1
     draft.observe([6] * 2)
@@ -166,7 +166,9 @@ def test_a_long_text_is_read_in_pieces_and_ends_at_the_context(model: LocalModel
     assert len(said) == 1
     assert "room for 150" in said[0]
     draft.forget()
-    draft.observe([5] * 10)
+    while not draft.read([5] * 100):
+        pass
+    draft.observe([5] * 100)
     assert len(draft.propose((), 2)) == 2
     draft.close()
     draft.close()
@@ -269,3 +271,18 @@ def test_what_is_drawn_and_judged_has_the_targets_distribution(wide: int) -> Non
     chi_square = ((pairs - expected) ** 2 / expected).sum()
     assert chi_square < 76.5, "35 degrees of freedom, one in 10 000"
     assert accepted > 0.4 * samples
+
+
+async def test_a_draft_reads_while_the_prompt_is_on_its_way(
+    tiny: ModelEntry, model: LocalModel
+) -> None:
+    size, asked = model.tokenizer.vocabulary, {"max_tokens": 8, "temperature": 0.0}
+    async with memory_swarm(tiny, CUTS) as swarm:
+        client = swarm.client()
+        draft = ModelDraft(LocalText(model, 512), size, Sampling(), least=0.0)
+        answer = await ask(client, draft, Fixed(3), **asked)
+        other = ModelDraft(LocalText(model, 512), size, Sampling(), least=0.0)
+        other.read = lambda prompt: True  # type: ignore[method-assign]
+        late = await ask(client, other, Fixed(3), **asked)
+    assert answer.token_ids == late.token_ids
+    assert answer.guessing.trips < late.guessing.trips
