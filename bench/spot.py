@@ -5,8 +5,8 @@ Run: python bench/spot.py [--stages 3] [--rates 0.01,0.05] [--seconds 60] [--jso
 Real node processes on the loopback, one thread each; a round has an answer at every rate, in turn,
 so that all meet the same machine. A cost is 1 - tokens/s over tokens/s without checks, at the
 median of the rounds; "whole" counts the time from the first token until the answer is there, with
-the check at its end. Nodes are newcomers, unless ``--proven``: checked about twice as often.
-Two cores carry the nodes, their client and its checks.
+a check at its end if there is one. Nodes are newcomers, unless ``--proven``: checked about twice as
+often. Two cores carry the nodes, their client and its checks.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Spot checks beside a generation: at a rate, the ring's stages show cells while they serve.
 
-When another 32 rows are committed each stage is checked or isn't, by chance that none can foresee;
-newcomers and those with a bad past more often (``Standing.check_rate``). Cells are drawn from all
-rows since the stage's last check. One that fails is evicted, and the text taken back to the last
-row that is verified.
+When another 32 rows are committed, and when the text has ended, each stage is checked or isn't, by
+chance that none can foresee; newcomers and those with a bad past more often
+(``Standing.check_rate``). Cells are drawn from all rows since the stage's last check. One that
+fails is evicted, and the text taken back to the last row that is verified.
 """
 
 import asyncio
@@ -75,15 +75,16 @@ class SpotChecks:
             self._task = None
 
     async def finish(self) -> None:
-        """The text has ended: end the check under way, and make one last.
+        """The text has ended: end the check under way, and by the same chance make one last.
 
         Raises ``RolledBack`` if that takes anything back, and what ended the session.
         """
         if not self.rate:
             return
         await self.settled()
-        if not self._ring.rollback.due:
-            await self._check()
+        full = len(self._ring.flight.committed) // CHUNK * CHUNK
+        if not self._ring.rollback.due and self.verified < full and (chosen := self._chosen()):
+            await self._check(chosen)
         if self._ring.rollback.due:
             await self._ring.whole()
             self._ring.rollback.tell(self._ring.flight.live)
@@ -106,7 +107,7 @@ class SpotChecks:
             if self._chance() < self._standing(stage.node).check_rate(self.rate)
         }
 
-    async def _check(self, chosen: Container[str] | None = None) -> None:
+    async def _check(self, chosen: Container[str]) -> None:
         ring, known = self._ring, self._coverage
         known.cut(len(ring.flight.committed))
         found = await check_live(

@@ -60,8 +60,8 @@ def ask(
         float,
         typer.Option(
             help="Share of the answer, 0 to 1, at which stages must show what they computed while "
-            "they do, newcomers about twice as often, and all of them once at the end. Who can't "
-            "is replaced, and the answer taken back. Needs the model's layers.",
+            "they do, newcomers about twice as often. Who can't is replaced, and the answer taken "
+            "back. Needs the model's layers.",
             metavar="RATE",
         ),
     ] = 0.0,

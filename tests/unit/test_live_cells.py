@@ -163,6 +163,9 @@ async def test_newcomers_are_checked_more_often_than_proven_nodes(
         assert [lesson.node for lesson in checks.lessons] == [newcomer]
         assert checks.verified == 0  # half the work on these rows was looked at
         await checks.finish()
+        assert [lesson.node for lesson in checks.lessons] == [newcomer]
+        checks = one.spot_checks(1.0, {}, chance=0.99)
+        await checks.finish()
         assert {lesson.node for lesson in checks.lessons} == {proven, newcomer}
         assert all((lesson.good, lesson.bad) == (1.0, 0.0) for lesson in checks.lessons)
         assert checks.verified == 64
