@@ -26,6 +26,8 @@ from hearthring.client.vocabularies import Shared
 from hearthring.protocol.errors import BadOption, EngineError, NonFinite
 from hearthring.protocol.tensors import F32
 
+FIRST = 2
+"""Tokens that are looked for when a prompt was read."""
 LEAST = 0.02
 """Chance of the text's getting to a candidate, below which none is worth a pass."""
 RETOLD = 4
@@ -96,14 +98,18 @@ class ModelDraft:
         self._fresh = False
 
     def read(self, prompt: Sequence[int]) -> bool:
-        """Read some of a text that will be observed, as ``draft.ReadingDraft``."""
+        """Read some of a text that will be observed, as ``draft.ReadingDraft``, and in the end look
+        for what the first question will be about: an engine's first passes take longest."""
         if self._text.tokens != prompt:
             self._text.begin(prompt)
         try:
-            return self._over or self._text.catch_up()
+            done = self._over or self._text.catch_up()
         except (EngineError, NonFinite) as error:
             self._stop(error)
             return True
+        if done:
+            self.propose((), FIRST)
+        return done
 
     def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
         """A chain, or a tree: a pass through the model for every token. A text that it has yet to

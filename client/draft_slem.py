@@ -57,10 +57,13 @@ class RetoldDraft:
         text, _ = whole_characters(self._spelt(prompt))
         try:
             self._read(text)
-            return self._over or self._text.catch_up()
+            done = self._over or self._text.catch_up()
+            if done and not self._over:
+                self._write(1)  # an engine's first passes take longest
         except (EngineError, NonFinite) as error:
             self._stop(error)
             return True
+        return done
 
     def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
         """A chain. Takes a pass for every token of the model, and reads in pieces."""
