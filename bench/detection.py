@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests have
+
 from cases import Bench
 from detected import read, report
 from honest import Honest

@@ -13,6 +13,7 @@ Run: python bench/majority.py [--model smollm2|tiny] [--answers 4] [--draws 2000
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests have
 
 from hearthring.client.auditing import audit_offline
 from hearthring.client.replay import EngineReplayer
