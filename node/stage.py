@@ -19,6 +19,7 @@ import numpy as np
 from hearthring.node.archive import Archive
 from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.cell_desk import CellDesk
+from hearthring.node.lease import within_lease
 from hearthring.node.orders import check_reroute
 from hearthring.node.places import MakeSession, Place, Places, honest_session, place_key
 from hearthring.node.stage_session import Prepared
@@ -47,7 +48,7 @@ from hearthring.protocol.messages import (
     Step,
     Tap,
 )
-from hearthring.protocol.tasks import race
+from hearthring.protocol.tasks import cancel, race
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.shards.engine import Engine, Window
@@ -167,13 +168,12 @@ class StageServer:
     async def _listen(self, place: Place, stream: Stream) -> None:
         """Take the client's frames until it ends the stream or its lease runs out."""
         while True:
+            # Not broken off while the lease goes on: what a stream was to bring would be lost.
+            reading = asyncio.ensure_future(stream.receive())
             try:
-                async with asyncio.timeout_at(_loop_time(place.touched + LIMITS.idle)):
-                    data = await stream.receive()
-            except TimeoutError:
-                if time.monotonic() - place.touched < LIMITS.idle:
-                    continue
-                raise DeadlineExceeded(f"no step for {LIMITS.idle:.0f} s", field="lease") from None
+                data = await within_lease(place, reading)
+            finally:
+                await cancel([reading])
             if data is None:
                 return
             match decode_up(data):
@@ -394,8 +394,3 @@ async def _until(event: asyncio.Event) -> None:
 
 async def _wait(failed: "asyncio.Future[None]") -> None:
     await asyncio.shield(failed)
-
-
-def _loop_time(monotonic: float) -> float:
-    """A ``time.monotonic`` moment on the event loop's clock."""
-    return asyncio.get_running_loop().time() + monotonic - time.monotonic()

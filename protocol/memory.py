@@ -57,7 +57,11 @@ class MemoryStream:
     async def receive(self) -> bytes | None:
         if self._ended is not None:
             raise self._ended
-        item = await self._inbox.get()
+        try:
+            item = await self._inbox.get()
+        except asyncio.CancelledError:
+            self._ended = PeerUnreachable("a read was broken off", field=self.peer)
+            raise
         if isinstance(item, HearthringError):
             self._ended = item
             raise item

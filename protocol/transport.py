@@ -40,7 +40,8 @@ class Stream(Protocol):
         """The next message; ``None`` when the other side has ended the stream properly.
 
         Raises the peer's own error (named, see ``errors.from_wire``), or ``PeerUnreachable`` when
-        the connection broke: an end without a proper end is always an error.
+        the connection broke: an end without a proper end is always an error. Once a call was
+        cancelled, nothing more can be received: its message may be lost.
         """
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from tests.stage_peer import (
     ROW_BYTES,
     WINDOW,
     Rig,
+    chain,
     honest_beside,
     limited,
 )
@@ -125,10 +126,22 @@ async def test_a_client_that_does_not_read_is_ended(stage: Rig) -> None:
         await peer.refused(QuotaExceeded, "attach")
 
 
+async def test_steps_renew_a_lease_and_what_the_client_says_later_is_heard(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, "lease", idle=0.4)
+    peer = await stage.open()
+    for at in range(6):  # together longer than a lease
+        await peer.run(chain(at + 1, 1, at))
+        await asyncio.sleep(0.15)
+    assert len((await peer.evidence()).received) == 6
+    assert (await peer.finish(range(1, 7))).rows == 6
+
+
 async def test_a_session_without_steps_loses_its_lease(
     stage: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, "stage", idle=0.05)
+    limited(monkeypatch, "lease", idle=0.05)
     peer = await stage.open()
     await peer.refused(DeadlineExceeded, "lease")
     await stage.settled(0)
