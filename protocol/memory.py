@@ -34,12 +34,19 @@ class MemoryNetwork:
 
 
 class MemoryStream:
-    """One side of a pair of queues."""
+    """One side of a pair of queues. ``serving``: a handler's side, which as gRPC's brings nothing
+    more once a read was broken off."""
 
-    def __init__(self, peer: str, inbox: "asyncio.Queue[Item]", outbox: "asyncio.Queue[Item]"):
-        self.peer, self._inbox, self._outbox = peer, inbox, outbox
+    def __init__(
+        self,
+        peer: str,
+        inbox: "asyncio.Queue[Item]",
+        outbox: "asyncio.Queue[Item]",
+        serving: bool = False,
+    ) -> None:
+        self.peer, self._inbox, self._outbox, self._serving = peer, inbox, outbox, serving
         self._ended: HearthringError | None = None
-        self._closed = False
+        self._closed = self._broken_off = False
 
     async def send(self, data: bytes) -> None:
         if self._ended is not None:
@@ -57,10 +64,12 @@ class MemoryStream:
     async def receive(self) -> bytes | None:
         if self._ended is not None:
             raise self._ended
+        if self._broken_off:
+            raise PeerUnreachable("a read was broken off", field=self.peer)
         try:
             item = await self._inbox.get()
         except asyncio.CancelledError:
-            self._ended = PeerUnreachable("a read was broken off", field=self.peer)
+            self._broken_off = self._serving
             raise
         if isinstance(item, HearthringError):
             self._ended = item
@@ -110,7 +119,7 @@ class MemoryTransport:
     def accept(self, caller: str, method: Method) -> MemoryStream:
         """Start a handler for a caller, and return the caller's side."""
         up, down = asyncio.Queue[Item](_DEPTH), asyncio.Queue[Item](_DEPTH)
-        mine = MemoryStream(caller, up, down)
+        mine = MemoryStream(caller, up, down, serving=True)
         task = asyncio.create_task(self._run(self._handlers[method], mine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

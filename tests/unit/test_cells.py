@@ -18,6 +18,7 @@ from hearthring.verify.grants import grant
 from hearthring.verify.verdict import Outcome, Strength, Verdict
 from tests.liar import hooks_for
 from tests.memory_ring import memory_swarm
+from tests.stage_peer import until
 
 PROMPT_IDS = list(range(10, 50))
 CUTS = (0, 2, 4)
@@ -107,7 +108,9 @@ async def test_a_session_without_record_is_no_verdict(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
         client = swarm.client()
         answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
-        swarm.nodes[0].stage.archive._kept.clear()
+        stage = swarm.nodes[0].stage
+        await until(lambda: stage.sessions == 0)  # one that is open shows its own
+        stage.archive._kept.clear()
         with pytest.raises(HearthringError):
             await audited(client, answer, 0, cells)
 
