@@ -6,25 +6,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from hearthring.options import (
-    Acceptance,
-    ClassChange,
-    Draft,
-    EndsEngine,
-    Explain,
-    Join,
-    Json,
-    Model,
-    Pace,
-    Patience,
-    Remember,
-    Threads,
-    Wire,
-)
+from hearthring.manner import USUAL, Manner, with_manner
+from hearthring.options import Join, Json, Model
 from hearthring.protocol.errors import BadOption
-from hearthring.terminal import remark
 
 
+@with_manner
 def ask(
     prompt: Annotated[
         str, typer.Argument(help="The question; - reads standard input.", metavar="PROMPT")
@@ -65,16 +52,7 @@ def ask(
             metavar="RATE",
         ),
     ] = 0.0,
-    draft: Draft = "auto",
-    pace: Pace = "auto",
-    remember: Remember = False,
-    patience: Patience = 30.0,
-    allow_class_change: ClassChange = False,
-    wire: Wire = "exact",
-    acceptance: Acceptance = "gumbel",
-    explain_speculation: Explain = False,
-    threads: Threads = None,
-    engine: EndsEngine = "auto",
+    manner: Manner = USUAL,
     as_json: Json = False,
 ) -> None:
     """Ask the swarm; the answer is streamed to standard output."""
@@ -95,25 +73,13 @@ def ask(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": tuple(stop or ()),
-        "draft": draft,
-        "acceptance": acceptance,
         "spot_check": spot_check,
     }
-    if explain_speculation:
-        options["explain"] = remark
-    manner = {
-        "pace": pace,
-        "patience": patience,
-        "allow_class_change": allow_class_change,
-        "remember": remember,
-        "wire": wire,
-    }
     question = text if raw else None
-    ask_once(
-        join or [], model, threads, engine, manner, question, messages, options, proof, as_json
-    )
+    ask_once(join, model, manner, question, messages, options, proof, as_json)
 
 
+@with_manner
 def chat(
     join: Join = None,
     model: Model = None,
@@ -124,16 +90,7 @@ def chat(
         Optional[str],  # noqa: UP045
         typer.Option(help="A system message."),
     ] = None,
-    draft: Draft = "auto",
-    pace: Pace = "auto",
-    remember: Remember = False,
-    patience: Patience = 30.0,
-    allow_class_change: ClassChange = False,
-    wire: Wire = "exact",
-    acceptance: Acceptance = "gumbel",
-    explain_speculation: Explain = False,
-    threads: Threads = None,
-    engine: EndsEngine = "auto",
+    manner: Manner = USUAL,
 ) -> None:
     """Talk with the swarm, turn by turn, until an empty line."""
     from hearthring.asking import chat as talk
@@ -142,16 +99,5 @@ def chat(
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_p": top_p,
-        "draft": draft,
-        "acceptance": acceptance,
     }
-    if explain_speculation:
-        options["explain"] = remark
-    manner = {
-        "pace": pace,
-        "patience": patience,
-        "allow_class_change": allow_class_change,
-        "remember": remember,
-        "wire": wire,
-    }
-    talk(join or [], model, threads, engine, manner, system, options)
+    talk(join, model, manner, system, options)

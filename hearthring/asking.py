@@ -11,6 +11,7 @@ from hearthring.client.config import ClientConfig, threads_of
 from hearthring.client.route import missing_windows
 from hearthring.client.standing import open_reputation
 from hearthring.client.sync import Client
+from hearthring.manner import Manner
 from hearthring.models import print_json
 from hearthring.protocol.errors import BadOption, BadProof
 from hearthring.terminal import Bars
@@ -21,26 +22,21 @@ NO_INPUT = 64
 
 
 def ask_once(
-    join: list[str],
+    join: list[str] | None,
     model: str | None,
-    threads: int | None,
-    engine: str,
-    manner: dict[str, Any],
+    manner: Manner,
     raw: str | None,
     messages: list[dict[str, str]],
     options: dict[str, Any],
     proof: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask, stream, save the proof, and say how it went. ``manner`` are options of the client."""
+    """Ask, stream, save the proof, and say how it went."""
     if proof is not None and not proof.absolute().parent.is_dir():
         raise BadOption(f"there is no folder {proof.absolute().parent}", field="proof")
-    with (
-        Bars() as bars,
-        Client(join, model, threads=threads, engine=engine, progress=bars, **manner) as client,
-    ):
+    with Bars() as bars, manner.client(join, model, bars) as client:
         question = {} if raw is not None else {"messages": messages}
-        stream = client.stream(raw, **question, **options)  # type: ignore[arg-type]
+        stream = client.stream(raw, **question, **manner.request(), **options)  # type: ignore[arg-type]
         for piece in stream:
             bars.close()
             if not as_json:
@@ -69,26 +65,22 @@ def show(piece: Piece) -> None:
 
 
 def chat(
-    join: list[str],
+    join: list[str] | None,
     model: str | None,
-    threads: int | None,
-    engine: str,
-    manner: dict[str, Any],
+    manner: Manner,
     system: str | None,
     options: dict[str, Any],
 ) -> None:
     """Turn by turn until an empty line or the end of input. Ctrl-C ends the answer under way."""
     messages = [{"role": "system", "content": system}] if system is not None else []
-    with (
-        Bars() as bars,
-        Client(join, model, threads=threads, engine=engine, progress=bars, **manner) as client,
-    ):
+    with Bars() as bars, manner.client(join, model, bars) as client:
         print("an empty line ends the chat", file=sys.stderr)
         while text := _line("you> "):
             messages.append({"role": "user", "content": text})
             said = ""
             try:
-                for piece in client.stream(messages=messages, proof=False, **options):
+                asked = {**manner.request(), **options}
+                for piece in client.stream(messages=messages, proof=False, **asked):
                     bars.close()
                     said = said[: len(said) - piece.taken_back] + piece.text
                     show(piece)
