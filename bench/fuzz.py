@@ -228,20 +228,25 @@ async def over_tls(frames: int, seed: int) -> None:
     """Broken rules, floods and mutated steps at a stage over TLS, beside honest sessions."""
     with tempfile.TemporaryDirectory() as folder:
         engine = tiny_engine(write_tiny_gguf(Path(folder) / "tiny.gguf"))
-    before = [0.0]
+    before, begun = [0.0], [time.monotonic()]
 
     def look(n: int) -> None:
         if n == frames // WARM:
             before[0] = resident()
+        if n and n % max(1, frames // WARM) == 0:
+            print(f"  {n} frames after {time.monotonic() - begun[0]:.0f} s", flush=True)
 
     async with attack(engine) as found:
-        print(f"over TLS: {await refusals(found)} broken rules, each refused by its own name")
+        print(
+            f"over TLS: {await refusals(found)} broken rules, each refused by its own name",
+            flush=True,
+        )
         for what, said in (await floods(found)).items():
-            print(f"  too many of {what}: {said}")
-        begun = time.monotonic()
+            print(f"  too many of {what}: {said}", flush=True)
+        begun[0] = time.monotonic()
         ends = await mutations(found, frames, np.random.default_rng(seed), look)
         growth = resident() - before[0]
-        print(f"{frames} frames over TLS in {time.monotonic() - begun:.0f} s")
+        print(f"{frames} frames over TLS in {time.monotonic() - begun[0]:.0f} s")
         print(f"  sessions ended by {dict(ends.most_common())}")
         print(
             f"  {found.stories} honest sessions meanwhile got every bit and their receipts; "

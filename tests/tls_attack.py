@@ -27,6 +27,8 @@ SESSIONS = 40
 """Sessions that one hostile identity opens before another takes its place."""
 FRAME = 0.004
 """Seconds to see whether a frame has ended its session."""
+QUIET = 5.0
+"""Seconds after which a session that has nothing to send says that it is there."""
 
 
 @dataclass
@@ -47,6 +49,10 @@ class Story:
             self.got |= await self.peer.run(rows, commit=tuple(row.id for row in before))
             self.slowest = max(self.slowest, time.monotonic() - begun)
             self.place += 1
+
+    async def stay(self) -> None:
+        """Keep the lease: a step without rows, and what comes back for it."""
+        assert await self.peer.run() == {}
 
     async def end(self) -> None:
         await self.go_on()
@@ -191,8 +197,12 @@ async def mutations(
         await peer.leave()
 
     peer, listening = await again()
+    said = time.monotonic()
     for n in range(frames):
         look(n)
+        if time.monotonic() - said > QUIET:
+            await victim.stay()
+            said = time.monotonic()
         if peer.next_step > 20:
             await leave()
             peer, listening = await again()
