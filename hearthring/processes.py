@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 import hearthring
+from hearthring.guard import GUARD
 from hearthring.protocol.errors import Unavailable
 
 READY_SECONDS = 90.0
@@ -22,8 +23,8 @@ class NodeProcess:
     """``hearthring node`` with these flags; with a fault, the lying node of the tests.
 
     It has a session of its own, so a Ctrl-C in the terminal reaches us alone and we stop our nodes
-    in order. ``before`` are words in front of the command, which must end in running it;
-    ``program`` is what Python runs in its place.
+    in order; should we be killed first, a guard ends them for us. ``before`` are words in front of
+    the command, which must end in running it; ``program`` is what Python runs in its place.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class NodeProcess:
             cwd=repository() if fault else None,
             start_new_session=True,
         )
+        GUARD.watch(self.process.pid)
         self._lines: Queue[str | None] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -78,6 +80,7 @@ class NodeProcess:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+        GUARD.forget(self.process.pid)
         self._reader.join(STOP_SECONDS)
         return self.process.returncode
 

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 
 from bench.homelab import Home
 from hearthring import AsyncClient
@@ -113,6 +113,11 @@ class Campaign:
         self.expected: list[list[int]] = []
         self.prefill, self._until = 0.1, until
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return time.monotonic() > self._until
+
     async def undisturbed(self) -> None:
         """The tokens that every later run must give, and how long a prefill takes.
 
@@ -136,7 +141,7 @@ class Campaign:
         done = self.results.done(kind)
         for number, fault in enumerate(faults):
             for _ in range(0 if number in done else TRIES):
-                if time.monotonic() > self._until:
+                if self.over:
                     return
                 await self.swarm.whole()
                 outcome = (await self.run(number, fault, strike, heal)).outcome(kind, number)
@@ -243,8 +248,11 @@ async def partitions(
 
 
 async def drains(campaign: Campaign, number: int) -> None:
-    """Every node in turn is told to leave, and comes back, while generations go on."""
-    swarm = campaign.swarm
+    """Every node in turn is told to leave, and comes back, while generations go on.
+
+    They go on until all have, if that takes longer.
+    """
+    swarm, done = campaign.swarm, campaign.results.done("drains")
 
     async def nothing(fault: Fault, victim: Member) -> None:
         pass
@@ -252,15 +260,18 @@ async def drains(campaign: Campaign, number: int) -> None:
     async def roll() -> None:
         for member in swarm.members:
             await swarm.whole()
+            if campaign.over:
+                return
             member.process.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(member.process.process.wait, GONE_SECONDS)
 
     rolling = asyncio.create_task(roll())
     try:
-        n = 0
-        while n < number or not rolling.done():
-            campaign.results.add((await campaign.run(n, None, nothing)).outcome("drains", n))
-            n += 1
+        for n in count():
+            if campaign.over or (n >= number and rolling.done()):
+                break
+            if n not in done:
+                campaign.results.add((await campaign.run(n, None, nothing)).outcome("drains", n))
         await rolling
     finally:
         rolling.cancel()

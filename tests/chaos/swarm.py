@@ -112,6 +112,7 @@ class ChaosSwarm:
             await asyncio.sleep(RESTART_SECONDS)
             # What is left of its session, its directory's process say, ends with it.
             member.signal(signal.SIGKILL)
+            await asyncio.to_thread(member.process.stop)
             member.start()
             with contextlib.suppress(Unavailable):  # it has ended again, and is started again
                 await asyncio.to_thread(member.process.ready, READY_SECONDS)
