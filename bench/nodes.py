@@ -30,26 +30,30 @@ STORY = "The history of the lighthouse begins with open fires built on hilltops.
 
 @contextmanager
 def ring(
-    stages: int, engine: str, delay_ms: float = 0.0, program: Sequence[str] = ()
+    stages: int,
+    engine: str,
+    delay_ms: float = 0.0,
+    program: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> Iterator[str]:
     """Nodes with one thread each, of about as many layers; yields an invitation.
 
     With a delay, every byte to and from a node takes so much longer. ``program``: what Python runs
-    in place of ``hearthring node``.
+    in place of ``hearthring node``; ``flags``: what every node is given besides.
     """
     cuts = [LAYERS * i // stages for i in range(stages + 1)]
     invite = ""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for place in range(stages):
             window, port = f"{cuts[place]}:{cuts[place + 1]}", free_port()
-            flags = ["--layers", window, "--listen", f"127.0.0.1:{port}", "--threads", "1"]
-            flags += ["--engine", engine, "--data", f"{folder}/{place}"]
+            own = ["--layers", window, "--listen", f"127.0.0.1:{port}", "--threads", "1"]
+            own += ["--engine", engine, "--data", f"{folder}/{place}", *flags]
             if delay_ms:
                 outside = stack.enter_context(slow_link(port, delay_ms / 1e3))
-                flags += ["--announce", f"127.0.0.1:{outside}"]
+                own += ["--announce", f"127.0.0.1:{outside}"]
             if invite:
-                flags += ["--join", invite]
-            node = NodeProcess(window, flags, program=program)
+                own += ["--join", invite]
+            node = NodeProcess(window, own, program=program)
             stack.callback(node.stop)
             ready = node.ready()
             invite = invite or ready

@@ -1,9 +1,11 @@
 """Does a second stage make a prompt faster? And does a shared prefix?
 
-Run: python bench/prefill.py [--prompt 512] [--delay 5] [--engine ggml] [--rounds 3] [--json FILE]
+Run: python bench/prefill.py [--prompt 512] [--delay 5] [--kernels auto] [--rounds 3] [--json FILE]
 
 One stage and two, one thread each; with ``--delay``, every link takes so many milliseconds longer
-each way. Then prompts of 424 tokens that share the first 400 with one asked before.
+each way. ``--kernels low`` multiplies prompt rows in 8 bits: slower than float32 on one stage, but
+a step costs nothing beside its rows, so that they divide well between stages. Then prompts of 424
+tokens that share the first 400 with one asked before.
 """
 
 import argparse
@@ -34,13 +36,16 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--delay", type=float, default=0.0, help="ms per link and direction")
     parser.add_argument("--engine", default="ggml", choices=("ggml", "torch"))
+    parser.add_argument("--kernels", default="auto", choices=("auto", "low", "fast"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     taken, firsts, repeats = dict[int, float](), list[float](), list[float]()
     for stages in (1, 2):
         with (
-            ring(stages, options.engine, options.delay) as invite,
+            ring(
+                stages, options.engine, options.delay, flags=("--prompt", options.kernels)
+            ) as invite,
             Client([invite], threads=1) as client,
         ):
             ids = client.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
@@ -54,6 +59,7 @@ def main() -> None:
     figures: dict[str, object] = {
         "machine": MACHINE,
         "engine": options.engine,
+        "kernels": options.kernels,
         "prompt": options.prompt,
         "delay_ms": options.delay,
         "one_stage_tokens_per_s": round(options.prompt / taken[1], 1),
