@@ -24,10 +24,10 @@ from hearthring.shards.fingerprint import uniform
 from hearthring.shards.ggml_check import quantised
 from hearthring.shards.ggml_library import F32 as FLOAT
 from hearthring.shards.ggml_library import Ggml, load_ggml
-from hearthring.shards.ggml_memory import Memory, Pointer
+from hearthring.shards.ggml_memory import EVERYWHERE, Memory, Pointer
 from hearthring.shards.ggml_products import try_batches
 from hearthring.shards.ggml_rows import RowGraph
-from hearthring.shards.ggml_weights import EVERYWHERE, Matrix, Weights, check_type
+from hearthring.shards.ggml_weights import Matrix, Weights, check_type
 from hearthring.shards.shape import Shape
 
 TOGETHER = 16

@@ -24,11 +24,17 @@ _MASKED = 0xFC00  # minus infinity in fp16
 class _Part:
     """Inputs of one session's rows, as views of the graph's memory."""
 
-    slots: NDArray[np.int64]
+    homes: NDArray[np.int64]  # [layers and K or V, rows and heads]: where new ones go
     masks: dict[int, NDArray[np.uint16]]  # by sliding window, 0 for none
     pointers: NDArray[np.int64]  # where the graph keeps addresses of this session's K and V
     sources: NDArray[np.int64]  # which of the cache's addresses belong there
     bound: "weakref.ref[GgmlKv] | None" = None
+
+    def bind(self, cache: GgmlKv, words: NDArray[np.uint64]) -> None:
+        """Let the graph read a session's cache."""
+        if self.bound is None or self.bound() is not cache:
+            words[self.pointers] = cache.addresses.reshape(-1)[self.sources]
+            self.bound = weakref.ref(cache)
 
 
 class Graph:
@@ -46,6 +52,9 @@ class Graph:
         weakref.finalize(self, call.ggml_gallocr_free, allocator)
         if not call.ggml_gallocr_alloc_graph(allocator, self._handle):
             raise MemoryError("no memory for a graph")
+        for tensor, offset in build.placed:
+            place = call.ggml_get_data(build.mixed) + offset
+            self._memory.words[self._memory.data_index(tensor)] = place
         self.bytes = self._memory.words.nbytes + call.ggml_gallocr_get_buffer_size(allocator, 0)
         rows, width = key.rows, model.shape.width
         self._wide = build.wide
@@ -64,9 +73,12 @@ class Graph:
         """``[layers, rows, bytes]``, overwritten by the next run."""
         if build.trace is not None:
             self.trace = view(call, build.trace, c.c_uint8, end - start, rows, size)
+        heads = model.shape.kv_heads
+        homes = view(call, build.homes, c.c_int64, 2 * (end - start), rows * heads)
+        ends = np.cumsum([count for count, *_ in key.parts])
         self._parts = [
             _Part(
-                view(call, inputs.slots, c.c_int64, count),
+                homes[:, (last - count) * heads : last * heads],
                 {
                     window: view(call, mask, c.c_uint16, model.mask_rows(key, count), visible)
                     for window, mask in inputs.masks.items()
@@ -74,7 +86,7 @@ class Graph:
                 np.array([self._memory.data_index(tensor) for tensor, _ in inputs.held]),
                 np.array([source for _, source in inputs.held]),
             )
-            for (count, visible, _), inputs in zip(key.parts, build.parts, strict=True)
+            for (count, visible, _), last, inputs in zip(key.parts, ends, build.parts, strict=True)
         ]
 
     def run(
@@ -84,9 +96,7 @@ class Graph:
         self._states[...] = states
         at = 0
         for (cache, rows), part in zip(pieces, self._parts, strict=True):
-            if part.bound is None or part.bound() is not cache:
-                self._memory.words[part.pointers] = cache.addresses.reshape(-1)[part.sources]
-                part.bound = weakref.ref(cache)
+            part.bind(cache, self._memory.words)
             for window, mask in part.masks.items():
                 mask.fill(_MASKED)
                 for seen, row in zip(mask, rows, strict=False):  # padding stays masked
@@ -95,7 +105,7 @@ class Graph:
                         seen[first : row.position + 1] = 0
                     else:
                         seen[row.path[first:]] = 0
-            part.slots[:] = [row.slot for row in rows]
+            part.homes[:] = cache.homes([row.slot for row in rows])
             self._positions[at : at + len(rows)] = [row.position for row in rows]
             at += len(rows)
         self._call.ggml_backend_cpu_set_use_ref(backend, self._use_ref)

@@ -8,8 +8,14 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.errors import BadShape, OutOfSlots
 from hearthring.shards.engine import EngineRow, KvCache, Slots, Window
+from hearthring.shards.ggml_memory import EVERYWHERE
 
 KEY, VALUE = 0, 1
+
+
+def first_row(row: int) -> int:
+    """The number, in rows of so many bytes counted from address 0, of the first in that buffer."""
+    return -(-EVERYWHERE[0] // row)
 
 
 def kv_bytes(kind: str, values: int) -> int:
@@ -31,11 +37,19 @@ class GgmlKv:
     ) -> None:
         self.window, self.capacity, self.kind = window, slots, kind
         self.heads, self.width = heads, width
-        shape = (window[1] - window[0], 2, heads, slots, kv_bytes(kind, width))
+        row = kv_bytes(kind, width)
+        shape = (window[1] - window[0], 2, heads, slots, row)
         memory = _lazy_zeros(shape)
         self.rows: NDArray[Any] = memory.view(np.float16) if kind == "f16" else memory
         steps = np.arange(shape[0] * 2, dtype=np.uint64) * np.uint64(np.prod(shape[2:]))
         self.addresses = (steps + np.uint64(self.rows.ctypes.data)).reshape(shape[0], 2)
+        begins = self.addresses.astype(np.int64).reshape(-1, 1) // row - first_row(row)
+        self._begins, self._heads_at = begins, np.arange(heads, dtype=np.int64) * slots
+
+    def homes(self, slots: list[int]) -> NDArray[np.int64]:
+        """Where slots lie, ``[layers and K or V, slots and heads]``, as rows of all memory."""
+        within = np.array(slots, np.int64)[:, None] + self._heads_at
+        return self._begins + within.reshape(-1)
 
     def move(self, source: Slots, target: Slots) -> None:
         """Copy rows between slots, bit for bit; all are read before any is written."""
@@ -86,17 +100,20 @@ class GgmlKv:
 
 
 def _lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Zeros that cost no memory until they are written.
+    """Zeros that cost no memory until they are written, at a multiple of the last dimension.
 
     numpy asks for huge pages, of which the first row of every layer would take one whole.
     """
+    size, row = int(np.prod(shape)), shape[-1]
     if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.zeros(shape, np.uint8)
-    size = int(np.prod(shape))
-    memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.uint8, size).reshape(shape)
+        memory = np.zeros(size + row, np.uint8)
+    else:
+        pages = mmap.mmap(-1, size + row, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+        memory = np.frombuffer(pages, np.uint8)
+    first = -memory.ctypes.data % row
+    return memory[first : first + size].reshape(shape)
 
 
 def ggml_kv(cache: object) -> GgmlKv:

@@ -19,12 +19,12 @@ from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Kind, Window
 from hearthring.shards.families import Activation, family, layer_parts
 from hearthring.shards.ggml_experts import Mixture, expert_nodes, joined
-from hearthring.shards.ggml_kv import KEY, VALUE, kv_bytes
+from hearthring.shards.ggml_kv import KEY, VALUE, first_row, kv_bytes
 from hearthring.shards.ggml_library import BF16, F16, F32, I32, I64, Q8_0, Ggml
-from hearthring.shards.ggml_memory import Memory, Pointer
+from hearthring.shards.ggml_memory import EVERYWHERE, Memory, Pointer
 from hearthring.shards.ggml_policy import Policy
 from hearthring.shards.ggml_products import MANY, Batching
-from hearthring.shards.ggml_weights import EVERYWHERE, LoadedWeights, Matrix, Sort
+from hearthring.shards.ggml_weights import LoadedWeights, Matrix, Sort
 from hearthring.shards.ggml_wide import Blas, Widener, WideProducts
 from hearthring.shards.shape import Shape
 
@@ -80,7 +80,6 @@ class PartInputs:
     """One session's inputs. ``masks``: one per sliding window, 0 for none. ``held``: tensors over
     its cache, and which K or V."""
 
-    slots: Pointer
     masks: dict[int, Pointer]
     held: list[tuple[Pointer, int]] = field(default_factory=list)
 
@@ -110,9 +109,11 @@ class LayerGraph:
         self._count = key.rows
         self.states = self._input(F32, model.shape.width, self._count)
         self.positions = self._input(I32, self._count)
+        self._stored = self._count * model.shape.kv_heads
+        self.homes = self._input(I64, self._stored, 2 * (end - start))
+        self._anywhere = self._all_memory()
         self.parts = [
             PartInputs(
-                self._input(I64, count),
                 {
                     window: self._input(F16, visible, model.mask_rows(key, count))
                     for window in self.windows
@@ -124,6 +125,9 @@ class LayerGraph:
         if model.wide is not None and key.kind is Kind.PROMPT:
             self.wide = WideProducts(model.ggml, *model.wide)
         self.taps: dict[int, Pointer] = {}
+        self.mixed = self._room_for_attention()
+        self.placed: list[tuple[Pointer, int]] = []
+        """Tensors whose data lie in ``mixed``, and at which byte."""
         self.trace = self._room_for_trace(end - start) if key.traced else None
         state = self.states
         for local, layer in enumerate(range(start, end)):
@@ -134,6 +138,14 @@ class LayerGraph:
         self.result = state
         self._call.ggml_set_output(state)
         self._expand(state)
+
+    def _room_for_attention(self) -> Pointer | None:
+        """Where sessions lay their attention side by side; none if there is nothing to join, or
+        if rows are padded, so that there is more of it than belongs there."""
+        counts = [count for count, *_ in self._key.parts]
+        if len(counts) == 1 or any(self._model.mask_rows(self._key, n) > n for n in counts):
+            return None
+        return self._input(F32, self._shape.heads * self._shape.head_width, self._count)
 
     def _room_for_trace(self, layers: int) -> Pointer:
         wire = _WIRE[self._model.residual]
@@ -270,37 +282,38 @@ class LayerGraph:
     def _attention(self, local: int, layer: int, normed: Pointer) -> Pointer:
         """All rows' attention ``[rows, heads * head_width]``, before the output matrix."""
         q, k, v = self._queries_keys_values(layer, normed)
-        v = self._do("reshape_3d", v, self._shape.head_width, self._shape.kv_heads, self._count)
         self._expand(q)
         # Nothing consumes the writes, so they must enter the graph before the reads.
-        caches = self._written(local, k, v)
+        self._write(local, k, v)
         mixed = []
         first = 0
-        for part, inputs, pair in zip(self._key.parts, self.parts, caches, strict=True):
+        for part, inputs in zip(self._key.parts, self.parts, strict=True):
             mask = inputs.masks[self._shape.window(layer)]
-            mixed.append(self._attended(local, q, (first, *part), inputs, pair, mask))
+            mixed.append(self._attended(local, q, (first, *part), inputs, mask))
             first += part[0]
-        return joined(self._do, mixed, 1)
+        if self.mixed is None:
+            return joined(self._do, mixed, 1)
+        return self.mixed
 
-    def _written(self, local: int, k: Pointer, v: Pointer) -> list[list[Pointer]]:
-        """Puts new keys and values into the caches, session by session; returns these."""
-        width, heads = self._shape.head_width, self._shape.kv_heads
-        caches: list[list[Pointer]] = []
-        first = 0
-        for (count, _, capacity), inputs in zip(self._key.parts, self.parts, strict=True):
-            caches.append([])
-            for which, new in ((KEY, k), (VALUE, v)):
-                kind = _KV[self._model.policy.kv]
-                cache = self._do("new_tensor_3d", kind, width, capacity, heads)
-                self._call.ggml_backend_tensor_alloc(self._weights.anywhere, cache, EVERYWHERE[0])
-                strides = (width * heads * 4, width * 4, first * width * heads * 4)
-                part = self._do("view_3d", new, width, count, heads, *strides)
-                written = self._do("set_rows", cache, part, inputs.slots)
-                self._expand(written)
-                caches[-1].append(cache)
-                inputs.held += [(cache, 2 * local + which), (written, 2 * local + which)]
-            first += count
-        return caches
+    def _write(self, local: int, k: Pointer, v: Pointer) -> None:
+        """Put new keys and values into the caches, those of all sessions by one operation each.
+
+        ``homes`` says where: the number of a row of memory for every row and head.
+        """
+        for which, new in ((KEY, k), (VALUE, v)):
+            at = (2 * local + which) * self._stored * 8
+            homes = self._do("view_2d", self.homes, self._stored, 1, 0, at)
+            rows = self._do("reshape_2d", new, self._shape.head_width, self._stored)
+            self._expand(self._do("set_rows", self._anywhere, rows, homes))
+
+    def _all_memory(self) -> Pointer:
+        """All memory there is as rows of keys or values: wherever caches lie, they lie in it."""
+        kv, width = self._model.policy.kv, self._shape.head_width
+        row = kv_bytes(kv, width)
+        count = sum(EVERYWHERE) // row - first_row(row)
+        rows = self._do("new_tensor_2d", _KV[kv], width, count)
+        self._call.ggml_backend_tensor_alloc(self._weights.anywhere, rows, first_row(row) * row)
+        return rows
 
     def _attended(
         self,
@@ -308,7 +321,6 @@ class LayerGraph:
         q: Pointer,
         part: tuple[int, int, int, int],
         inputs: PartInputs,
-        pair: list[Pointer],
         mask: Pointer,
     ) -> Pointer:
         """One session's attention; ``part``: its first row, rows, slots in sight, and slots."""
@@ -320,12 +332,20 @@ class LayerGraph:
         if padding:
             mine = self._do("pad", mine, 0, 0, padding, 0)
         mine = self._do("permute", mine, 0, 2, 1, 3)
-        seen = []
-        for which, cache in enumerate(pair):
-            row = kv_bytes(self._model.policy.kv, width)
-            size = (width, visible, shape.kv_heads, row, capacity * row, 0)
-            seen.append(self._do("view_3d", cache, *size))
-            inputs.held.append((seen[-1], 2 * local + which))
+        seen = [self._in_sight(visible, capacity) for _ in (KEY, VALUE)]
+        inputs.held += [(tensor, 2 * local + which) for which, tensor in enumerate(seen)]
         how = (shape.scale, 0.0, shape.attention_cap)
         out = self._do("flash_attn_ext", mine, *seen, mask, *how)
+        if self.mixed is not None:
+            self._expand(out)  # nothing reads it but by its place
+            self.placed.append((out, first * stride))
+            return out
         return self._do("view_2d", out, shape.heads * width, count, stride, 0)
+
+    def _in_sight(self, visible: int, capacity: int) -> Pointer:
+        """Keys or values of a session's first slots, ``[heads, slots, width]``, at no place yet."""
+        kv, width, heads = self._model.policy.kv, self._shape.head_width, self._shape.kv_heads
+        cache = self._do("new_tensor_3d", _KV[kv], width, capacity, heads)
+        self._call.ggml_backend_tensor_alloc(self._weights.anywhere, cache, EVERYWHERE[0])
+        row = kv_bytes(kv, width)
+        return self._do("view_3d", cache, width, visible, heads, row, capacity * row, 0)

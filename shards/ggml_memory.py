@@ -11,6 +11,9 @@ from hearthring.shards.ggml_library import DATA_OFFSET, Ggml, InitParams
 
 Pointer = int
 
+EVERYWHERE = 4096, 1 << 47
+"""Begin and size of a buffer that has all memory of the process in it. It can't begin at 0."""
+
 
 class Memory:
     """A ggml context whose structs lie in an array of ours, and its C objects' lives."""

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from hearthring.protocol.errors import EngineUnavailable
 from hearthring.shards.families import layer_parts
 from hearthring.shards.ggml_library import F32, Ggml
-from hearthring.shards.ggml_memory import Memory, Pointer
+from hearthring.shards.ggml_memory import EVERYWHERE, Memory, Pointer
 from hearthring.shards.ggml_packing import Packing
 from hearthring.shards.shape import Shape
-
-EVERYWHERE = 4096, 1 << 47
 
 PROBED = 256
 """Outputs of an expert that its kernels are tried on, and those beyond a multiple of it on top, as
