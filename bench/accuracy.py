@@ -1,35 +1,30 @@
 """How near are logits to those of float32 arithmetic: the ggml engine's, and llama.cpp's?
 
-Three short texts go through the layers, half as prompt rows, half as generated ones, and the head.
-Exact are the torch engine and ends in float32 on the same file. Ours run with the client's ends,
-as in a swarm. "error" is relative, over all logits; "greedy" the share of rows whose largest logit
-is the same.
+Texts that the model wrote go through the layers, as prompt rows and then generated ones, and the
+head. Exact are the torch engine and ends in float32 on the same file. Ours run with the client's
+ends, as in a swarm. "error" is relative, over all logits of a text; "beside llama.cpp" the ratio of
+the errors on the same text, its mean and standard error over the texts: any rounding that differs
+moves the error of one text by a tenth or more, so few texts tell nothing. "greedy" is the share of
+rows whose largest logit is the same.
 
-Run: python bench/accuracy.py MODEL.gguf [--threads 1]
+Run: python bench/accuracy.py MODEL.gguf [--texts 48] [--seed 1] [--threads 1]
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from llama import Llama
 
+from hearthring.client.texts import Text, write_texts
 from hearthring.protocol.errors import ResidualOverflow
-from hearthring.protocol.tensors import Residual
-from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
+from hearthring.protocol.tensors import F32, Residual
+from hearthring.shards.engine import Engine, EngineRow, Segment
 from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.tokenizer import Tokenizer
 from hearthring.shards.torch_ends import TorchEnds
 
-TEXTS = (
-    "The sea was calm that morning, and the keeper of the lighthouse had nothing to do but watch "
-    "the boats go out. He had lived there for thirty years and knew every one of them by its sail.",
-    "def median(values):\n    ordered = sorted(values)\n    middle = len(ordered) // 2\n    if "
-    "len(ordered) % 2:\n        return ordered[middle]\n    return (ordered[middle - 1] + ",
-    "Question: which planet of the solar system has the most moons, and how many of them were "
-    "known in 2023?\nAnswer: Saturn, of whose moons 146 had been confirmed by",
-)
 SETTINGS = {
     "low": EngineOptions(prompt="low"),
     "fast": EngineOptions(prompt="fast"),
@@ -38,61 +33,82 @@ SETTINGS = {
 }
 
 
-def logits(engine: Engine, ends: TorchEnds, ids: list[int]) -> np.ndarray:
-    """Logits of all rows, the first half of them prompt."""
-    slots = np.arange(len(ids))
-    half = len(ids) // 2
-    rows = tuple(
-        EngineRow(Kind.PROMPT if p < half else Kind.GENERATED, p, p, slots[: p + 1])
-        for p in range(len(ids))
-    )
-    segment = Segment(engine.new_cache(len(ids)), rows)
-    out, _ = engine.forward((segment,), ends.embed(ids))
+def logits(engine: Engine, ends: TorchEnds, text: Text) -> F32:
+    """Logits of all rows."""
+    slots = np.arange(len(text.ids))
+    rows = tuple(EngineRow(kind, p, p, slots[: p + 1]) for p, kind in enumerate(text.kinds))
+    segment = Segment(engine.new_cache(len(text.ids)), rows)
+    out, _ = engine.forward((segment,), ends.embed(list(text.ids)))
     return ends.logits(ends.norm(out))
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Of each text: the relative error of its logits, and the rows whose largest is the same."""
+
+    errors: F32
+    same: F32
+
+    @classmethod
+    def of(cls, found: list[F32], exact: list[F32]) -> "Errors":
+        """Both may have been made one after the other."""
+        pairs = list(zip(found, exact, strict=True))
+        errors = [np.linalg.norm(mine - true) / np.linalg.norm(true) for mine, true in pairs]
+        same = [(mine.argmax(1) == true.argmax(1)).mean() for mine, true in pairs]
+        return cls(np.array(errors, np.float32), np.array(same, np.float32))
+
+    def show(self, name: str, beside: "Errors | None" = None) -> None:
+        """Print one line."""
+        line = f"{name:24} error {self.errors.mean():.4f}  greedy {self.same.mean():.3f}"
+        if beside is not None:
+            ratios = self.errors / beside.errors
+            margin = ratios.std(ddof=1) / np.sqrt(len(ratios))
+            line += f"  beside llama.cpp {ratios.mean():.3f} +- {margin:.3f}"
+        print(line, flush=True)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--texts", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     file, threads = GgufFile(options.model), options.threads
     window = 0, file.shape.layers
-    tokens = [Tokenizer.from_gguf(file).encode(text, specials=False) for text in TEXTS]
 
-    def run(name: str, residual: Residual, settings: EngineOptions) -> list[np.ndarray]:
+    def load(name: str, residual: Residual, settings: EngineOptions) -> tuple[Engine, TorchEnds]:
         engine = load_engine(name, file, window, residual, threads, options=settings)
-        ends = TorchEnds.open(file, residual, threads)
-        return [logits(engine, ends, ids) for ids in tokens]
+        return engine, TorchEnds.open(file, residual, threads)
+
+    writer, ends = load("ggml", Residual.FP32, EngineOptions())
+    texts = write_texts(file, writer, ends, options.texts, options.seed)
+
+    def run(name: str, residual: Residual, settings: EngineOptions) -> list[F32]:
+        engine, ends = load(name, residual, settings)
+        return [logits(engine, ends, text) for text in texts]
 
     exact = run("torch", Residual.FP32, EngineOptions())
-    llama = Llama(options.model, threads, 1, 512)
-    theirs = []
-    for ids in tokens:
-        llama.step((0,), 0, ids, "all")
-        theirs.append(np.stack([llama.logits(i) for i in range(len(ids))]))
-    show("llama.cpp", theirs, exact)
+    llama, found = Llama(options.model, threads, 1, 512), list[F32]()
+    for text in texts:
+        ids, prompt = list(text.ids), text.prompt
+        steps = [(0, prompt), *((at, at + 1) for at in range(prompt, len(ids)))]
+        rows = list[F32]()
+        for at, end in steps:
+            llama.step((0,), at, ids[at:end], "all")
+            rows += [llama.logits(i) for i in range(end - at)]
+        found.append(np.stack(rows))
+    theirs = Errors.of(found, exact)
+    theirs.show("llama.cpp")
     for name, settings in SETTINGS.items():
         for residual in Residual:
             try:
-                show(f"{name}, {residual.value}", run("ggml", residual, settings), exact)
+                Errors.of(run("ggml", residual, settings), exact).show(
+                    f"{name}, {residual.value}", theirs
+                )
             except ResidualOverflow:
                 print(f"{name}, {residual.value}: the residual doesn't fit")
-
-
-def show(name: str, found: list[np.ndarray], exact: list[np.ndarray]) -> None:
-    """Print one line."""
-    errors = [
-        float(np.linalg.norm(mine - true) / np.linalg.norm(true))
-        for mine, true in zip(found, exact, strict=True)
-    ]
-    same = [
-        float((mine.argmax(1) == true.argmax(1)).mean())
-        for mine, true in zip(found, exact, strict=True)
-    ]
-    listed = " ".join(f"{error:.4f}" for error in errors)
-    print(f"{name:24} error {np.mean(errors):.4f} ({listed})  greedy {np.mean(same):.3f}")
 
 
 if __name__ == "__main__":
