@@ -55,6 +55,8 @@ class Attachment:
         self.whole = False
         """Whether it holds every living row up to the newest it ran. One that takes another's place
         doesn't before all were sent again, however often the ring is re-routed meanwhile."""
+        self.fed: frozenset[int] | None = None
+        """Rows of the text that it was given before it became part of the ring, if it was so."""
         self._stream, self._session = stream, session
         self._probes, self._writing = 0, asyncio.Lock()
         self._awaited: dict[tuple[type, int], asyncio.Future[Any]] = {}

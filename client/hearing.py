@@ -78,11 +78,16 @@ class Hearing:
         ring = self._ring
         if trouble.epoch < ring.epoch and trouble.node != of.stage.node:
             return False
+        if of in ring.handing.opened:  # it can't take the place that it was opened for
+            of.down = trouble.error
+            return True
         lost = of if trouble.node == of.stage.node else self._after(of, trouble.node)
         if lost is None or lost.down is not None:
             return True
         if lost is not of and self._accuses_often(of):
             lost = of
+        if trouble.node == of.stage.node and ring.handing.begin(of, trouble.error):
+            return True
         # One that is leaving serves for a while yet, if nobody can replace it.
         lost.suspected = trouble.node == of.stage.node
         ring.lose(lost, trouble.error)
@@ -91,6 +96,9 @@ class Hearing:
     def on_end(self, of: Attachment, error: HearthringError, said: bool) -> None:
         """A stage's stream is over."""
         ring, blamed = self._ring, of
+        if of in ring.handing.opened:
+            of.down = error
+            return
         place = ring.places.attached.index(of) if of in ring.places.attached else 0
         accuses = said and place > 0 and isinstance(error, _ACCUSING)
         if accuses and ring.mendable and not self._accuses_often(of):

@@ -31,8 +31,8 @@ class Ordering:
     client: str
     ends: str
 
-    def open(self, place: int, wishes: Wishes) -> Open:
-        """For a stage that is new at this place of the route."""
+    def open(self, place: int, wishes: Wishes, silent: bool = False) -> Open:
+        """For a stage that is new at this place of the route; ``silent`` until it is re-routed."""
         stage = self.route[place]
         previous, previous_fingerprint, next_, next_address = self._neighbours(place)
         return Open(
@@ -52,6 +52,7 @@ class Ordering:
             taps=tuple(tap for tap in wishes.taps if stage.start < tap <= stage.end),
             sharing=wishes.sharing,
             cells=wishes.cells,
+            silent=silent,
         )
 
     def stay(self, place: int, committed: tuple[int, ...], live: tuple[int, ...]) -> Reroute:

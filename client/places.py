@@ -1,7 +1,7 @@
 """A session's places at the stages of its route: taking them, and telling who didn't give one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, StageFailed
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
-from hearthring.protocol.messages import Opened, Reroute
+from hearthring.protocol.messages import Open, Opened, Reroute
 from hearthring.protocol.tasks import all_or_none
 from hearthring.protocol.transport import Method, Transport
 
@@ -89,18 +89,29 @@ class Places:
 
         When cancelled, nothing of it is left: half a place must not count as one.
         """
-        stage, attached = self.ring.route[place], None
+        wish = self._ordering(self.ring.route).open(place, self.ring.wishes())
+        await self._take(self.ring.route[place], wish, self.attached)
+
+    async def prepare(
+        self, route: Sequence[Stage], place: int, silent: bool, among: list[Attachment]
+    ) -> Attachment:
+        """Open a new stage of a route that isn't entered yet. Raises as ``attach`` does."""
+        wish = self._ordering(route).open(place, self.ring.wishes(), silent)
+        return await self._take(route[place], wish, among)
+
+    async def _take(self, stage: Stage, wish: Open, among: list[Attachment]) -> Attachment:
+        attached = None
         try:
             stream = await self.transport.dial(stage.address, stage.node, Method.ATTACH)
             attached = Attachment(stage, stream, self._hearing)
-            self.attached.append(attached)
+            among.append(attached)
             self._reached[stage] = False
-            wish = self._ordering().open(place, self.ring.wishes())
             await attached.ask(wish, Opened, 2 * LIMITS.connect)
             self._reached[stage] = True
+            return attached
         except asyncio.CancelledError:
-            if attached is not None and attached in self.attached:
-                self.attached.remove(attached)
+            if attached is not None and attached in among:
+                among.remove(attached)
                 await attached.close()
             raise
         except HearthringError as error:
@@ -112,15 +123,27 @@ class Places:
                 else stage.failed(error)
             ) from error
 
-    def order(self, place: int) -> Reroute:
-        """What a stage that stays is told of this epoch."""
-        flight = self.ring.flight
-        return self._ordering().stay(place, tuple(flight.committed), flight.undecided())
+    def order(self, place: int, to: Attachment) -> Reroute:
+        """What a stage that stays, or was prepared, is told of this epoch.
 
-    def _ordering(self) -> Ordering:
-        """What stages are told in this epoch."""
+        One that was prepared keeps its rows up to the first that it lacks.
+        """
+        flight, fed = self.ring.flight, to.fed
+        committed, live = flight.committed, flight.undecided()
+        if fed is not None:
+            lacks = next((row for row in flight.live if row not in fed), None)
+            committed = [row for row in committed if lacks is None or row < lacks]
+            live = ()
+        return self._ordering(self.ring.route).stay(place, tuple(committed), live)
+
+    async def link_to(self, stage: Stage) -> Link:
+        """The link to any stage. Raises what ``Links.get`` does."""
+        return await self._links.get(stage.address, stage.node)
+
+    def _ordering(self, route: Sequence[Stage]) -> Ordering:
+        """What the stages of a route are told in this epoch."""
         ring, who = self.ring, self.transport.identity.node_id
-        return Ordering(ring.session, ring.epoch, ring.route, who, self.ends)
+        return Ordering(ring.session, ring.epoch, route, who, self.ends)
 
     def _late(self) -> list[Stage]:
         """Who keeps an opening waiting: those that took no call, else the last that didn't open.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hearthring.client.attachment import Attachment
-from hearthring.client.replacement import Spares, gaps, pause
+from hearthring.client.handover import Prepared
+from hearthring.client.replacement import Spares, class_change, gaps, pause
 from hearthring.client.resending import resend
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, NoRoute, StageFailed
@@ -100,11 +101,12 @@ class Recovery:
         raise StageFailed("another stage failed meanwhile", field="ring")
 
     async def _attempt(self, again: bool) -> None:
-        route = await self._route(again)
-        change = _class_change(self.ring.route, route)
+        prepared = await self.ring.handing.take()
+        route = prepared.route if prepared is not None else await self._route(again)
+        change = class_change(self.ring.route, route)
         self.ring.rollback.class_changing |= bool(change)
         self._changed += change
-        kept = await self._enter(route)
+        kept = await self._enter(route, prepared)
         newest = await self._agree(route, kept)
         await resend(self.ring, newest)
         self.ring.rollback.class_changing = False
@@ -130,8 +132,9 @@ class Recovery:
             rest = down - {a.stage for a in doubtful}
             return await self.spares.instead(ring.route, rest, True, True) if rest else ring.route
 
-    async def _enter(self, route: tuple[Stage, ...]) -> frozenset[Stage]:
-        """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay."""
+    async def _enter(self, route: tuple[Stage, ...], prepared: Prepared | None) -> frozenset[Stage]:
+        """Begin the epoch on this side; leave who isn't needed. Returns the stages that stay, and
+        those that were prepared."""
         ring = self.ring
         ring.revoke()
         ring.flight.abandon()
@@ -139,6 +142,9 @@ class Recovery:
         ring.epoch, ring.route = ring.epoch + 1, route
         staying = [a for a in ring.places.attached if a.down is None and a.stage in route]
         leaving = [a for a in ring.places.attached if a not in staying]
+        if prepared is not None:
+            staying += prepared.attached
+            ring.number_from(prepared.steps)
         ring.places.attached = staying
         for attached in staying:
             attached.last_step = 0
@@ -162,7 +168,9 @@ class Recovery:
             try:
                 # It may be a while until it has linked to the next stage, but not until it says
                 # that it is there: who is silent is known before.
-                await all_or_none(alive(attached), reroute(attached, ring.places.order(place)))
+                await all_or_none(
+                    alive(attached), reroute(attached, ring.places.order(place, attached))
+                )
             except DeadlineExceeded as error:
                 ring.suspect(attached, error)
                 raise
@@ -205,17 +213,6 @@ def _lost(attached: Sequence[Attachment]) -> dict[str, str]:
         for a in attached
         if a.down is not None
     }
-
-
-def _class_change(old: Sequence[Stage], new: Sequence[Stage]) -> list[str]:
-    """The stages of a new route whose layers were in another numerics class before."""
-    before = {layer: stage for stage in old for layer in range(stage.start, stage.end)}
-    return [
-        f"layers {stage.start} to {stage.end} from {before[stage.start].numerics} to "
-        f"{stage.numerics}"
-        for stage in new
-        if any(before[n].fingerprint != stage.fingerprint for n in range(stage.start, stage.end))
-    ]
 
 
 def _given_up(

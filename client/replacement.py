@@ -222,6 +222,17 @@ def gaps(route: Sequence[Stage], down: frozenset[Stage]) -> list[tuple[int, int]
     return found
 
 
+def class_change(old: Sequence[Stage], new: Sequence[Stage]) -> list[str]:
+    """The stages of a new route whose layers were in another numerics class before."""
+    before = {layer: stage for stage in old for layer in range(stage.start, stage.end)}
+    return [
+        f"layers {stage.start} to {stage.end} from {before[stage.start].numerics} to "
+        f"{stage.numerics}"
+        for stage in new
+        if any(before[n].fingerprint != stage.fingerprint for n in range(stage.start, stage.end))
+    ]
+
+
 def pause(attempt: int) -> float:
     """Seconds to wait before an attempt: none at first, then longer and longer, with jitter."""
     if attempt < 2:

@@ -30,12 +30,15 @@ async def resend(ring: "RingSession", newest: Mapping[Stage, int]) -> None:
     places = ring.places.attached
     first = next((i for i, attached in enumerate(places) if not attached.whole), len(places))
     whole = first == len(places)
+    # Who was prepared has the text up to its newest row, and so have all others.
+    lacking = [attached for attached in places if not attached.whole]
+    known = min((newest[a.stage] if a.fed is not None else ROOT for a in lacking), default=ROOT)
     for attached in places[first:]:
-        attached.whole = False
+        attached.whole, attached.fed = False, None
     rows = [
         sent
         for row, sent in ring.flight.live.items()
-        if not (whole and row in ring.ledger.received)
+        if row > known and not (whole and row in ring.ledger.received)
     ]
     held = newest[ring.route[first - 1]] if first else ROOT
     sender = places[first - 1]

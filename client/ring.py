@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from hearthring.client.attachment import Attachment
 from hearthring.client.flight import Flight, Result, Sent
+from hearthring.client.handover import HandOver
 from hearthring.client.ledger import Ledger
 from hearthring.client.orders import Wishes
 from hearthring.client.places import Places
@@ -23,6 +24,7 @@ from hearthring.client.recovery import Mended, Recovery
 from hearthring.client.replacement import Spares
 from hearthring.client.rollback import Rollback
 from hearthring.client.route import Stage
+from hearthring.client.sending import Sender
 from hearthring.client.watch import Pulse, Watch
 from hearthring.protocol.errors import (
     DeadlineExceeded,
@@ -43,7 +45,6 @@ from hearthring.protocol.tensors import F32, Residual
 from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.verify.beacon import commitment
-from hearthring.verify.claims import claim
 from hearthring.verify.rowhash import row_hashes
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class RingSession:
         self._behind: list[_Behind | tuple[int, ...]] = []
         self.unsaid: list[int] = []
         """Discarded rows that no step has told the stages of."""
-        self.rollback, self.pulse = Rollback(), Pulse()
+        self.rollback, self.pulse, self.handing = Rollback(), Pulse(), HandOver(self)
 
     @property
     def mended(self) -> list[Mended]:
@@ -117,6 +118,12 @@ class RingSession:
     def mending(self) -> bool:
         """Whether lost stages are being replaced now."""
         return self._mending is not None
+
+    @property
+    def replacing(self) -> Spares | None:
+        """Where replacements come from, if lost stages can be replaced now."""
+        able = self._watching is not None and self._failed is None
+        return self._recovery.spares if self._recovery is not None and able else None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -146,6 +153,7 @@ class RingSession:
     async def close(self) -> None:
         """Leave every stage. Idempotent."""
         await cancel(task for task in (self._mending, self._watching) if task is not None)
+        await self.handing.close()
         await self.places.close()
         self.flight.end(None)
         for step in self._behind:
@@ -252,6 +260,10 @@ class RingSession:
         self._launch(self._step, rows, first)
         return self._step
 
+    def number_from(self, step_id: int) -> None:
+        """Steps up to this one are known to a stage that joins the next epoch."""
+        self._step = max(self._step, step_id)
+
     def transmit(self, sent: Sequence[Sent]) -> None:
         """Send rows again, in this epoch."""
         self._step += 1
@@ -270,29 +282,28 @@ class RingSession:
     ) -> None:
         link = self.places.link
         assert link is not None
-        rows, wire = [one.row for one in sent], b"".join(one.wire for one in sent)
-        hashes = self.hashes(rows, wire, 0, self._ends)
-        ids = [row.id for row in rows]
-        signed = claim(self.session, self.epoch, step_id, 0, ids, hashes)
-        self.ledger.sent.update(zip(ids, hashes, strict=True))
-        drop, self.unsaid = tuple(self.unsaid), []
-        step = Step(
-            session=self.session,
-            epoch=self.epoch,
-            step_id=step_id,
-            rows=tuple(rows),
-            states=wire,
-            commit=commit,
-            drop=drop,
-            signature=self._who.sign(signed),
-        )
-        self._launch(step_id, rows, 0)
+        drop, self.unsaid = self.unsaid, []
+        step = self.signed(step_id, sent, commit, drop)
+        self._launch(step_id, step.rows, 0)
         try:
             link.post(encode_step(step))
         except HearthringError as error:
             if self._recovery is None:
                 raise
             self.lose_first(error)
+
+    def signed(
+        self,
+        step_id: int,
+        sent: Sequence[Sent],
+        commit: Sequence[int] = (),
+        drop: Sequence[int] = (),
+    ) -> Step:
+        """Rows as the client sends them in this epoch."""
+        sender = Sender(self._who, self.session, self.epoch, self._ends, self.model_id)
+        step, hashes = sender.step(step_id, sent, commit, drop)
+        self.ledger.sent.update(hashes)
+        return step
 
     async def whole(self) -> None:
         """Wait until nothing is being mended. Raises what ended the session."""
@@ -322,15 +333,20 @@ class RingSession:
         elif self._recovery is None:
             self.end(self.route[0].failed(error))
 
-    def lose(self, lost: Attachment, error: HearthringError) -> None:
-        """A stage is of no use any more: mend the ring, or end the session."""
+    def lose(self, lost: Attachment, error: HearthringError, known: bool = False) -> None:
+        """A stage is of no use any more: mend the ring, or end the session.
+
+        Its node is avoided for a while; with ``known`` it is already.
+        """
+        self.handing.give_up()
         if lost.down is None or lost.suspected:
             lost.down = error
         if self._recovery is None or self._watching is None or self._failed is not None:
             self.places.blamed.add(lost.stage.node)
             self.end(lost.stage.failed(error))
             return
-        self._recovery.spares.avoided.add(lost.stage.node)
+        if not known:
+            self._recovery.spares.avoided.add(lost.stage.node)
         if self._mending is not None:
             self._recovery.disturb()
         else:

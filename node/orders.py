@@ -5,7 +5,7 @@ from hashlib import sha256
 from hearthring.protocol import identity
 from hearthring.protocol.errors import BadShape
 from hearthring.protocol.invitation import split_address
-from hearthring.protocol.messages import Open, Reroute
+from hearthring.protocol.messages import Open, Replay, Reroute
 
 
 def check_wish(wish: Open) -> None:
@@ -25,6 +25,13 @@ def check_reroute(order: Reroute, client: str) -> None:
     identity.public_key_of(order.next)
     if order.next != client:
         split_address(order.next_address, "reroute.next_address")
+
+
+def check_replay(order: Replay) -> None:
+    """Refuse an order to send rows to somebody who can't be meant."""
+    if order.next:
+        identity.public_key_of(order.next)
+        split_address(order.next_address, "replay.next_address")
 
 
 def _check_hash(value: str, field: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hearthring.node.feeding import Feeding
 from hearthring.node.orders import check_wish
 from hearthring.node.prefix import PrefixTree
 from hearthring.node.stage_session import StageSession
@@ -26,6 +27,7 @@ from hearthring.protocol.messages import (
     Open,
     Opened,
     Progress,
+    Replay,
     Rerouted,
     Step,
     Trouble,
@@ -69,6 +71,7 @@ class Place:
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the next stage is to be linked."""
     touched: float = field(default_factory=time.monotonic)
+    feeding: Feeding = field(default_factory=Feeding)
     _last_run: int = 0
     _waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
     _unuse: Callable[[], None] = lambda: None
@@ -127,7 +130,8 @@ class Place:
 
         A step that can't leave is not lost: its rows are retained, and the client is told.
         """
-        if step.epoch != self.session.wish.epoch:
+        wish = self.session.wish
+        if step.epoch != wish.epoch or wish.silent:
             return
         if self.session.last:
             if step.want_output:
@@ -139,6 +143,13 @@ class Place:
                 self.fail(error)
             except HearthringError as error:
                 self.report(error)
+
+    def send_again(self, order: Replay, step: Step) -> None:
+        """Send what was retained, to whom the order says."""
+        if order.next:
+            self.feeding.post(order, step)
+        else:
+            self.pass_on(step)
 
     def progress(self, number: int) -> Progress:
         """The answer to a client's probe."""

@@ -146,6 +146,7 @@ class StageServer:
                 self._listen(place, stream),
                 self._speak(place, stream),
                 self._link(place),
+                place.feeding.run(self._links),
                 _wait(place.failed),
             )
 
@@ -186,8 +187,8 @@ class StageServer:
                 case Reroute() as order:
                     await self._reroute(place, order)
                 case Replay() as order:
-                    session = place.session
-                    place.pass_on(await self._worker.run(partial(session.replay, order)))
+                    step = await self._worker.run(partial(place.session.replay, order))
+                    place.send_again(order, step)
                 case Probe(number):
                     place.post(place.progress(number))
                 case Open():

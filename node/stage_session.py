@@ -284,6 +284,7 @@ class StageSession:
             previous_fingerprint=order.previous_fingerprint,
             next=order.next,
             next_address=order.next_address,
+            silent=False,
         )
         return Rerouted(order.epoch, newest)
 

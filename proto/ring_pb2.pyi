@@ -86,7 +86,7 @@ class PassReady(_message.Message):
     def __init__(self) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint", "sharing", "cells")
+    __slots__ = ("session", "epoch", "model_id", "start", "end", "residual", "fingerprint", "previous", "next", "next_address", "max_rows", "nonce_hash", "taps", "previous_fingerprint", "sharing", "cells", "silent")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class Open(_message.Message):
     PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SHARING_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     epoch: int
     model_id: str
@@ -119,7 +120,8 @@ class Open(_message.Message):
     previous_fingerprint: str
     sharing: int
     cells: bool
-    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ..., sharing: _Optional[int] = ..., cells: bool = ...) -> None: ...
+    silent: bool
+    def __init__(self, session: _Optional[bytes] = ..., epoch: _Optional[int] = ..., model_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., residual: _Optional[str] = ..., fingerprint: _Optional[str] = ..., previous: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., max_rows: _Optional[int] = ..., nonce_hash: _Optional[bytes] = ..., taps: _Optional[_Iterable[int]] = ..., previous_fingerprint: _Optional[str] = ..., sharing: _Optional[int] = ..., cells: bool = ..., silent: bool = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("numerics", "rows")
@@ -178,12 +180,16 @@ class Reroute(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., previous: _Optional[str] = ..., previous_fingerprint: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., committed: _Optional[_Iterable[int]] = ..., live: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Replay(_message.Message):
-    __slots__ = ("step_id", "rows")
+    __slots__ = ("step_id", "rows", "next", "next_address")
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     step_id: int
     rows: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, step_id: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ...) -> None: ...
+    next: str
+    next_address: str
+    def __init__(self, step_id: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ...) -> None: ...
 
 class Probe(_message.Message):
     __slots__ = ("number",)

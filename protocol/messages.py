@@ -69,7 +69,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A client's wish for a place in a stage: what it will send, from whom, and to whom."""
+    """A client's wish for a place in a stage: what it will send, from whom, and to whom.
+
+    A ``silent`` one sends nothing before it is re-routed: it is given the rows of a session in
+    which it is to take another stage's place.
+    """
 
     session: bytes
     epoch: int
@@ -87,6 +91,7 @@ class Open:
     taps: tuple[int, ...] = ()
     sharing: int = SHARE_OWN
     cells: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +158,13 @@ class Rerouted:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Send these retained rows on again, as step ``step_id``."""
+    """Send these retained rows on again, as step ``step_id``; to ``next`` if one is named, which
+    is to take the place of the stage that comes next."""
 
     step_id: int
     rows: tuple[int, ...]
+    next: str = ""
+    next_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

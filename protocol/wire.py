@@ -84,8 +84,8 @@ def encode_up(frame: AttachUp) -> bytes:
         case Reroute():
             same = {n: getattr(frame, n) for n in Reroute.__slots__}
             up = pb.AttachUp(reroute=pb.Reroute(**same))
-        case Replay(step_id, rows):
-            up = pb.AttachUp(replay=pb.Replay(step_id=step_id, rows=rows))
+        case Replay():
+            up = pb.AttachUp(replay=pb.Replay(**{n: getattr(frame, n) for n in Replay.__slots__}))
         case Probe(number):
             up = pb.AttachUp(probe=pb.Probe(number=number))
     return up.SerializeToString()
@@ -119,7 +119,10 @@ def decode_up(data: bytes) -> AttachUp:
             return _read_reroute(frame.reroute)
         case "replay":
             _count("replay.rows", frame.replay.rows, LIMITS.rows_per_step)
-            return Replay(frame.replay.step_id, tuple(frame.replay.rows))
+            again = frame.replay
+            for name in ("next", "next_address"):
+                _count(f"replay.{name}", getattr(again, name), LIMITS.name_chars)
+            return Replay(again.step_id, tuple(again.rows), again.next, again.next_address)
         case "probe":
             return Probe(frame.probe.number)
     raise Malformed("no known frame", field="attach")

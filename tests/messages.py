@@ -78,7 +78,7 @@ UPS = (
     | st.builds(Finish, U32, IDS)
     | st.just(EvidenceQuery())
     | st.builds(Reroute, U32, NAMES, NAMES, NAMES, NAMES, IDS, IDS)
-    | st.builds(Replay, U32, IDS)
+    | st.builds(Replay, U32, IDS, NAMES, NAMES)
     | st.builds(Probe, U32)
 )
 DOWNS = (

@@ -108,7 +108,10 @@ async def test_only_a_trouble_of_this_epoch_stands_in_the_way_of_its_orders() ->
     stream, lost = SlowStream(), list[Attachment]()
     stream.room.set()
     places = SimpleNamespace(attached=list[Attachment]())
-    ring: Any = SimpleNamespace(epoch=1, places=places, lose=lambda who, why: lost.append(who))
+    handing = SimpleNamespace(opened=[])
+    ring: Any = SimpleNamespace(
+        epoch=1, places=places, handing=handing, lose=lambda who, why: lost.append(who)
+    )
     attached = Attachment(Stage("n", "h:1", 0, 2, "fp32", "", ""), stream, Hearing(ring))
     other = Attachment(Stage("new", "h:2", 2, 4, "fp32", "", ""), SlowStream(), Deaf())
     places.attached += [attached, other]
