@@ -39,18 +39,21 @@ class Dialled:
     """A draft that is right with a chance of ``alpha`` at every position: synthetic.
 
     ``truth`` is the whole text, the prompt first. What it says where it is wrong is decided by the
-    position alone, so every pace meets the same luck.
+    position and ``seed`` alone, so every pace meets the same luck. ``said`` is the chance that it
+    states, if that isn't ``alpha``.
     """
 
     truth: Sequence[int]
     alpha: float
     name: str = "dialled"
+    seed: int = 5
+    said: float | None = None
     _seen: int = 0
     _right: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Draw the luck of every position."""
-        luck = np.random.default_rng(5).random(len(self.truth))
+        luck = np.random.default_rng(self.seed).random(len(self.truth))
         self._right = [bool(draw < self.alpha) for draw in luck]
 
     def observe(self, tokens: Sequence[int]) -> None:
@@ -61,11 +64,12 @@ class Dialled:
         """A chain: true tokens, and at unlucky places another one."""
         first = self._seen + len(tail)
         places = range(first, min(first + most, len(self.truth)))
+        said = self.alpha if self.said is None else self.said
         return [
             Candidate(
                 self.truth[at] if self._right[at] else (self.truth[at] + 1) % 1000,
                 at - first - 1,
-                self.alpha,
+                said,
             )
             for at in places
         ]

@@ -1,7 +1,7 @@
 """A draft and a pace at work for one generation, and the account of what came of it."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hearthring.client.acceptance import RULES, DrawingDraft, Rule
@@ -36,6 +36,7 @@ class Speculation:
     """What accepts guesses: by what they were drawn from, or as they are."""
     lesson: Lesson | None = None
     tally: Tally = field(default_factory=Tally)
+    clock: Callable[[], float] = time.perf_counter
     _calibration: Calibration = field(default_factory=Calibration)
     _wrote: float = 0.0
 
@@ -67,7 +68,7 @@ class Speculation:
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The prompt is through."""
-        self._wrote = time.perf_counter()
+        self._wrote = self.clock()
         if self.draft is not None:
             self.draft.forget()
             self.draft.observe(prompt)
@@ -88,7 +89,7 @@ class Speculation:
 
     def wrote(self, tokens: Sequence[int], hits: int) -> None:
         """Tokens were chosen, ``hits`` of them as guessed."""
-        now = time.perf_counter()
+        now = self.clock()
         self.tokens += len(tokens)
         self.hits += hits
         self.pace.wrote(len(tokens), now - self._wrote)
@@ -131,11 +132,11 @@ class Speculation:
         reach = end - 1 - tip.branch.position
         if place.room < 1 or reach < 1 or (most := self.pace.ask(place)) < 1:
             return []
-        begun = time.perf_counter()
+        begun = self.clock()
         proposed = within(self.draft.propose(tip.tail, min(most, place.room)), reach)
         if isinstance(self.draft, DrawingDraft) and tip.branch.offer is None:
             tip.branch.offer = self.draft.offered()
-        spent = time.perf_counter() - begun
+        spent = self.clock() - begun
         self.draft_s += spent
         self.pace.drafted(len(proposed), spent)
         rate = self._calibration.rate
