@@ -19,17 +19,22 @@ Every field but the last has a fixed length, so no two rows share an input.
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from hearthring.protocol.errors import BadReceipt, BadShape
 from hearthring.verify.merkle import HASH_BYTES, root
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 CHUNK = 32
 """Rows under one Merkle root: a chunk holds the positions with the same ``position // CHUNK``."""
 
 _TAG = b"hearthring/row/1"
 _ROW = struct.Struct(">BI")
-_U8, _U32 = 1 << 8, 1 << 32
+_U32 = 1 << 32
 
 
 def row_hashes(
@@ -46,28 +51,43 @@ def row_hashes(
     ``model_id`` and ``fingerprint`` are the raw 32 bytes, ``kinds`` and ``positions`` have one
     entry per row. Raises ``BadShape`` when lengths disagree or a number doesn't fit its field.
     """
-    if len(model_id) != HASH_BYTES or len(fingerprint) != HASH_BYTES:
-        raise BadShape("a model id or fingerprint that isn't 32 bytes", field="row hash")
     if len(kinds) != rows or len(positions) != rows:
         raise BadShape(
             f"{len(kinds)} kinds and {len(positions)} positions for {rows} rows", field="row hash"
         )
-    view = memoryview(wire).cast("B")
-    width, rest = divmod(len(view), rows) if rows else (0, len(view))
+    size = wire.nbytes if isinstance(wire, memoryview) else len(wire)
+    width, rest = divmod(size, rows) if rows else (0, size)
     if rest or (rows and not width):
-        raise BadShape(f"{len(view)} bytes for {rows} rows", field="row hash")
-    if not 0 <= boundary < _U32:
-        raise BadShape(f"{boundary} isn't a boundary", field="row hash")
-    prefix = sha256(_TAG + model_id + fingerprint + boundary.to_bytes(4, "big"))
-    hashes = []
-    for row, (kind, position) in enumerate(zip(kinds, positions, strict=True)):
-        if not (0 <= kind < _U8 and 0 <= position < _U32):
-            raise BadShape(f"kind {kind} at position {position}", field="row hash")
-        state = prefix.copy()
-        state.update(_ROW.pack(kind, position))
-        state.update(view[row * width : (row + 1) * width])
+        raise BadShape(f"{size} bytes for {rows} rows", field="row hash")
+    begun = _begun(model_id, fingerprint, boundary)
+    try:
+        places = list(map(_ROW.pack, kinds, positions))
+    except struct.error:
+        raise BadShape(
+            f"kinds {list(kinds)[:4]} at positions {list(positions)[:4]}", field="row hash"
+        ) from None
+    if rows == 1:  # a token on its way, between two runs of an engine that empty all caches
+        state = begun.copy()
+        state.update(places[0])
+        state.update(wire)
+        return [state.digest()]
+    view, hashes = memoryview(wire).cast("B"), []
+    for at, place in enumerate(places):
+        state = begun.copy()
+        state.update(place)
+        state.update(view[at * width : (at + 1) * width])
         hashes.append(state.digest())
     return hashes
+
+
+@lru_cache(256)
+def _begun(model_id: bytes, fingerprint: bytes, boundary: int) -> "_Hash":
+    """SHA-256 over what all rows at a boundary begin with. To be copied, never updated."""
+    if len(model_id) != HASH_BYTES or len(fingerprint) != HASH_BYTES:
+        raise BadShape("a model id or fingerprint that isn't 32 bytes", field="row hash")
+    if not 0 <= boundary < _U32:
+        raise BadShape(f"{boundary} isn't a boundary", field="row hash")
+    return sha256(_TAG + model_id + fingerprint + boundary.to_bytes(4, "big"))
 
 
 def chunk_roots(positions: Sequence[int], hashes: Sequence[bytes]) -> list[bytes]:
