@@ -156,6 +156,11 @@ class PrefixCursor:
         self._position, self._row = 0, ROOT  # what comes next, and after which row
         self._lost = False
 
+    @property
+    def lost(self) -> bool:
+        """Whether nothing that may come is in the tree."""
+        return self._lost
+
     def follow(self, row: Row, received: bytes) -> Found | None:
         """The kept row that equals this one; after the first that isn't there, none is."""
         if self._lost or row.position != self._position or row.parent != self._row:

@@ -13,11 +13,14 @@ from hearthring.protocol.messages import ROOT, Row
 
 @dataclass(slots=True)
 class Kept:
-    """One row: as it was received, and once it ran, as it was sent; by hash and by bytes."""
+    """One row: as it was received, and once it ran, as it was sent; by bytes and by hash.
+
+    ``received`` is there once the sender's signature was checked.
+    """
 
     row: Row
-    received: bytes
-    input: bytes | memoryview = b""
+    input: bytes | memoryview
+    received: bytes = b""
     sent: bytes = b""
     wire: bytes | memoryview = b""
 
@@ -58,9 +61,15 @@ class Retention:
             same.add(row.id)
         return frozenset(same)
 
-    def receive(self, row: Row, digest: bytes, wire: bytes | memoryview = b"") -> None:
-        """A new row has arrived."""
-        self._kept[row.id] = Kept(row, digest, wire)
+    def receive(self, row: Row, wire: bytes | memoryview, digest: bytes = b"") -> None:
+        """A new row has arrived; its hash may come later."""
+        self._kept[row.id] = Kept(row, wire, digest)
+
+    def signed(self, ids: Iterable[int], hashes: Iterable[bytes]) -> None:
+        """The hashes that their sender signed for rows that have arrived; some may be dropped."""
+        for row, digest in zip(ids, hashes, strict=True):
+            if (kept := self._kept.get(row)) is not None:
+                kept.received = digest
 
     def sent(self, row: int, digest: bytes, wire: bytes | memoryview) -> None:
         """A row's output is on its way."""

@@ -60,8 +60,8 @@ class Prepared:
 
     ``rows`` are those that will be sent on; the ``fresh`` ones among them have to be computed, the
     others are retained from before, or left by an earlier session. ``segment`` and ``states`` are
-    of the fresh ones. ``check`` is the sender's signature: it may be checked while the rows run,
-    and is before anything that came of them leaves.
+    of the fresh ones. ``check``, of the sender's signature, may be made while the rows run, and is
+    before anything that came of them leaves.
     """
 
     step: Step
@@ -70,7 +70,6 @@ class Prepared:
     dead: tuple[int, ...]
     segment: Segment
     states: F32
-    signed: SignedRows
     check: Check
 
     @property
@@ -170,8 +169,7 @@ class StageSession:
             raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live
         states = self._rows.unpack(step.states, len(live), self._engine.width)
-        signed, known = self._receive(step, live)
-        check = self._check(signed)
+        check, known = self._receive(step, live)
         self.next_step, self._jump = step.step_id + 1, False
         try:
             placed = admit(self._slots, step, self._taken(), known, self._cache.move)
@@ -193,7 +191,6 @@ class StageSession:
             tuple(row.id for row in step.rows if row.id not in placed and row.id not in known),
             Segment(self._cache, tuple(placed[row.id] for row in fresh)),
             states if len(chosen) == len(live) else states[np.array(chosen, np.int64)],
-            signed,
             check,
         )
 
@@ -203,8 +200,9 @@ class StageSession:
         Before this has returned, a prepared step must leave no trace outside the session, which
         ends if it raises.
         """
-        prepared.check.confirm()
-        self._received.append(prepared.signed)
+        signed = prepared.check.confirm()
+        self._kept.signed(signed.ids, signed.hashes)
+        self._received.append(signed)
 
     def complete(
         self, prepared: Prepared, output: F32, time: HopTime, trace: Trace | None = None
@@ -345,42 +343,28 @@ class StageSession:
         """Everything the stage before signed."""
         return Evidence(tuple(self._received))
 
-    def _check(self, signed: SignedRows) -> Check:
-        wish = self.wish
-        rows = signed.ids, signed.hashes
-        message = claim(wish.session, signed.epoch, signed.step_id, wish.start, *rows)
-        return Check(wish.previous, message, signed.signature)
+    def _receive(self, step: Step, live: tuple[Row, ...]) -> tuple[Check, frozenset[int]]:
+        """Keep the rows that the sender has signed.
 
-    def _receive(self, step: Step, live: tuple[Row, ...]) -> tuple[SignedRows, frozenset[int]]:
-        """Hash the rows that the sender has signed.
-
-        Returns them with its signature, and those that are here already. At the first that comes
+        Returns the check of its signature, and those that are here already. At the first that comes
         again with other bytes, it and everything behind it is dropped; both signatures stay as
-        evidence.
+        evidence. Where no row can be here already, hashing is left to whoever checks.
         """
-        wish, ids = self.wish, tuple(row.id for row in live)
-        hashes = row_hashes(
-            self._model,
-            self._previous_class,
-            wish.start,
-            [r.kind for r in live],
-            [r.position for r in live],
-            step.states,
-            len(live),
-        )
-        signed = SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
-        again = [row.id in self._repeatable for row in live]
-        if not any(again):
-            known = frozenset[int]()
-        else:
-            count = again.count(True)  # ids grow, so these come first
+        wish, known, hashes = self.wish, frozenset[int](), tuple[bytes, ...]()
+        about = wish.start, self._model, self._previous_class
+        check = Check(wish.previous, step, live, *about)
+        count = sum(row.id in self._repeatable for row in live)
+        if count or (self._prefix is not None and not self._prefix.lost):
+            hashes = check.hashes()
+        if count:  # ids grow, so these come first
             known = self._kept.known(live[:count], hashes[:count])
             self._forget_from(live, known)
         view, size = memoryview(step.states), self._rows.row_bytes(self._engine.width)
-        for i, (row, digest) in enumerate(zip(live, hashes, strict=True)):
+        for i, row in enumerate(live):
             if row.id not in known:
-                self._kept.receive(row, digest, view[i * size : (i + 1) * size])
-        return signed, known
+                wire = view[i * size : (i + 1) * size]
+                self._kept.receive(row, wire, hashes[i] if hashes else b"")
+        return check, known
 
     def _forget_from(self, live: tuple[Row, ...], known: frozenset[int]) -> None:
         """Of rows that came again, drop the first that differs, and everything behind it."""

@@ -11,7 +11,8 @@ from hashlib import sha256
 
 from hearthring.protocol import identity
 from hearthring.protocol.errors import HearthringError
-from hearthring.protocol.messages import Evidence
+from hearthring.protocol.messages import Evidence, Row, SignedRows, Step
+from hearthring.verify.rowhash import row_hashes
 
 
 def claim(
@@ -30,34 +31,76 @@ def claim(
 
 
 class Check:
-    """A signature that may be checked beside other work: by whoever comes first, once.
+    """The rows of a step as they came, and the signature over them: hashed and checked beside other
+    work, by whoever comes first, once.
 
-    ``confirm`` tells; ``begin`` is for the thread that has time for it.
+    ``sender`` must have signed the ``live`` rows of ``step``, as of a class's ``fingerprint``, at
+    ``boundary``. ``confirm`` tells; ``begin`` is for the thread that has time for it.
     """
 
-    __slots__ = ("_error", "_lock", "_message", "_open", "_sender", "_signature")
+    __slots__ = ("_about", "_boundary", "_error", "_hashes", "_live", "_lock", "_open", "_step")
 
-    def __init__(self, sender: str, message: bytes, signature: bytes) -> None:
-        self._sender, self._message, self._signature = sender, message, signature
+    def __init__(
+        self,
+        sender: str,
+        step: Step,
+        live: Sequence[Row],
+        boundary: int,
+        model_id: bytes,
+        fingerprint: bytes,
+    ) -> None:
+        self._step, self._live, self._boundary = step, live, boundary
+        self._about = sender, model_id, fingerprint
         self._lock, self._open = threading.Lock(), True
+        self._hashes: tuple[bytes, ...] | None = None
         self._error: HearthringError | None = None
+
+    def hashes(self) -> tuple[bytes, ...]:
+        """Of the live rows, whoever signed them or not."""
+        with self._lock:
+            return self._hashed()
 
     def begin(self) -> None:
         """Check it now, unless somebody has. Raises nothing."""
         with self._lock:
-            if not self._open:
-                return
-            try:
-                identity.verify(self._sender, self._message, self._signature)
-            except HearthringError as error:
-                self._error = error
-            self._open = False
+            if self._open:
+                try:
+                    self._verify()
+                except HearthringError as error:
+                    self._error = error
+                self._open = False
 
-    def confirm(self) -> None:
-        """Return once the signature is known to hold. Raises ``BadSignature`` or ``Malformed``."""
+    def confirm(self) -> SignedRows:
+        """What was signed, once the signature is known to hold.
+
+        Raises ``BadSignature`` or ``Malformed``.
+        """
         self.begin()
         if self._error is not None:
             raise self._error
+        step, ids = self._step, tuple(row.id for row in self._live)
+        return SignedRows(step.epoch, step.step_id, ids, self.hashes(), step.signature)
+
+    def _hashed(self) -> tuple[bytes, ...]:
+        if self._hashes is None:
+            live, (_, model_id, fingerprint) = self._live, self._about
+            self._hashes = tuple(
+                row_hashes(
+                    model_id,
+                    fingerprint,
+                    self._boundary,
+                    [row.kind for row in live],
+                    [row.position for row in live],
+                    self._step.states,
+                    len(live),
+                )
+            )
+        return self._hashes
+
+    def _verify(self) -> None:
+        step, ids = self._step, [row.id for row in self._live]
+        about = step.session, step.epoch, step.step_id, self._boundary
+        identity.verify(self._about[0], claim(*about, ids, self._hashed()), step.signature)
 
 
 def proven_rows(

@@ -6,9 +6,7 @@ import threading
 import pytest
 
 from hearthring.node.worker import Worker
-from hearthring.protocol.errors import BadSignature, StageFailed
-from hearthring.protocol.identity import Identity
-from hearthring.verify.claims import Check
+from hearthring.protocol.errors import StageFailed
 
 
 async def test_turns_are_taken_in_order_and_return_what_they_made() -> None:
@@ -63,25 +61,3 @@ async def test_closing_waits_for_the_turn_under_way_and_drops_the_rest() -> None
         await late
     with pytest.raises(StageFailed):
         await worker.run(lambda: None)
-
-
-def test_a_signature_is_checked_once_by_whoever_comes_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    who, checked = Identity.new(), list[int]()
-    good, bad = Check(who.node_id, b"said", who.sign(b"said")), Check(who.node_id, b"x", bytes(64))
-    for check in (good, bad):
-        check.begin()  # never raises
-    good.confirm()
-    for _ in range(2):
-        with pytest.raises(BadSignature):
-            bad.confirm()
-    monkeypatch.setattr("hearthring.protocol.identity.verify", lambda *_: checked.append(1))
-    fresh = Check(who.node_id, b"said", b"")
-    threads = [threading.Thread(target=fresh.begin) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    fresh.confirm()
-    for thread in threads:
-        thread.join()
-    assert checked == [1]
