@@ -55,6 +55,7 @@ class Recovery:
     mended: list[Mended] = field(default_factory=list)
     _trouble: asyncio.Event = field(default_factory=asyncio.Event)
     _handshake: float = HANDSHAKE
+    _patience: float = 1.0
     _changed: list[str] = field(default_factory=list)
 
     def disturb(self) -> None:
@@ -73,7 +74,8 @@ class Recovery:
             await asyncio.sleep(pause(attempt))
             try:
                 self._trouble.clear()
-                self._handshake = min(HANDSHAKE * 1.5**attempt, 2 * LIMITS.connect)
+                self._patience = 1.5**attempt
+                self._handshake = min(HANDSHAKE * self._patience, 2 * LIMITS.connect)
                 await race(self._attempt(again=attempt > 0), self._disturbed())
             except HearthringError as error:
                 lost |= _lost(ring.places.attached)
@@ -157,7 +159,7 @@ class Recovery:
         old = {a.stage: a for a in ring.places.attached}
 
         async def alive(attached: Attachment) -> None:
-            if await ring.pulse.feel(attached) is None:
+            if await ring.pulse.feel(attached, self._patience) is None:
                 raise DeadlineExceeded("it doesn't answer", field=attached.stage.node)
 
         async def reroute(attached: Attachment, order: Reroute) -> None:

@@ -2,7 +2,8 @@
 
 A killed node ends its streams and is noticed by that. A stopped or cut-off one says nothing: when
 no step has come back for a moment, every stage is asked whether it is there and how far it is. One
-that is busy answers, so that slow isn't taken for dead.
+that is busy answers, so that slow isn't taken for dead. If most are silent at once, it is rather
+the machine or the line that is busy: they are asked once more, with more patience.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ PATIENCE = 0.3
 """Seconds without a result before stages are asked."""
 ANSWER, ANSWER_MOST = 0.5, 4.0
 """Seconds a stage has to answer, and at most where answers were measured to be slow."""
+STRAINED = 3.0
+"""Times as long, when most stages were silent at once."""
 LINK, LINK_RATE = 0.5, 100_000.0
 """Seconds that rows may be between two stages that have nothing else to do, and the bytes a second
 of a slow home's uplink: a long step takes its time."""
@@ -37,11 +40,11 @@ class Pulse:
         """Seconds that a stage has to answer now."""
         return min(ANSWER_MOST, max(ANSWER, 5 * self._usual))
 
-    async def feel(self, stage: Attachment) -> Progress | None:
-        """How far a stage is, or ``None`` if it doesn't say so in time."""
+    async def feel(self, stage: Attachment, times: float = 1.0) -> Progress | None:
+        """How far a stage is, or ``None`` if it doesn't say so in time, ``times`` the usual."""
         begun = time.monotonic()
         try:
-            answer = await stage.probe(self.patience)
+            answer = await stage.probe(min(ANSWER_MOST, self.patience * times))
         except HearthringError:
             return None
         self._usual += (time.monotonic() - begun - self._usual) / 4
@@ -54,6 +57,7 @@ class Watch:
     def __init__(self, ring: "RingSession") -> None:
         self._ring = ring
         self._idle: tuple[tuple[int, int, int], float] | None = None
+        self._times = 1.0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -67,10 +71,14 @@ class Watch:
     async def _look(self) -> None:
         ring, epoch, moved = self._ring, self._ring.epoch, self._ring.flight.moved
         stages = [stage for stage in ring.places.attached if stage.down is None]
-        allowed, begun = ring.pulse.patience, time.monotonic()
-        said = await asyncio.gather(*(ring.pulse.feel(stage) for stage in stages))
+        allowed, begun = self._times * ring.pulse.patience, time.monotonic()
+        said = await asyncio.gather(*(ring.pulse.feel(stage, self._times) for stage in stages))
         late = time.monotonic() - begun > allowed + 0.2
         if late or ring.epoch != epoch or ring.flight.moved != moved or not ring.flight.steps:
+            return
+        strained = said.count(None) > max(1, len(stages) // 2) and self._times == 1.0
+        self._times = STRAINED if strained else 1.0
+        if strained:
             return
         silent = [stage for stage, progress in zip(stages, said, strict=True) if progress is None]
         for stage in silent:
