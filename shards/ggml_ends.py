@@ -1,8 +1,8 @@
 """The client's side of a model through ggml: weights where the file is mapped, nothing widened.
 
 Rows keep their bits in any company, as in ``ggml_layer.py``: the norm sums a row by itself, and the
-head is multiplied with several rows at once only where that was found to change nothing; otherwise
-as matrices of one row each, which share what the processor has cached of the head.
+head is multiplied with many rows at once only where that was found to change nothing; otherwise,
+and with few rows, as matrices of one row each, which share what the processor has cached of it.
 """
 
 import hashlib
@@ -33,7 +33,13 @@ from hearthring.shards.shape import Shape
 TOGETHER = 16
 """Rows of one pass over the head: enough to pay for reading it, few enough for memory."""
 
-GRAPHS = 4
+APART = 5
+"""So many rows are faster as matrices of one row each: kernels for several rows read a large head
+at a third of the speed."""
+BLOCK = 4
+"""More of them are filled up to a multiple of this, which is what those kernels take at once."""
+
+GRAPHS = 8
 PROBE = 1024
 """Outputs of the head that decide how it may be multiplied, and of the fixed model's head. Those
 beyond a multiple of it come on top, as kernels treat a remainder in ways of their own."""
@@ -105,8 +111,12 @@ class GgmlEnds:
 
     def logits(self, normed: F32) -> F32:
         """Logits, as ``Ends.logits``."""
-        out = self._run("head", self._rows(np.atleast_2d(normed)), self._head.outer)
-        return out[0] if normed.ndim == 1 else out
+        rows = self._rows(np.atleast_2d(normed))
+        count = len(rows)
+        if self._together and count > APART:
+            rows = np.pad(rows, ((0, -count % BLOCK), (0, 0)))
+        out = self._run("head", rows, self._head.outer)
+        return out[0] if normed.ndim == 1 else out[:count]
 
     def _rows(self, rows: F32) -> F32:
         if rows.ndim != 2 or rows.shape[1] != self.shape.width:
@@ -140,7 +150,7 @@ class GgmlEnds:
 
     def _build_head(self, rows: int, at: Pointer, normed: Pointer) -> Pointer:
         call, head = self._call, self._head
-        if not self._together:
+        if rows <= APART or not self._together:
             normed = call.ggml_reshape_3d(at, normed, head.inner, 1, rows)
         made: Pointer = call.ggml_mul_mat(at, head.tensor, normed)
         if cap := self.shape.final_cap:
