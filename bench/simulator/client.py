@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.simulator.clock import Clock
-from bench.simulator.ring import Link, Row, SimulatedRing, Step
+from bench.simulator.cores import Thread
+from bench.simulator.ring import Row, SimulatedRing, Somebody, Step
 from bench.simulator.truth import Truth
 
 UNLIMITED = 1 << 30
@@ -37,7 +38,8 @@ PLAIN = Policy()
 
 
 class SimulatedClient:
-    """Writes without end; ``known`` has the time at which each token was."""
+    """Writes so many tokens after the first, or without ``end``; ``known`` has the time at which
+    each was."""
 
     def __init__(
         self,
@@ -46,10 +48,13 @@ class SimulatedClient:
         truth: Truth,
         policy: Policy,
         number: int = 0,
+        end: int | None = None,
     ) -> None:
         self._clock, self._ring, self._truth, self._policy = clock, ring, truth, policy
-        self._number = number
-        self._out, self._home = (Link(clock, ring.ring.hops[place]) for place in (0, -1))
+        self._number, self._end = number, UNLIMITED if end is None else end
+        self._out, self._home = (ring.link(place) for place in (0, -1))
+        self._heads = Thread(clock, ring.cores)
+        self._somebody = Somebody(clock, ring.cores, ring.work.path)
         self.known = list[float]()
         self._root = Row(0, 0, 1.0, True)
         self._ready = [self._root]
@@ -59,8 +64,6 @@ class SimulatedClient:
         """Steps under way that may still count."""
         self._drafting: Row | None = None
         self._draft_number = 0
-        self._results: list[Step] = []
-        self._judging = False
 
     def start(self) -> None:
         self._offer(self._root)
@@ -69,6 +72,8 @@ class SimulatedClient:
     # -- drafting ------------------------------------------------------------------------------
 
     def _offer(self, row: Row) -> None:
+        if row.position + 1 >= self._end:
+            return  # nothing behind it is of any use
         self._offered += 1
         heapq.heappush(self._frontier, (-row.chance, self._offered, row))
 
@@ -146,37 +151,27 @@ class SimulatedClient:
             self._ready = []
         step = Step(self._number, rows, self._back, self._home)
         self._flying.append(step)
-        self._ring.send(step, self._out)
+        self._handle(len(rows), lambda: self._ring.send(step, self._out))
+
+    def _handle(self, rows: int, then: Callable[[], None]) -> None:
+        """Half of what a step's messages take: when it leaves, or when it is back."""
+        self._somebody.handle(self._ring.work.client.seconds(rows) / 2, then)
 
     # -- results -------------------------------------------------------------------------------
 
     def _back(self, step: Step) -> None:
-        self._results.append(step)
-        if not self._judging:
-            self._judging = True
-            self._judge()
+        self._handle(step.live(self._clock.now, 0.0), lambda: self._judge(step))
 
-    def _judge(self) -> None:
+    def _judge(self, step: Step) -> None:
         """Norm, head and choice for one step after the other."""
-        while self._results:
-            live = self._results[0].live(self._clock.now, 0.0)
-            seconds = self._ring.ring.ends.seconds(live) if live else 0.0
-            if seconds:
-                self._ring.processors.take(self._wait_for_ends(seconds))
-                return
-            self._judged()
-        self._judging = False
 
-    def _wait_for_ends(self, seconds: float) -> Callable[[], None]:
-        def over() -> None:
-            self._ring.processors.give()
-            self._judged()
-            self._judge()
+        def seconds() -> float:
+            live = step.live(self._clock.now, 0.0)
+            return self._ring.ring.ends.seconds(live) if live else 0.0
 
-        return lambda: self._clock.at(self._clock.now + seconds, over)
+        self._heads.do(seconds, lambda: self._judged(step))
 
-    def _judged(self) -> None:
-        step = self._results.pop(0)
+    def _judged(self, step: Step) -> None:
         if step in self._flying:
             self._flying.remove(step)
         for row in step.rows:
@@ -200,8 +195,9 @@ class SimulatedClient:
             self._root.refuted = self._root.refuted or self._clock.now
             if taken is None:
                 taken = Row(self._root.position + 1, right, 1.0, True)
-                self._ready.append(taken)
-                self._offer(taken)
+                if taken.position < self._end:
+                    self._ready.append(taken)
+                    self._offer(taken)
             self._root, moved = taken, True
             self.known.append(self._clock.now)
         if cancelled:

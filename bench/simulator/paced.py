@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.simulator.clock import Clock
-from bench.simulator.ring import Link, SimulatedRing, Stage, Step
 from bench.simulator.ring import Row as Travelling
+from bench.simulator.ring import SimulatedRing, Stage, Step
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate, Draft
@@ -95,7 +95,7 @@ class PacedClient:
         self._clock = Clock()
         self._time = OwnTime(self._clock)
         self._ring = SimulatedRing(self._clock, ring)
-        self._out, self._home = (Link(self._clock, ring.hops[place]) for place in (0, -1))
+        self._out, self._home = (self._ring.link(place) for place in (0, -1))
         self._text, self._made = text, prompt
         if draft is not None and (call or guess):
             draft = SlowDraft(draft, self._time, call, guess)

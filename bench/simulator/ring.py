@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.simulator.clock import Clock
+from bench.simulator.cores import Cores, Thread
+from bench.simulator.work import NOTHING, Seconds, Work
 from hearthring.client.cost import Hop, Ring
 from hearthring.shards.timings import Fit
 
@@ -46,41 +48,36 @@ class Step:
         return sum(row.refuted is None or now < row.refuted + notice for row in self.rows)
 
 
-class Link:
-    """One way to somewhere: rows leave one after the other and arrive in order."""
+class Somebody:
+    """A process on shared cores: a thread for messages, and what it does beside them."""
 
-    def __init__(self, clock: Clock, hop: Hop) -> None:
-        self._clock, self._hop = clock, hop
+    def __init__(self, clock: Clock, cores: Cores, path: float) -> None:
+        self._loop, self._cores, self._path = Thread(clock, cores), cores, path
+
+    def handle(self, seconds: float, then: Callable[[], None]) -> None:
+        """A message of so much work; ``then`` is called as soon as it is through."""
+        if beside := seconds * (1 - self._path):
+            self._cores.do(beside, _nothing)
+        self._loop.do(lambda: seconds * self._path, then)
+
+
+class Link:
+    """One way to somewhere: rows leave one after the other and arrive in order.
+
+    ``carrier`` works for ``wire`` seconds on each message.
+    """
+
+    def __init__(self, clock: Clock, hop: Hop, carrier: Somebody, wire: Seconds) -> None:
+        self._clock, self._hop, self._carrier, self._wire = clock, hop, carrier, wire
         self._free = 0.0
 
     def carry(self, rows: int, arrive: Callable[[], None]) -> None:
+        self._carrier.handle(self._wire.seconds(rows), lambda: self._leave(rows, arrive))
+
+    def _leave(self, rows: int, arrive: Callable[[], None]) -> None:
         begun = max(self._clock.now, self._free)
         self._free = begun + rows * self._hop.row
         self._clock.at(self._free + self._hop.latency, arrive)
-
-
-class Processors:
-    """So many things at a time, the others in order of asking; None: no limit."""
-
-    def __init__(self, count: int | None) -> None:
-        self._left, self._waiting = count, deque[Callable[[], None]]()
-
-    def take(self, begin: Callable[[], None]) -> None:
-        if self._left is None:
-            begin()
-        elif self._left:
-            self._left -= 1
-            begin()
-        else:
-            self._waiting.append(begin)
-
-    def give(self) -> None:
-        if self._left is None:
-            return
-        if self._waiting:
-            self._waiting.popleft()()
-        else:
-            self._left += 1
 
 
 class Stage:
@@ -93,42 +90,65 @@ class Stage:
         self,
         clock: Clock,
         fit: Fit,
-        processors: Processors,
+        cores: Cores,
+        work: Work,
         notice: float,
         batch: int,
         interruptible: bool,
     ) -> None:
-        self._clock, self._fit, self._processors = clock, fit, processors
+        self._clock, self._fit, self._work = clock, fit, work
         self._notice, self._batch, self._interruptible = notice, batch, interruptible
+        self._engine, self._somebody = Thread(clock, cores), Somebody(clock, cores, work.path)
         self._queue = deque[Step]()
         self._running: list[Step] | None = None
-        self._run = 0
         self.onward: Callable[[Step], None]
-        self.busy, self.rows = 0.0, 0
+        self.rows = 0
+
+    @property
+    def busy(self) -> float:
+        """Seconds in which its engine was at work."""
+        return self._engine.busy
 
     def arrive(self, step: Step) -> None:
-        self._queue.append(step)
-        if self._running is None:
-            self._begin()
+        """A step is here. Half of the messages' work comes before the engine, half after it."""
+        self._handle(step, self._queued)
 
     def look(self) -> None:
         """A cancellation has arrived."""
-        if self._interruptible and self._running and not self._live(self._running):
-            self.busy -= self._ends - self._clock.now
-            self._done(self._run)
+        self._somebody.handle(self._work.note, self._stop)
+
+    def _handle(self, step: Step, then: Callable[[Step], None]) -> None:
+        self._somebody.handle(self._work.stage.seconds(self._live([step])) / 2, lambda: then(step))
 
     def _live(self, steps: Sequence[Step]) -> int:
         return sum(step.live(self._clock.now, self._notice) for step in steps)
 
+    def _stop(self) -> None:
+        if self._interruptible and self._running and not self._live(self._running):
+            self._engine.interrupt(self._done)
+
+    def _queued(self, step: Step) -> None:
+        self._queue.append(step)
+        if self._running is None:
+            self._begin()
+
     def _begin(self) -> None:
-        while self._queue and not self._live([self._queue[0]]):
-            self.onward(self._queue.popleft())  # empty results travel too
+        """Run what is next; where it costs nothing, steps without rows go on at once."""
+        while not self._work.empty and self._queue and not self._live([self._queue[0]]):
+            self._handle(self._queue.popleft(), self.onward)
         if not self._queue:
             return
         self._running = []
-        self._processors.take(self._compute)
+        self._engine.do(self._seconds, self._done)
 
-    def _compute(self) -> None:
+    def _seconds(self) -> float:
+        """Choose what to run, and how long that takes."""
+        rows = self._choose()
+        self.rows += rows
+        return self._fit.seconds(rows) if rows else self._work.empty
+
+    def _choose(self) -> int:
+        """Take the next batch out of the queue, and say how many of its rows live."""
         chosen, clients, kept, rows = list[Step](), set[int](), deque[Step](), 0
         while self._queue:
             step = self._queue.popleft()
@@ -144,40 +164,48 @@ class Stage:
                 break
         kept.extend(self._queue)
         self._queue, self._running = kept, chosen
-        self._run += 1
-        run, seconds = self._run, self._fit.seconds(rows) if rows else 0.0
-        self.busy, self.rows = self.busy + seconds, self.rows + rows
-        self._ends = self._clock.now + seconds
-        self._clock.at(self._ends, lambda: self._done(run))
+        return rows
 
-    def _done(self, run: int) -> None:
-        if run != self._run or not self._running:
-            return
+    def _done(self) -> None:
+        assert self._running is not None
         done, self._running = self._running, None
-        self._processors.give()
         for step in done:
-            self.onward(step)
+            self._handle(step, self.onward)
         if self._running is None:
             self._begin()
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
 
 
 class SimulatedRing:
     """All stages and the links between them; each client has its own first and last link."""
 
     def __init__(
-        self, clock: Clock, ring: Ring, batch: int = 0, interruptible: bool = False
+        self,
+        clock: Clock,
+        ring: Ring,
+        work: Work = NOTHING,
+        batch: int = 0,
+        interruptible: bool = False,
     ) -> None:
-        self._clock, self.ring = clock, ring
-        self.processors = Processors(ring.processors or None)
+        self._clock, self.ring, self.work = clock, ring, work
+        self.cores = Cores(clock, ring.processors or None)
         self.notice = ring.hops[0].latency
+        self._carrier = Somebody(clock, self.cores, work.path)
         self.stages = [
-            Stage(clock, fit, self.processors, self.notice, batch, interruptible)
+            Stage(clock, fit, self.cores, work, self.notice, batch, interruptible)
             for fit in ring.stages
         ]
-        links = [Link(clock, hop) for hop in ring.hops[1:-1]]
+        links = [self.link(place) for place in range(1, len(ring.stages))]
         for stage, link, following in zip(self.stages, links, self.stages[1:], strict=False):
             stage.onward = self._passing(link, following)
         self.stages[-1].onward = self._returning
+
+    def link(self, place: int) -> Link:
+        """A link as the ``place``-th hop is."""
+        return Link(self._clock, self.ring.hops[place], self._carrier, self.work.wire)
 
     def send(self, step: Step, link: Link) -> None:
         """From a client, over its own link."""

@@ -7,6 +7,7 @@ from bench.simulator.client import Policy, SimulatedClient
 from bench.simulator.clock import Clock
 from bench.simulator.ring import SimulatedRing
 from bench.simulator.truth import Truth
+from bench.simulator.work import NOTHING, Work
 from hearthring.client.cost import Ring
 
 
@@ -36,17 +37,28 @@ def simulate(
     clients: int = 1,
     batch: int = 0,
     interruptible: bool = False,
+    work: Work = NOTHING,
+    luck: Sequence[bool] = (),
+    ends: bool = False,
 ) -> Outcome:
     """``clients`` write at least ``tokens`` tokens each, alike but for their texts.
 
     They begin one after the other within a trip, and go on until the last one is done: so the ring
     is equally full all the time. ``batch``: rows of several clients that a stage computes together
-    at most, 0 for one step at a time.
+    at most, 0 for one step at a time. ``work`` is what processors do beside engines; ``luck``
+    replaces chance, see ``Truth``. If the text ``ends`` after these tokens, nobody guesses beyond.
     """
     clock = Clock()
-    stages = SimulatedRing(clock, ring, batch, interruptible)
+    stages = SimulatedRing(clock, ring, work, batch, interruptible)
     writers = [
-        SimulatedClient(clock, stages, Truth(acceptance, seed + number), policy, number)
+        SimulatedClient(
+            clock,
+            stages,
+            Truth(acceptance, seed + number, luck),
+            policy,
+            number,
+            tokens if ends else None,
+        )
         for number in range(clients)
     ]
     for number, writer in enumerate(writers):

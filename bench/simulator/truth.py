@@ -9,13 +9,15 @@ class Truth:
     """The draft's b-th candidate at a position is the right one with chance ``acceptance[b]``.
 
     Ranks count from 0; −1 says that none is right. Two clients with one seed write one text,
-    however they go about it.
+    however they go about it. ``luck`` says of the first positions whether the first candidate is
+    right there, as it was in a run that is foretold.
     """
 
-    def __init__(self, acceptance: Sequence[float], seed: int) -> None:
+    def __init__(self, acceptance: Sequence[float], seed: int, luck: Sequence[bool] = ()) -> None:
         self.acceptance = tuple(acceptance)
         self._heap = tuple(itertools.accumulate(self.acceptance))
-        self._draw, self._ranks = random.Random(seed), list[int]()
+        self._draw = random.Random(seed)
+        self._ranks = [0 if lucky else -1 for lucky in luck]
 
     def rank(self, position: int) -> int:
         """Which candidate is right at a position, from 0."""

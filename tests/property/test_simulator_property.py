@@ -1,9 +1,15 @@
 """What must hold in any ring: steps that follow each other never write a token later.
 
 The invariants of distributed speculative inference (Timor et al., ICLR 2025, theorems 1 and 2),
-token by token. They suppose links that aren't full and stages that stop when they are told to.
+token by token. They suppose links that aren't full, stages that stop when they are told to, and a
+processor for whoever is at work. Where processors are few none of that holds: what is guessed takes
+them from what is certain. There, one step at a time goes on as before, and guessing costs at most
+the factor by which those at work outnumber the processors.
 """
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,3 +82,43 @@ def test_small_steps_at_once_never_come_later_than_large_ones(
     policy = Policy(rows, UNLIMITED, head=1)
     ahead = simulate(slow, acceptance, policy, TOKENS, seed=seed, interruptible=True)
     assert no_later(ahead, waiting)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rings(growing=True), ACCEPTANCES, st.integers(1, 9), st.integers(1, 3), st.integers(0, 999))
+def test_one_step_at_a_time_needs_one_processor(
+    ring: Ring, acceptance: list[float], rows: int, processors: int, seed: int
+) -> None:
+    many = simulate(ring, acceptance, Policy(rows), TOKENS, seed=seed)
+    few = simulate(
+        replace(ring, processors=processors), acceptance, Policy(rows), TOKENS, seed=seed
+    )
+    assert few.known == pytest.approx(many.known)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rings(growing=False),
+    ACCEPTANCES,
+    st.integers(1, 8),
+    st.integers(2, 20),
+    st.integers(1, 3),
+    st.integers(0, 999),
+)
+def test_with_few_processors_guessing_loses_no_more_than_what_it_takes_from_them(
+    ring: Ring, acceptance: list[float], rows: int, flights: int, processors: int, seed: int
+) -> None:
+    """Every stage and the client's head may be at work at once, each with its share."""
+    plain = simulate(ring, acceptance, PLAIN, TOKENS, seed=seed)
+    few, policy = replace(ring, processors=processors), Policy(rows, flights, head=1)
+    ahead = simulate(few, acceptance, policy, TOKENS, seed=seed, interruptible=True)
+    factor = max(1.0, (len(ring.stages) + 1) / processors)
+    assert all(a <= b * factor + 1e-9 for a, b in zip(ahead.known, plain.known, strict=False))
+
+
+def test_with_few_processors_guessing_may_be_slower_than_none() -> None:
+    """The reason why the factor above can't be left out: bad guesses on one processor."""
+    ring = Ring((Fit(0.02, 0.0),) * 4, (Hop(0.0),) * 5, processors=1)
+    plain = simulate(ring, [0.1], PLAIN, TOKENS)
+    ahead = simulate(ring, [0.1], Policy(1, 8, head=1), TOKENS, interruptible=True)
+    assert ahead.rate < 0.6 * plain.rate

@@ -1,5 +1,6 @@
 """The simulated ring against closed forms, and what clients do to each other in it."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from bench.predict import acceptance_of, gain, measured_ring, policy_named
 from bench.simulator import PLAIN, Policy, simulate
 from bench.simulator.clock import Clock
+from bench.simulator.cores import Cores, Thread
 from bench.simulator.truth import Truth
+from bench.simulator.work import NOTHING, Points, Work
 from hearthring.client.cost import Hop, Ring, chain, pipeline, plain
 from hearthring.client.trees import best_shapes
 from hearthring.shards.timings import Fit
@@ -155,3 +158,79 @@ def test_predictions_start_from_what_was_measured() -> None:
     expected = chain(ring, [0.6], 4).rate / 10.0
     assert gain(ring, 0.6, 4_000, Policy(5)) == pytest.approx(expected, rel=0.03)
     assert gain(ring, 0.6, 500, PLAIN, Policy(5)) >= gain(ring, 0.6, 500, Policy(5))
+
+
+def test_cores_are_shared_by_what_is_at_work() -> None:
+    """Three on two: two thirds of the speed each, until the short ones are done."""
+    for count, ends in ((2, {"a": 1.5, "b": 1.5, "c": 2.5}), (None, {"a": 1, "b": 1, "c": 2})):
+        clock, done = Clock(), dict[str, float]()
+        cores = Cores(clock, count)
+
+        def end(name: str, clock: Clock = clock, done: dict[str, float] = done) -> None:
+            done[name] = clock.now
+
+        for name, seconds in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+            cores.do(seconds, partial(end, name))
+        clock.run(lambda done=done: len(done) == 3)
+        assert done == pytest.approx(ends)
+
+
+def test_work_that_is_stopped_leaves_its_share_to_others() -> None:
+    clock, done = Clock(), list[float]()
+    cores = Cores(clock, 1)
+    job = cores.do(1.0, lambda: done.append(-1.0))
+    cores.do(1.0, lambda: done.append(clock.now))
+    clock.at(1.0, lambda: cores.stop(job))
+    clock.run(lambda: bool(done))
+    assert done == pytest.approx([1.5])
+
+
+def test_a_thread_does_one_thing_after_the_other() -> None:
+    clock, done = Clock(), list[tuple[str, float]]()
+    thread = Thread(clock, Cores(clock, None))
+    for name, seconds in (("a", 1.0), ("b", 0.0), ("c", 2.0)):
+        thread.do(lambda seconds=seconds: seconds, lambda name=name: done.append((name, clock.now)))
+    clock.run(lambda: len(done) == 3)
+    assert done == [("a", 1.0), ("b", 1.0), ("c", 3.0)]
+    assert thread.busy == pytest.approx(3.0)
+
+
+def test_messages_take_processors_too() -> None:
+    """A trip is longer by what it waits for; the rest matters only where cores are few."""
+    ring, one = home(), home(processors=1)
+    work = Work(Fit(0.003, 0.001), Fit(0.004, 0.002), Fit(0.001, 0.0), path=0.75)
+    extra = 0.75 * (4 * 0.004 + 0.006 + 5 * 0.001)
+    alone = simulate(ring, [], PLAIN, 20, work=work)
+    assert alone.known[-1] == pytest.approx(20 * (ring.trip(1) + extra))
+    assert simulate(one, [], PLAIN, 20, work=work).known[-1] > alone.known[-1] * 1.01
+    busy = [simulate(r, [0.9], Policy(1, 8), 400, work=work).rate for r in (ring, one)]
+    seconds = 4 * (0.02 + 0.004) + 0.006 + 5 * 0.001
+    assert busy[1] < 1 / seconds < busy[0]
+
+
+def test_empty_steps_and_notes_cost_what_they_cost() -> None:
+    ring = home(0.002, processors=2)
+    for work in (Work(empty=0.01), Work(note=0.01)):
+        dear, free = (simulate(ring, [0.5], Policy(1, 8), 400, work=w) for w in (work, NOTHING))
+        assert dear.rate < free.rate * 0.95
+
+
+def test_a_text_that_ends_isnt_guessed_beyond() -> None:
+    ring = home(0.01)
+    short = simulate(ring, [0.8], Policy(8), 3, luck=[True] * 9, ends=True)
+    assert short.known == pytest.approx([ring.trip(3)] * 3)
+    beyond = simulate(ring, [0.8], Policy(8), 3, luck=[True] * 9)
+    assert beyond.known == pytest.approx([ring.trip(8)] * 8)
+
+
+def test_luck_is_as_it_was() -> None:
+    """Positions 1 and 2 are guessed right, 3 isn't: three tokens of a trip, and on from there."""
+    ring, luck = home(0.01), [True, True, True, False, True, True, True, True]
+    written = simulate(ring, [0.8], Policy(4), 5, luck=luck)
+    assert written.known == pytest.approx([ring.trip(4)] * 3 + [2 * ring.trip(4)] * 4)
+
+
+def test_points_are_joined_by_lines() -> None:
+    points = Points(((1, 2.0), (3, 6.0), (4, 5.0)))
+    assert [points.seconds(rows) for rows in (0, 1, 2, 3, 4, 6)] == [0.0, 2.0, 4.0, 6.0, 5.0, 3.0]
+    assert Points(((2, 1.0),)).seconds(9) == 1.0
