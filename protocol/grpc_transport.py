@@ -61,6 +61,12 @@ _SERVER = [
     ("grpc.max_concurrent_streams", LIMITS.streams),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 ]
+_THERE = (
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+"""Answers that only a node gives."""
 
 
 class _Stream:
@@ -152,7 +158,7 @@ class GrpcTransport:
                 metadata = await call.initial_metadata()
                 nonce = metadata.get(_NONCE) if metadata is not None else None
                 if not isinstance(nonce, bytes):
-                    await self._forget(address, node_id)
+                    await self._look_back(address, node_id, channel, await call.code())
                     raise _named(await call.code(), await call.details(), where)
                 offer = str(metadata.get(_VERSIONS, ""))
                 await call.write(encode_hello(self._hello(nonce, leaf, offer)))
@@ -160,7 +166,7 @@ class GrpcTransport:
             call.cancel()
             raise PeerUnreachable("no answer in time", field=where) from None
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._forget(address, node_id)
+            await self._look_back(address, node_id, channel, await call.code())
             raise _named(await call.code(), await call.details(), where) from None
         except BaseException:
             call.cancel()
@@ -173,21 +179,38 @@ class GrpcTransport:
         proof = tls.membership(self._swarm_key, signed)
         return Hello(version, me.node_id, self._swarm, me.sign(signed), proof)
 
-    async def _forget(self, address: str, node_id: str) -> None:
-        """Close a channel that led nowhere."""
-        channel, _ = self._channels.pop((address, node_id), (None, b""))
-        if channel is not None:
+    async def _look_back(
+        self, address: str, node_id: str, channel: grpc.aio.Channel, code: grpc.StatusCode
+    ) -> None:
+        """Close a channel that led nowhere, and no other: a node that only refuses the call serves
+        other streams on it, and somebody may have opened a new one meanwhile."""
+        key = (address, node_id)
+        if code not in _THERE and self._channels.get(key, (None,))[0] is channel:
+            del self._channels[key]
             await channel.close()
 
     async def _channel(self, address: str, node_id: str) -> tuple[grpc.aio.Channel, bytes]:
+        """The channel to a node, opened once for all who want it.
+
+        Whoever waits for it while others try has the same time as they. Raises as ``tls.probe``.
+        """
         key = (address, node_id)
-        async with self._opening.setdefault(key, asyncio.Lock()):
-            if key not in self._channels:
-                certificate, digest = await tls.probe(address, node_id)
-                credentials = grpc.ssl_channel_credentials(certificate)
-                channel = grpc.aio.secure_channel(address, credentials, _CLIENT)
-                self._channels[key] = channel, digest
-            return self._channels[key]
+        try:
+            async with (
+                asyncio.timeout(LIMITS.connect),
+                self._opening.setdefault(key, asyncio.Lock()),
+            ):
+                if key not in self._channels:
+                    certificate, digest = await tls.probe(address, node_id)
+                    if key not in self._channels:
+                        credentials = grpc.ssl_channel_credentials(certificate)
+                        channel = grpc.aio.secure_channel(address, credentials, _CLIENT)
+                        self._channels[key] = channel, digest
+                return self._channels[key]
+        except TimeoutError:
+            raise PeerUnreachable("no answer in time", field=f"{node_id} at {address}") from None
+        finally:  # a lock for every address that was ever tried would be too many
+            self._opening.pop(key, None)
 
     # -- serving ---------------------------------------------------------------------------------
 

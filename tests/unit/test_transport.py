@@ -17,6 +17,7 @@ from hearthring.protocol.errors import (
     PortInUse,
     QuotaExceeded,
     TooLarge,
+    VersionMismatch,
     WrongIdentity,
     WrongSwarm,
 )
@@ -198,6 +199,41 @@ async def test_a_restarted_node_is_reached_although_its_certificate_is_new() -> 
     finally:
         await caller.close()
         await second.close()
+
+
+async def test_a_call_that_a_node_does_not_offer_leaves_its_other_streams_alone() -> None:
+    server, caller = GrpcTransport(Identity.new()), GrpcTransport(Identity.new())
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
+    try:
+        stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+        with pytest.raises(VersionMismatch):
+            await caller.dial(address, server.identity.node_id, Method.CELLS)
+        await stream.send(b"x")
+        assert await stream.receive()
+    finally:
+        await caller.close()
+        await server.close()
+
+
+async def test_whoever_waits_for_a_channel_has_no_more_time_than_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed = list[str]()
+
+    async def swallow(address: str, node_id: str) -> tuple[bytes, bytes]:
+        probed.append(address)
+        return await asyncio.Future[tuple[bytes, bytes]]()
+
+    smaller = replace(LIMITS, connect=0.1)
+    monkeypatch.setattr("hearthring.protocol.grpc_transport.LIMITS", smaller)
+    monkeypatch.setattr("hearthring.protocol.tls.probe", swallow)
+    caller, node = GrpcTransport(Identity.new()), Identity.new().node_id
+    dials = [caller.dial("127.0.0.1:9", node, Method.STATUS) for _ in range(3)]
+    ends = await asyncio.gather(*dials, return_exceptions=True)
+    assert [type(end) for end in ends] == [PeerUnreachable] * 3
+    assert len(probed) == 1
+    assert not caller._opening
+    await caller.close()
 
 
 async def read_all(stream: Stream) -> None:
