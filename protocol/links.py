@@ -88,11 +88,23 @@ class Links:
         ready to take rows.
         """
         key = (address, node_id)
-        async with self._opening.setdefault(key, asyncio.Lock()):
-            link = self._links.get(key)
-            if link is None or link.broken is not None:
-                link = self._links[key] = Link(await self._open(address, node_id))
-            return link
+        try:
+            async with self._opening.setdefault(key, asyncio.Lock()):
+                if (link := self._live(key)) is not None:
+                    return link
+                stream = await self._open(address, node_id)
+                if (link := self._live(key)) is not None:  # whoever didn't wait was faster
+                    await stream.close()
+                    return link
+                self._links = {k: one for k, one in self._links.items() if one.broken is None}
+                link = self._links[key] = Link(stream)
+                return link
+        finally:  # addresses are what peers say, so none is remembered for longer than it is used
+            self._opening.pop(key, None)
+
+    def _live(self, key: tuple[str, str]) -> Link | None:
+        link = self._links.get(key)
+        return link if link is not None and link.broken is None else None
 
     async def _open(self, address: str, node_id: str) -> Stream:
         stream = await self._transport.dial(address, node_id, Method.PASS)

@@ -252,3 +252,20 @@ async def test_closing_ends_the_streams_and_tells_nobody(links: Links, reader: R
     assert await reader.taken.get() is None
     assert ends.told == []
     assert isinstance(link, Link)
+
+
+async def test_nothing_is_remembered_of_who_was_not_there_or_has_gone(
+    links: Links, reader: Reader
+) -> None:
+    for port in range(1, 9):
+        with pytest.raises(PeerUnreachable):
+            await links.get(f"127.0.0.1:{port}", Identity.new().node_id)
+    assert not links._opening
+    link, ends = await links.get(await reader.start(), reader.node_id), Ends()
+    link.use(ends)
+    reader.ends.set()
+    await ends.once.wait()
+    other = Reader(reader.transport._network)
+    await links.get(await other.start(), other.node_id)
+    assert [one.node_id for one in links._links.values()] == [other.node_id]
+    await other.transport.close()
