@@ -76,7 +76,7 @@ class Recovery:
                 self._trouble.clear()
                 self._patience = 1.5**attempt
                 self._handshake = min(HANDSHAKE * self._patience, 2 * LIMITS.connect)
-                await race(self._attempt(again=attempt > 0), self._disturbed())
+                await race(self._attempt(attempt), self._disturbed())
             except HearthringError as error:
                 lost |= _lost(ring.places.attached)
                 attempt += 1
@@ -102,9 +102,9 @@ class Recovery:
         await self._trouble.wait()
         raise StageFailed("another stage failed meanwhile", field="ring")
 
-    async def _attempt(self, again: bool) -> None:
+    async def _attempt(self, attempt: int) -> None:
         prepared = await self.ring.handing.take()
-        route = prepared.route if prepared is not None else await self._route(again)
+        route = prepared.route if prepared is not None else await self._route(attempt)
         change = class_change(self.ring.route, route)
         self.ring.rollback.class_changing |= bool(change)
         self._changed += change
@@ -113,18 +113,19 @@ class Recovery:
         await resend(self.ring, newest)
         self.ring.rollback.class_changing = False
 
-    async def _route(self, again: bool) -> tuple[Stage, ...]:
+    async def _route(self, attempt: int) -> tuple[Stage, ...]:
         """The route of the next epoch. Who is only suspected stays, if nobody can replace it.
 
         Once it has let an attempt fail, nodes that failed before it are tried too: whoever failed
-        least.
+        least. The directory is asked before the third attempt, or where the records at hand show
+        nobody: another loss during the first says nothing of them, and asking takes its time.
         """
-        ring = self.ring
+        ring, again, anybody = self.ring, attempt > 1, attempt > 0
         up = {a.stage for a in ring.places.attached if a.down is None}
         down = frozenset(stage for stage in ring.route if stage not in up)
         doubtful = [a for a in ring.places.attached if a.down is not None and a.suspected]
         try:
-            route = await self.spares.instead(ring.route, down, again, again or not doubtful)
+            route = await self.spares.instead(ring.route, down, again, anybody or not doubtful)
             _trust(a for a in doubtful if a.stage in route)
             return route
         except HearthringError:

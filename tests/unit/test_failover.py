@@ -14,9 +14,11 @@ from hearthring.client.answer import Answer
 from hearthring.client.auditing import audit_offline
 from hearthring.client.places import Places
 from hearthring.client.replacement import AVOID_SECONDS
+from hearthring.client.swarm import Swarm
 from hearthring.node.config import NodeHooks
 from hearthring.protocol.errors import StageFailed
 from hearthring.protocol.limits import LIMITS
+from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Segment
 from hearthring.shards.store import ModelEntry
@@ -144,12 +146,21 @@ async def test_the_only_stage_and_its_replacement(tiny: ModelEntry, undisturbed:
 
 
 async def test_a_replacement_that_dies_while_rows_are_replayed(
-    tiny: ModelEntry, undisturbed: Answer
+    tiny: ModelEntry, undisturbed: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another one is known already: nobody waits for the directory."""
+    look, asked = Swarm.look, list[bool]()
+
+    async def noted(self: Swarm, again: bool) -> list[NodeRecord]:
+        asked.append(again)
+        return await look(self, again)
+
+    monkeypatch.setattr(Swarm, "look", noted)
     async with doomed(tiny, {1: 7}) as swarm:
         dying = await swarm.node((1, 2), 1)
         last = await swarm.node((1, 2))
         answer = await ask(swarm.swarm)
+        assert asked == [False, False]
         assert dying.node_id in answer.timings.reroutes[0].nodes
         assert answer.route[1].node == last.node_id
     same(answer, undisturbed)
