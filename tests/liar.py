@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 
 from hearthring.cli import main
-from hearthring.node.config import NodeHooks
+from hearthring.node.config import NodeHooks, read_layers
 from hearthring.node.stage_session import Prepared, StageSession
+from hearthring.protocol.errors import BadOption, HearthringError
 from hearthring.protocol.messages import HopTime, Open, Receipt, Step
 from hearthring.protocol.tensors import F32, pack, unpack
 from hearthring.protocol.transport import Transport
@@ -46,6 +47,7 @@ from hearthring.verify.proof import Proof
 from hearthring.verify.stage_audit import Opened
 from hearthring.verify.verdict import Guilty, Strength, Verdict, rejected
 from tests.wrapped import WrappedEngine
+from tests.wrong_weights import coarse, renamed, skipped, wrong_weights
 
 
 @dataclass
@@ -101,50 +103,6 @@ def stale(row: EngineRow) -> EngineRow:
     path = row.path.copy()
     path[-2] = path[-3]
     return replace(row, path=path)
-
-
-def renamed(first: int, second: int) -> Callable[[Any], Any]:
-    """Weights of two layers in each other's place."""
-
-    def hook(load: Any) -> Any:
-        def other(name: str) -> F32:
-            parts = name.split(".")
-            if parts[0] == "blk" and int(parts[1]) in (first, second):
-                parts[1] = str(first + second - int(parts[1]))
-            return load(".".join(parts))  # type: ignore[no-any-return]
-
-        return other
-
-    return hook
-
-
-def skipped(layer: int) -> Callable[[Any], Any]:
-    """A layer that adds nothing to the residual."""
-
-    def hook(load: Any) -> Any:
-        def other(name: str) -> F32:
-            silent = name in (f"blk.{layer}.attn_output.weight", f"blk.{layer}.ffn_down.weight")
-            return np.zeros_like(load(name)) if silent else load(name)
-
-        return other
-
-    return hook
-
-
-def coarse(bits: int) -> Callable[[Any], Any]:
-    """Weights rounded to so many bits, a scale per row."""
-
-    def hook(load: Any) -> Any:
-        def other(name: str) -> F32:
-            weight: F32 = load(name)
-            if weight.ndim < 2:
-                return weight
-            scale = np.abs(weight).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
-            return (np.round(weight / scale) * scale).astype(np.float32)
-
-        return other
-
-    return hook
 
 
 class NanSession(StageSession):
@@ -226,7 +184,7 @@ def session(kind: type[StageSession]) -> Any:
 
 
 def hooks_for(fault: str, window: Window) -> NodeHooks:
-    """The hooks of a fault, ``NAME[:VALUE][@POSITION]``."""
+    """The hooks of a fault, ``NAME[:VALUE][@POSITION]``. Raises ``BadOption``, ``ValueError``."""
     fault, _, turns = fault.partition("@")
     name, _, value = fault.partition(":")
     turn = int(turns or 0)
@@ -243,11 +201,11 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
         case "stale-kv":
             return NodeHooks(engine=lambda honest: LyingEngine(honest, misplace=stale, turns=turn))
         case "skip-layer":
-            return NodeHooks(load=skipped(int(value) if value else (start + end) // 2))
+            return wrong_weights(skipped(int(value) if value else (start + end) // 2))
         case "swap-layer":
-            return NodeHooks(load=renamed(start, start + 1))
+            return wrong_weights(renamed(start, start + 1))
         case "other-weights":
-            return NodeHooks(load=coarse(int(value or 4)))
+            return wrong_weights(coarse(int(value or 4)))
         case "nan":
             return NodeHooks(session=session(NanSession))
         case "wrong-epoch":
@@ -262,19 +220,40 @@ def hooks_for(fault: str, window: Window) -> NodeHooks:
             return NodeHooks(session=session(WithholdingSession))
         case "slander":
             return NodeHooks(judge=SlanderingJudge)
-    raise SystemExit(f"tests.liar: there is no fault {name!r}; see python -m tests.liar")
+    raise BadOption(f"there is no {name!r}", field="fault", mend="see python -m tests.liar")
 
 
 def run(arguments: list[str]) -> int:
     """Split off the fault, and be a node."""
-    if "--fault" not in arguments or arguments.index("--fault") + 1 == len(arguments):
+    fault, rest = _option(arguments, "--fault")
+    if fault is None:
         print(__doc__)
         return 64
-    at = arguments.index("--fault")
-    fault, rest = arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
-    window = rest[rest.index("--layers") + 1] if "--layers" in rest else "0:2"
-    start, _, end = window.partition(":")
-    return main(["node", *rest], hooks_for(fault, (int(start), int(end))))
+    try:
+        return main(["node", *rest], hooks_for(fault, _window(fault, rest)))
+    except (HearthringError, ValueError) as error:
+        print(f"tests.liar: {error}", file=sys.stderr)
+        return 64
+
+
+def _option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of an option, ``NAME VALUE`` or ``NAME=VALUE``, and what is left without it."""
+    for at, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2], arguments[:at] + arguments[at + 1 :]
+        if argument == name and at + 1 < len(arguments):
+            return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+    return None, arguments
+
+
+def _window(fault: str, rest: list[str]) -> Window:
+    """The first window that the node is told to serve."""
+    layers, _ = _option(rest, "--layers")
+    if layers is None:
+        if fault in ("skip-layer", "swap-layer"):
+            raise BadOption(f"{fault} needs it", field="layers", mend="give --layers START:END")
+        return 0, 0
+    return read_layers(layers)[0]
 
 
 if __name__ == "__main__":

@@ -50,7 +50,10 @@ async def test_windows_change_nothing_and_audits_compare_bits(quantised: ModelEn
     assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
 
 
-@pytest.mark.parametrize("fault", ["noise:0.02", "stale-kv", "flip-sign"])
+FAULTS = ["noise:0.02", "stale-kv", "flip-sign", "skip-layer", "swap-layer", "other-weights:6"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 async def test_liars_are_named(quantised: ModelEntry, fault: str) -> None:
     lied = await answer(quantised, (0, 1, 3, 4), {1: hooks_for(fault, (1, 3))})
     verdict = audit_offline(lied.proof, 1)
