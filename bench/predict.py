@@ -1,71 +1,115 @@
 """What should guesses have gained in a ring that was measured? Simulated beside measured.
 
-Reads what ``python -m bench.speculation --json FILE`` has written. Stage times, hops and the plain
-rate are those of that run; what is left of a plain token's time is the client's. Acceptance is the
-dialled one, or for real drafts the one that explains the tokens a trip of ``chain of 4``. For the
-controller the best of all simulated ways stands, so its ratio is what a better choice could gain.
+Reads what ``python -m bench.speculation --json FILE`` has written. Every cell is run again in
+simulated time: the same texts, drafts and paces, on as many processors as this machine has, which
+stages, client and switch share. What these take is that run's own (``bench/tolls.py``); nothing
+else is taken from the answers that are foretold.
 
-Run: python -m bench.predict FILE [--row-share 0.75] [--processors 2] [--tokens 1500]
-     ``--row-share``: what a further row of a step takes of the first one's time, if that wasn't
-     measured in the same run.
+Run: python -m bench.predict FILE [--cores N] [--json FILE]
+
+A line for each hop, text and way: times as fast as without guesses, measured and simulated, and
+their ratio; of ``plain`` it is tokens a second. ``of best`` is measured beside the best simulated
+way of all.
 """
 
 import argparse
 import json
+import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from bench.simulate_ring import CHAINS, FOLLOWING
-from bench.simulator import PLAIN, Policy, simulate
+from bench.simulator.paced import PacedClient
+from bench.simulator.work import Points, Work
+from bench.spoken import Dialled
+from bench.ways import WAYS, wide
 from hearthring.client.cost import Hop, Ring
-from hearthring.shards.timings import Fit
-
-FROM = "chain of 4"
-"""The way whose tokens a trip tell the acceptance."""
-
-
-def measured_ring(case: dict[str, Any], hop_ms: float, share: float, processors: int) -> Ring:
-    """The ring of one case: stages that take ``share`` more with every row."""
-    stages = [ms / 1e3 for ms in case["stage_ms"]]
-    hop = hop_ms / 1e3
-    left = 1 / case["plain_tokens_per_s"] - sum(stages) - hop * (len(stages) + 1)
-    return Ring(
-        tuple(Fit(stage * (1 - share), stage * share) for stage in stages),
-        (Hop(hop),) * (len(stages) + 1),
-        ends=Fit(max(0.0, left), 0.0),
-        processors=processors,
-    )
+from hearthring.client.draft import Draft
+from hearthring.client.pace import Fixed, Pace
+from hearthring.client.paces import open_pace
+from hearthring.client.suffix import SuffixDraft
 
 
-def policy_named(way: str) -> Policy | None:
-    """A way's policy; None for one that chooses itself."""
-    if found := re.fullmatch(r"chain of (\d+)", way):
-        return Policy(int(found[1]) + 1)
-    if found := re.fullmatch(r"(\d+) steps of (\d+)", way):
-        return Policy(int(found[2]), int(found[1]), head=int(found[2]) + 1)
-    return None
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """One line. ``best`` is the highest simulated ratio of this text at this hop."""
+
+    hop_ms: float
+    text: str
+    way: str
+    measured: float
+    simulated: float
+    best: float
 
 
-def acceptance_of(name: str, case: dict[str, Any]) -> float:
-    """As dialled, or so that a chain of 4 would bring the tokens a trip that it brought."""
+def measured_ring(tolls: Mapping[str, Any], cores: int) -> tuple[Ring, Work]:
+    """A ring and what processors do in it, as a run has measured them.
+
+    Of the time that a trip of one row takes beyond engines and links, stages, client and switch
+    account for so many seconds of processors: the share of these that it waits for is that of all
+    steps. What is left even if it waits for all of them is the links'.
+    """
+    stages = tuple(points(curve) for curve in tolls["engines"])
+    stage, client, wire = (points(tolls[name]) for name in ("stage", "client", "wire"))
+    hops = len(stages) + 1
+    messages = len(stages) * stage.seconds(1) + client.seconds(1) + hops * wire.seconds(1)
+    beyond = points(tolls["trip"]).seconds(1) - sum(s.seconds(1) for s in stages)
+    beyond -= hops * tolls["hop"]
+    path = min(1.0, max(0.0, beyond / messages))
+    latency = tolls["hop"] + max(0.0, beyond - messages) / hops
+    empty = mean(s.seconds(0) for s in stages)
+    work = Work(stage, client, wire, path, empty, tolls["note"])
+    ends = points(tolls["ends"])
+    return Ring(stages, (Hop(latency),) * hops, ends=ends, processors=cores), work  # type: ignore[arg-type]
+
+
+def points(curve: Sequence[Sequence[float]]) -> Points:
+    """Of a list in JSON."""
+    return Points(tuple((int(rows), seconds) for rows, seconds in curve))
+
+
+def draft_of(name: str, text: Sequence[int], siblings: int) -> Draft:
+    """The draft of a case."""
     if found := re.fullmatch(r"a=([\d.]+)", name):
-        return float(found[1])
-    brought = case["ways"][FROM]["tokens_per_trip"]
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if sum(middle**depth for depth in range(5)) < brought:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+        return Dialled(text, float(found[1]))
+    return SuffixDraft(siblings)
 
 
-def gain(ring: Ring, acceptance: float, tokens: int, *ways: Policy) -> float:
-    """The rate of the best of some ways, in plain rates."""
-    plain = simulate(ring, [], PLAIN, 100).rate
-    return max(simulate(ring, [acceptance], way, tokens).rate / plain for way in ways)
+def rate(
+    ring: Ring, work: Work, text: Mapping[str, list[int]], draft: Draft | None, pace: Pace
+) -> float:
+    """Tokens a second behind the first one of an answer."""
+    whole, first = [*text["prompt"], *text["answer"]], len(text["prompt"])
+    seconds = PacedClient(ring, draft, pace, whole, first, work=work).run()
+    return (len(text["answer"]) - 1) / seconds
+
+
+def ratio(ring: Ring, work: Work, name: str, texts: Sequence[Mapping[str, Any]], way: str) -> float:
+    """Times as fast as without guesses, in the mean over a case's texts."""
+    found = []
+    for text in texts:
+        whole = [*text["prompt"], *text["answer"]]
+        draft = draft_of(name, whole, wide(way))
+        fast = rate(ring, work, text, draft, open_pace(WAYS[way], None))
+        found.append(fast / rate(ring, work, text, None, Fixed()))
+    return mean(found)
+
+
+def foretold(measured: Mapping[str, Any], cores: int) -> Iterator[Foretold]:
+    """Every line, a case's plain one first."""
+    for hop, cases in measured.items():
+        hop_ms = float(hop.split()[0])
+        for name, case in cases.items():
+            ring, work = measured_ring(case["tolls"], cores)
+            plain = mean(rate(ring, work, text, None, Fixed()) for text in case["texts"])
+            yield Foretold(hop_ms, name, "plain", case["plain_tokens_per_s"], plain, plain)
+            every = {way: ratio(ring, work, name, case["texts"], way) for way in WAYS}
+            best = max(1.0, *every.values())
+            for way, figures in case["ways"].items():
+                yield Foretold(hop_ms, name, way, figures["ratio"], every[way], best)
 
 
 def main() -> None:
@@ -74,28 +118,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path)
-    parser.add_argument("--row-share", type=float, default=0.75)
-    parser.add_argument("--processors", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=1500)
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    print(
-        f"{'hop':>6} {'text':>8} {'accept':>6} {'way':>14} {'measured':>8} {'simulated':>9} ratio"
-    )
-    for hop, cases in json.loads(options.file.read_text()).items():
-        hop_ms = float(hop.split()[0])
-        for name, case in cases.items():
-            share = case.get("row_share") or options.row_share
-            ring = measured_ring(case, hop_ms, share, options.processors)
-            acceptance = acceptance_of(name, case)
-            best = gain(ring, acceptance, options.tokens, PLAIN, *CHAINS, *FOLLOWING)
-            for way, figures in case["ways"].items():
-                policy = policy_named(way)
-                should = gain(ring, acceptance, options.tokens, policy) if policy else best
-                print(
-                    f"{hop_ms:6g} {name:>8} {acceptance:6.2f} {way:>14} {figures['ratio']:8.2f} "
-                    f"{should:9.2f} {figures['ratio'] / should:5.2f}",
-                    flush=True,
-                )
+    heads = ("measured", "simulated", "ratio", "of best")
+    print(f"{'hop':>6} {'text':>8} {'way':>14}", *(f"{head:>9}" for head in heads))
+    lines = []
+    for line in foretold(json.loads(options.file.read_text()), options.cores):
+        figures = (line.measured, line.simulated, line.measured / line.simulated)
+        print(
+            f"{line.hop_ms:6g} {line.text:>8} {line.way:>14}",
+            *(f"{figure:9.2f}" for figure in (*figures, line.measured / line.best)),
+            flush=True,
+        )
+        lines.append(
+            {name: getattr(line, name) for name in Foretold.__slots__} | {"ratio": figures[2]}
+        )
+    if options.json:
+        options.json.write_text(json.dumps(lines, indent=1) + "\n")
 
 
 if __name__ == "__main__":

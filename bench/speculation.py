@@ -10,7 +10,8 @@ processors. Every text is generated plainly and in every other way in turn; a fi
 of the ratios of runs that followed each other, and in brackets tokens a trip. The drafts are the
 suffix automaton's (two siblings in a tree) on the prompts of ``bench/spoken.py``, and with
 ``--alphas`` synthetic ones: the target's own text, right at every position with that chance. All
-tokens are compared with the plain ones, so a wrong one ends the run.
+tokens are compared with the plain ones, so a wrong one ends the run. With ``--json``, what the run
+should have brought is foretold by ``bench/predict.py``.
 """
 
 import argparse
@@ -20,15 +21,17 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.homelab import Home, Machine, why_not
-from bench.spoken import KINDS, Dialled, Timed, row_share
+from bench.spoken import KINDS, Dialled
+from bench.tolls import measure as tolls_of
+from bench.ways import WAYS, wide
 from hearthring import AsyncClient
 from hearthring.client.answer import Answer
 from hearthring.client.draft import Draft
@@ -41,19 +44,6 @@ CUTS = (0, 8, 15, 23, 30)
 CLIENT = "me"
 Make = Callable[[Answer, int], Draft]
 """A draft for a text that is known, of so many siblings."""
-WAYS = {
-    "chain of 2": "2",
-    "chain of 4": "4",
-    "chain of 8": "8",
-    "tree of 6": "6",
-    "sequoia tree": "sequoia",
-    "4 steps of 2": "2x4",
-    "8 steps of 3": "3x8",
-    "ucb": "ucb",
-    "exp3": "exp3",
-    "controller": "auto",
-}
-"""Paces by the names that `--pace` has for them; drafts of trees say two tokens at a place."""
 
 
 @dataclass
@@ -78,8 +68,8 @@ class Bench:
     plain: dict[str, list[float]] = field(default_factory=dict)
     stages: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
     ways: Sequence[str] = tuple(WAYS)
-    steps: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """Of each case: rows of steps that were alone, and what they took at the stages."""
+    texts: dict[str, list[dict[str, list[int]]]] = field(default_factory=dict)
+    """Of each case: prompts and answers as tokens."""
 
     async def ask(self, draft: Draft | None, pace: Pace | None, **question: Any) -> Answer:
         """One answer."""
@@ -91,15 +81,15 @@ class Bench:
 
     async def compare(self, name: str, prompts: tuple[str, ...], make: Make) -> dict[str, Cell]:
         """All ways on some prompts, each after a plain run."""
-        cells, steps = {way: Cell() for way in self.ways}, self.steps.setdefault(name, [])
+        cells = {way: Cell() for way in self.ways}
         for prompt in prompts:
             question = {"messages": [{"role": "user", "content": prompt}]}
             for _ in range(self.rounds):
                 before = await self.ask(None, None, **question)
                 for way in self.ways:
                     answer = await self.ask(
-                        make(before, 2 if "tree" in way else 1),
-                        Timed(open_pace(WAYS[way], None), steps),
+                        make(before, wide(way)),
+                        open_pace(WAYS[way], None),
                         **question,
                     )
                     if answer.token_ids != before.token_ids:
@@ -109,16 +99,26 @@ class Bench:
                     cells[way].trips.append(answer.guessing.tokens_per_trip)
                 self.plain.setdefault(name, []).append(before.timings.decode_tokens_per_s)
                 self.stages.setdefault(name, []).append(before.timings.stage_compute_s)
+            text = {"prompt": before.prompt_ids, "answer": before.token_ids}
+            self.texts.setdefault(name, []).append(text)
         return cells
 
 
-async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one home."""
+async def measure(
+    invite: str,
+    options: argparse.Namespace,
+    nodes: Mapping[str, int],
+    switch: int,
+    hop: float,
+) -> dict[str, Any]:
+    """All figures of one home, whose nodes and switch are these processes."""
     found: dict[str, Any] = {}
     # Without sharing: rows of earlier answers would be copied instead of computed.
     async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
         client.answering.lessons = None  # no run learns from another
         bench = Bench(client, options.tokens, options.rounds, ways=options.ways)
+        question = {"messages": [{"role": "user", "content": KINDS["chat"][0]}]}
+        tolls = await tolls_of(client, question, nodes, switch, hop / 1e3)
         cases: list[tuple[str, tuple[str, ...], Make]] = [
             (kind, KINDS[kind], lambda answer, wide: SuffixDraft(wide)) for kind in options.kinds
         ]
@@ -136,11 +136,12 @@ async def measure(invite: str, options: argparse.Namespace) -> dict[str, Any]:
                 flush=True,
             )
             found[name] = {
+                "tolls": asdict(tolls),
                 "plain_tokens_per_s": round(rate, 3),
                 "stage_ms": [
                     round(median(s) * 1e3, 2) for s in zip(*bench.stages[name], strict=True)
                 ],
-                "row_share": round(row_share(bench.steps[name]), 3),
+                "texts": bench.texts[name],
                 "ways": {
                     way: {
                         "ratio": round(median(cell.ratios), 3),
@@ -160,7 +161,7 @@ def at_hop(hop: float, options: argparse.Namespace) -> dict[str, Any]:
         machines = [Machine(name, delay=hop / 2) for name in (*names, CLIENT)]
         home = stack.enter_context(Home(machines))
         stack.enter_context(home.inside(CLIENT))
-        invite = ""
+        invite, nodes = "", dict[str, int]()
         for place, name in enumerate(names):
             window = f"{CUTS[place]}:{CUTS[place + 1]}"
             listen = f"{home.address(name)}:4870"
@@ -169,13 +170,14 @@ def at_hop(hop: float, options: argparse.Namespace) -> dict[str, Any]:
             if invite:
                 flags += ["--join", invite]
             node = NodeProcess(window, flags, before=home.prefix(name))
+            nodes[name] = node.process.pid
             stack.callback(node.stop)
             ready = node.ready()
             invite = invite or ready
         print(
             f"hop {hop:g} ms\n{'':8}{'plain/s':>7}  " + "  ".join(f"{w:>12}" for w in options.ways)
         )
-        return asyncio.run(measure(invite, options))
+        return asyncio.run(measure(invite, options, nodes, home.switch, hop))
 
 
 def main() -> int:
@@ -193,9 +195,11 @@ def main() -> int:
         print(f"left out: {reason}")
         return 2
     print(f"{platform.machine()}, {os.cpu_count()} cores; SmolLM2, {options.tokens} tokens")
-    found = {f"{hop:g} ms": at_hop(hop, options) for hop in options.hops}
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    found = dict[str, Any]()
+    for hop in options.hops:
+        found[f"{hop:g} ms"] = at_hop(hop, options)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -1,12 +1,11 @@
 """Prompts and drafts of ``bench/speculation.py``: what was asked, word for word."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hearthring.client.draft import Candidate
-from hearthring.client.pace import Pace, Place, Trip
 
 NOTICE = (
     "The library opens at nine in the morning and closes at six in the evening. Members may "
@@ -80,54 +79,3 @@ class Dialled:
 
     def close(self) -> None:
         """Nothing to give up."""
-
-
-@dataclass
-class Timed:
-    """A pace that notes what steps took that were alone: rows, and seconds at all stages."""
-
-    inner: Pace
-    steps: list[tuple[int, float]]
-
-    def ask(self, place: Place) -> int:
-        """As the pace itself, here and below."""
-        return self.inner.ask(place)
-
-    def keep(self, place: Place, candidates: Sequence[Candidate]) -> Collection[int]:
-        """What to send."""
-        return self.inner.keep(place, candidates)
-
-    def drafted(self, candidates: int, seconds: float) -> None:
-        """Candidates were found."""
-        self.inner.drafted(candidates, seconds)
-
-    def sent(self, steps: Sequence[int], flying: int) -> None:
-        """Steps go out."""
-        self.inner.sent(steps, flying)
-
-    def back(self, trip: Trip) -> None:
-        """A step is back, and noted."""
-        if trip.alone and trip.result.times:
-            seconds = sum(hop.compute for hop in trip.result.times)
-            self.steps.append((len(trip.result.rows), seconds))
-        self.inner.back(trip)
-
-    def judged(self, taken: Sequence[bool]) -> None:
-        """A token was chosen."""
-        self.inner.judged(taken)
-
-    def wrote(self, tokens: int, seconds: float) -> None:
-        """Tokens were chosen."""
-        self.inner.wrote(tokens, seconds)
-
-
-def row_share(steps: Sequence[tuple[int, float]]) -> float:
-    """What a further row of a step takes of a step of one row, by the line through medians."""
-    by_rows: dict[int, list[float]] = {}
-    for rows, seconds in steps:
-        by_rows.setdefault(rows, []).append(seconds)
-    known = {rows: float(np.median(took)) for rows, took in by_rows.items() if len(took) > 2}
-    if len(known) < 2:
-        return 0.0
-    slope, first = np.polyfit(list(known), list(known.values()), 1)
-    return max(0.0, float(slope / (slope + first)))

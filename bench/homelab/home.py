@@ -105,6 +105,12 @@ class Home:
         """Limits that were asked for and that this kernel doesn't give."""
         return sorted({f"{n}: {what}" for n, held in self._limits.items() for what in held.missing})
 
+    @property
+    def switch(self) -> int:
+        """The process through which everything passes."""
+        assert self._switch is not None
+        return self._switch.pid
+
     def address(self, name: str) -> str:
         """A machine's address in the home."""
         return f"10.77.0.{list(self.machines).index(name) + 1}"

@@ -203,7 +203,7 @@ class SimulatedClient:
         if cancelled:
             self._ready = [row for row in self._ready if row.refuted is None]
             self._flying = [s for s in self._flying if any(r.refuted is None for r in s.rows)]
-            self._ring.cancel()
+            self._ring.cancel(self._somebody)
         if moved:
             self._rescale()
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.simulator.clock import Clock
+from bench.simulator.cores import Thread
 from bench.simulator.ring import Row as Travelling
-from bench.simulator.ring import SimulatedRing, Stage, Step
+from bench.simulator.ring import SimulatedRing, Somebody, Stage, Step
+from bench.simulator.work import NOTHING, Work
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate, Draft
 from hearthring.client.flight import Result
+from hearthring.client.generation import LIKELY
 from hearthring.client.pace import Pace, Trip
 from hearthring.client.speculation import Speculation
 from hearthring.protocol.messages import PROMPT, HopTime, Row
@@ -76,7 +79,8 @@ class PacedClient:
     """Writes the rest of ``text``, whose first ``prompt`` tokens are there.
 
     The draft takes ``call`` seconds whenever it is asked and ``guess`` more for each candidate;
-    ``beside`` is what of a stage's time for a step isn't its engine's, and isn't reported.
+    ``beside`` is what of a stage's time for a step isn't its engine's, and isn't reported. ``work``
+    is what processors do beside engines.
     """
 
     def __init__(
@@ -90,11 +94,14 @@ class PacedClient:
         call: float = 0.0,
         guess: float = 0.0,
         beside: float = 0.0,
+        work: Work = NOTHING,
     ) -> None:
         self._beside = beside
         self._clock = Clock()
         self._time = OwnTime(self._clock)
-        self._ring = SimulatedRing(self._clock, ring)
+        self._ring = SimulatedRing(self._clock, ring, work)
+        self._heads = Thread(self._clock, self._ring.cores)
+        self._somebody = Somebody(self._clock, self._ring.cores, work.path)
         self._out, self._home = (self._ring.link(place) for place in (0, -1))
         self._text, self._made = text, prompt
         if draft is not None and (call or guess):
@@ -174,7 +181,15 @@ class PacedClient:
         flying = _Flying(step, branches, self._time.now(), not self._flying)
         self._steps[id(step)] = flying
         self._flying.append(flying)
-        self._clock.at(flying.sent, lambda: self._ring.send(step, self._out))
+        self._clock.at(flying.sent, lambda: self._handle(step, self._send))
+
+    def _send(self, step: Step) -> None:
+        self._ring.send(step, self._out)
+
+    def _handle(self, step: Step, then: Callable[[Step], None]) -> None:
+        """Half of what a step's messages take: when it leaves, or when it is back."""
+        seconds = self._ring.work.client.seconds(step.live(self._clock.now, 0.0)) / 2
+        self._somebody.handle(seconds, lambda: then(step))
 
     def _discard(self, fallen: Sequence[Branch]) -> None:
         lost = [branch for top in fallen for branch in top.below()]
@@ -183,10 +198,13 @@ class PacedClient:
                 self._rows[branch.row.id].refuted = self._clock.now
         gone = set(map(id, lost))
         self._flying = deque(f for f in self._flying if any(id(b) not in gone for b in f.branches))
-        if lost:
-            self._ring.cancel()
+        if any(branch.row is not None and branch.state is None for branch in lost):
+            self._ring.cancel(self._somebody)
 
     def _back(self, step: Step) -> None:
+        self._handle(step, self._arrived)
+
+    def _arrived(self, step: Step) -> None:
         self._steps[id(step)].back = True
         self._take()
 
@@ -202,5 +220,16 @@ class PacedClient:
             self._branches.back(rows, states)
         if not self._busy and cursor.state is not None:
             self._busy = True
-            self._time.spent += self._ring.ring.ends.seconds(len(came.branches))
-            self._later(self._decide)
+            self._heads.do(self._head, self._decide)
+
+    def _head(self) -> float:
+        """What the heads of the next decision take: those of likely states go together, the others
+        of a text that gets further are computed one by one."""
+        ends, likely = self._ring.ring.ends, len(self._branches.likely(LIKELY))
+        cursor: Branch | None = self._branches.cursor
+        walked = 0
+        for token in self._text[self._made :]:
+            if cursor is None or cursor.state is None:
+                break
+            cursor, walked = cursor.children.get(token), walked + 1
+        return ends.seconds(likely) + max(0, walked - likely) * ends.seconds(1)

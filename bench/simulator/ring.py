@@ -211,8 +211,9 @@ class SimulatedRing:
         """From a client, over its own link."""
         link.carry(len(step.rows), lambda: self.stages[0].arrive(step))
 
-    def cancel(self) -> None:
+    def cancel(self, by: Somebody) -> None:
         """Some rows were refuted now: stages hear of it a hop later, straight from the client."""
+        by.handle(len(self.stages) * self.work.note, _nothing)
         for stage in self.stages:
             self._clock.at(self._clock.now + self.notice, stage.look)
 

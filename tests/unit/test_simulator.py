@@ -5,13 +5,14 @@ from itertools import pairwise
 
 import pytest
 
-from bench.predict import acceptance_of, gain, measured_ring, policy_named
+from bench.predict import foretold, measured_ring, rate, ratio
 from bench.simulator import PLAIN, Policy, simulate
 from bench.simulator.clock import Clock
 from bench.simulator.cores import Cores, Thread
 from bench.simulator.truth import Truth
 from bench.simulator.work import NOTHING, Points, Work
 from hearthring.client.cost import Hop, Ring, chain, pipeline, plain
+from hearthring.client.pace import Fixed
 from hearthring.client.trees import best_shapes
 from hearthring.shards.timings import Fit
 
@@ -141,23 +142,48 @@ def test_tokens_are_known_in_order() -> None:
         assert written.rows >= 1 - 1e-9
 
 
+TOLLS = {
+    "hop": 0.01,
+    "engines": [[(0, 0.001), (1, at), (5, 4 * at)] for at in (0.004, 0.003, 0.004, 0.003)],
+    "stage": [(0, 0.001), (1, 0.002), (5, 0.003)],
+    "client": [(0, 0.001), (1, 0.002), (5, 0.004)],
+    "wire": [(0, 0.0002), (1, 0.0004), (5, 0.0004)],
+    "ends": [(1, 0.003), (5, 0.009)],
+    "trip": [(1, 0.014 + 0.05 + 0.006)],
+    "note": 0.0001,
+}
+"""Beyond engines and links a trip of one row waits 6 ms, of 12 that processors work."""
+
+
 def test_predictions_start_from_what_was_measured() -> None:
-    """A run that behaved as the simulator is foretold: its plain rate, acceptance and gain."""
+    ring, work = measured_ring(TOLLS, 2)
+    assert work.path == pytest.approx(0.5)
+    assert [hop.latency for hop in ring.hops] == pytest.approx([0.01] * 5)
+    assert (ring.processors, work.empty) == (2, 0.001)
+    slow = measured_ring(TOLLS | {"trip": [(1, 0.014 + 0.05 + 0.022)]}, 2)
+    assert slow[1].path == 1.0
+    assert [hop.latency for hop in slow[0].hops] == pytest.approx([0.012] * 5)
+
+
+def test_cells_are_run_again_as_they_were() -> None:
+    """Text, draft and pace of the run: plain by its tolls, guesses with the luck that they had."""
+    ring, work = measured_ring(TOLLS, 2)
+    text = {"prompt": list(range(10)), "answer": list(range(10, 42))}
+    plain = rate(ring, work, text, None, Fixed())
+    assert plain == pytest.approx(1 / (0.014 + 0.05 + 0.006 + 0.003), rel=0.02)
+    gains = [ratio(ring, work, f"a={alpha}", [text], "chain of 4") for alpha in (0.0, 0.7, 1.0)]
+    assert gains[0] < 0.7 < 1.2 < gains[1] < gains[2]
+    assert ratio(ring, work, "chat", [text], "tree of 6") == pytest.approx(1.0, abs=0.02)
     case = {
-        "plain_tokens_per_s": 10.0,
-        "stage_ms": [8.0, 6.0, 4.0, 2.0],
-        "ways": {"chain of 4": {"tokens_per_trip": 1 + 0.6 + 0.36 + 0.216 + 0.1296}},
+        "tolls": TOLLS,
+        "texts": [text],
+        "plain_tokens_per_s": 12.0,
+        "ways": {"chain of 4": {"ratio": 1.5}},
     }
-    ring = measured_ring(case, 10.0, 0.75, 2)
-    assert plain(ring).rate == pytest.approx(10.0)
-    assert acceptance_of("chat", case) == pytest.approx(0.6)
-    assert acceptance_of("a=0.85", case) == 0.85
-    assert policy_named("chain of 4") == Policy(5)
-    assert policy_named("8 steps of 3") == Policy(3, 8, head=4)
-    assert policy_named("controller") is None
-    expected = chain(ring, [0.6], 4).rate / 10.0
-    assert gain(ring, 0.6, 4_000, Policy(5)) == pytest.approx(expected, rel=0.03)
-    assert gain(ring, 0.6, 500, PLAIN, Policy(5)) >= gain(ring, 0.6, 500, Policy(5))
+    lines = list(foretold({"10 ms": {"a=0.7": case}}, 2))
+    assert [line.way for line in lines] == ["plain", "chain of 4"]
+    assert lines[1].simulated == pytest.approx(gains[1])
+    assert lines[1].best >= lines[1].simulated
 
 
 def test_cores_are_shared_by_what_is_at_work() -> None:
