@@ -8,8 +8,10 @@ import hashlib
 import secrets
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -32,6 +34,9 @@ from hearthring.shards.ggml_wide import Blas, Widener
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
 from hearthring.shards.tracing import Trace, Traced, empty_trace, window_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VISIBLE_STEP = 128
 GRAPHS = 24
@@ -202,7 +207,7 @@ class GgmlEngine:
         out = np.empty((count, self.width), np.float32)
         tapped = {boundary: np.empty_like(out) for boundary in wanted}
         for runs in passes(segments):
-            rows = np.concatenate([np.arange(run.at, run.at + len(run.rows)) for run in runs])
+            rows = _rows_of(runs)
             parts = tuple(_part(run) for run in runs)
             graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, trace is not None))
             pieces = [(run.cache, run.rows) for run in runs]
@@ -252,6 +257,13 @@ class GgmlEngine:
         ):
             self._graphs.popitem(last=False)
         return graph
+
+
+def _rows_of(runs: Sequence[Run]) -> "slice | NDArray[np.int64]":
+    """Where a pass's rows lie in the batch: a slice, where they follow each other."""
+    if all(run.at + len(run.rows) == after.at for run, after in pairwise(runs)):
+        return slice(runs[0].at, runs[-1].at + len(runs[-1].rows))
+    return np.concatenate([np.arange(run.at, run.at + len(run.rows)) for run in runs])
 
 
 def _part(run: Run) -> tuple[int, int, int]:
