@@ -13,8 +13,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from hearthring.client import hearing
-from hearthring.client import ring as client_ring
+from hearthring.client import hearing, sending
 from hearthring.node import stage_session
 from hearthring.protocol import identity
 from hearthring.protocol.messages import Row, SignedRows, Step
@@ -62,11 +61,11 @@ def unproven(*more: ModuleType) -> Iterator[None]:
             verify(node, message, signature)
 
     with ExitStack() as stack:
-        for module in (stage_session, client_ring, *more):
+        for module in (stage_session, sending, *more):
             stack.enter_context(mock.patch.object(module, "row_hashes", _no_hashes))
-        for module in (stage_session, client_ring, hearing, *more):
             stack.enter_context(mock.patch.object(module, "claim", _no_claim))
-        stack.enter_context(mock.patch.object(stage_session, "Check", _NoCheck))
+        for module in (stage_session, hearing):
+            stack.enter_context(mock.patch.object(module, "Check", _NoCheck))
         stack.enter_context(mock.patch.object(identity.Identity, "sign", unsigned))
         stack.enter_context(mock.patch.object(identity, "verify", unchecked))
         yield

@@ -26,8 +26,11 @@ T = TypeVar("T", bound=AttachDown)
 class Session(Protocol):
     """Who hears of what stages say unasked."""
 
-    def on_result(self, of: "Attachment", step: Step) -> None:
-        """A step came back. Raises a ``HearthringError`` if it isn't what it must be."""
+    async def on_result(self, of: "Attachment", step: Step) -> None:
+        """A step came back; nothing else is heard of the stage until this returns.
+
+        Raises a ``HearthringError`` if it isn't what it must be.
+        """
 
     def on_tap(self, of: "Attachment", tap: Tap) -> None:
         """Residuals at an inner boundary."""
@@ -125,7 +128,7 @@ class Attachment:
         try:
             while (data := await self._stream.receive()) is not None:
                 said = False
-                self._take(decode_down(data))
+                await self._take(decode_down(data))
                 said = True
             raise StageFailed("it ended the session", field=self.stage.node)
         except HearthringError as error:
@@ -141,11 +144,11 @@ class Attachment:
             if kind in (Opened, Rerouted) and not awaited.done():
                 awaited.set_exception(error)
 
-    def _take(self, frame: AttachDown) -> None:
+    async def _take(self, frame: AttachDown) -> None:
         number = 0
         match frame:
             case Step():
-                return self._session.on_result(self, frame)
+                return await self._session.on_result(self, frame)
             case Tap():
                 return self._session.on_tap(self, frame)
             case Trouble():

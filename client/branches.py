@@ -94,9 +94,26 @@ class Branches:
     def likely(self, least: float) -> list[Branch]:
         """The cursor and what follows along the likeliest guess, as far as it is back and the text
         gets there with a chance of ``least``."""
-        at, chance, found = self.cursor, 1.0, list[Branch]()
-        while at.state is not None and chance >= least:
-            found.append(at)
+        return [branch for branch, _ in self._likely(least, {})]
+
+    def early(self, rows: Sequence[Row], states: F32, least: float) -> list[F32]:
+        """States of those that ``likely`` will name when these rows are back; none if the cursor's
+        isn't among them."""
+        coming = {row.id: state for row, state in zip(rows, states, strict=True)}
+        cursor = self.cursor.row
+        if self.cursor.state is not None or cursor is None or cursor.id not in coming:
+            return []
+        return [state for _, state in self._likely(least, coming)]
+
+    def _likely(self, least: float, coming: Mapping[int, F32]) -> list[tuple[Branch, F32]]:
+        at, chance, found = self.cursor, 1.0, list[tuple[Branch, F32]]()
+        while chance >= least:
+            state = at.state
+            if state is None and at.row is not None:
+                state = coming.get(at.row.id)
+            if state is None:
+                break
+            found.append((at, state))
             if not at.children:
                 break
             at = max(at.children.values(), key=lambda child: child.chance)

@@ -38,6 +38,8 @@ IN_FLIGHT = 16
 """Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
 RESUMED = 64
 """Rows in a step of tokens that an earlier session has chosen."""
+LONG = 0.001
+"""Seconds of a pass over the head from which on signatures are checked beside it."""
 LIKELY = 0.3
 """States that the text gets to with this chance go through the head together, the others as they
 are needed."""
@@ -111,6 +113,7 @@ class Generation:
             yield None
         self._end = self.prompt_tokens + limit - 1
         branches = await self._plant()
+        self.ring.places.hearing.early = self._early
         try:
             while self.made < limit:
                 likely = branches.likely(LIKELY)
@@ -136,6 +139,7 @@ class Generation:
                     yield None
                     branches = await self._plant()
         finally:
+            self.ring.places.hearing.early = None
             self._abandon()
 
     @property
@@ -330,6 +334,14 @@ class Generation:
             self._send(rows, states, certain), step, time.perf_counter(), not self._flying
         )
         self._flying.append(flying)
+
+    def _early(self, rows: Sequence[Row], states: F32) -> bool:
+        """Begin with the head of rows that aren't checked yet, if that takes longer than it."""
+        if self._branches is None or self.heads.seconds < LONG:
+            return False
+        if found := self._branches.early(rows, states, LIKELY):
+            self.heads.begin(self.ends, np.stack(found))
+        return bool(found)
 
     async def _arrival(self, branches: Branches) -> None:
         """Wait until the cursor's state is back, and take what comes before it."""

@@ -4,11 +4,11 @@ Everything is checked here against what was sent (order, shape, signature) befor
 complaints are weighed: a stage that accuses one neighbour after the other is the one at fault.
 """
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from hearthring.client.attachment import Attachment
-from hearthring.protocol import identity
 from hearthring.protocol.errors import (
     BadShape,
     BadSignature,
@@ -17,12 +17,18 @@ from hearthring.protocol.errors import (
     Malformed,
     OutOfOrder,
 )
-from hearthring.protocol.messages import SignedRows, Step, Tap, Trouble
-from hearthring.verify.claims import claim
+from hearthring.protocol.messages import Row, Step, Tap, Trouble
+from hearthring.verify.claims import Check
 
 if TYPE_CHECKING:
-    from hearthring.client.ring import RingSession
+    from collections.abc import Callable, Sequence
 
+    from hearthring.client.ring import RingSession
+    from hearthring.protocol.tensors import F32
+
+HEAD_START = 0.0004
+"""Seconds from a result's arrival to the check of its signature, where that is made beside other
+work: a check holds the interpreter's lock, and whoever works must come to its kernels first."""
 ACCUSATIONS, ACCUSATIONS_SECONDS = 2, 30.0
 """A stage that finds fault with its neighbours more often than this, in so many seconds, has it."""
 _ACCUSING = (BadSignature, Malformed, BadShape, OutOfOrder)
@@ -34,14 +40,20 @@ class Hearing:
 
     def __init__(self, ring: "RingSession") -> None:
         self._ring = ring
+        self.early: Callable[[Sequence[Row], F32], bool] | None = None
+        """Shown rows ``[rows, width]`` that have come back, but aren't checked yet: whether it has
+        begun on what can be thrown away, so that they can be checked beside that."""
         self._accusations: dict[str, list[float]] = {}
 
-    def on_result(self, of: Attachment, step: Step) -> None:
-        """Check a result against what was asked, and hand it to who waits."""
-        ring = self._ring
+    async def on_result(self, of: Attachment, step: Step) -> None:
+        """Check a result against what was asked, and hand it to who waits.
+
+        Where whoever waits for the rows has something to do with them first, their signature is
+        checked beside that; nobody is told of a row before.
+        """
+        ring, stage = self._ring, of.stage
         if step.epoch < ring.epoch:
             return
-        stage = of.stage
         if stage != ring.route[-1] or step.session != ring.session or step.epoch != ring.epoch:
             raise Malformed("a result that nobody asked this stage for", field="result")
         rows = ring.flight.steps.get(step.step_id)
@@ -51,20 +63,21 @@ class Hearing:
             raise Malformed("other rows than were sent", field="result.rows")
         live = step.live
         states = ring.row_type.unpack(step.states, len(live), ring.width)
-        hashes = ring.hashes(live, step.states, stage.end, stage.fingerprint)
-        ids = tuple(row.id for row in live)
-        signed = claim(ring.session, step.epoch, step.step_id, stage.end, ids, hashes)
-        identity.verify(stage.node, signed, step.signature)
-        received = ring.ledger.received
+        about = bytes.fromhex(ring.model_id), bytes.fromhex(stage.fingerprint)
+        check = Check(stage.node, step, live, stage.end, *about)
+        if self.early is not None and self.early(live, states):
+            await asyncio.to_thread(_begin, check)
+            if ring.flight.steps.get(step.step_id) is not rows:
+                return  # of an epoch that has ended meanwhile
+        signed = check.confirm()
+        ids, hashes, received = signed.ids, signed.hashes, ring.ledger.received
         others = [i for i, row in enumerate(ids) if received.get(row, hashes[i]) != hashes[i]]
         if others and not ring.mending:
             ring.end(stage.failed(Malformed("a row came back with other bytes", field="row")))
             return
         ring.rollback.differs([rows[i] for i in others], [states[i] for i in others])
         received.update(zip(ids, hashes, strict=True))
-        ring.ledger.signed.append(
-            SignedRows(step.epoch, step.step_id, ids, tuple(hashes), step.signature)
-        )
+        ring.ledger.signed.append(signed)
         ring.flight.land(step.step_id, live, states, step.times)
 
     def on_tap(self, of: Attachment, tap: Tap) -> None:
@@ -120,3 +133,8 @@ class Hearing:
         now, said = time.monotonic(), self._accusations.setdefault(accuser.stage.node, [])
         said[:] = [at for at in said if now - at < ACCUSATIONS_SECONDS] + [now]
         return len(said) > ACCUSATIONS
+
+
+def _begin(check: Check) -> None:
+    time.sleep(HEAD_START)
+    check.begin()

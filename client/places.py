@@ -36,14 +36,14 @@ class Places:
     """Nodes that opened, but say that they can't reach the next."""
     link: Link | None = None
     _links: Links = field(init=False)
-    _hearing: Hearing = field(init=False)
+    hearing: Hearing = field(init=False)
     _unuse: Callable[[], None] | None = None
     _reached: dict[Stage, bool] = field(default_factory=dict)
     """Stages that took the call, and whether they have opened."""
 
     def __post_init__(self) -> None:
         """Nothing is dialled yet."""
-        self._links, self._hearing = Links(self.transport), Hearing(self.ring)
+        self._links, self.hearing = Links(self.transport), Hearing(self.ring)
 
     async def open(self, seconds: float) -> None:
         """Take all places at once, last one first in effect: each stage links to its next.
@@ -103,7 +103,7 @@ class Places:
         attached = None
         try:
             stream = await self.transport.dial(stage.address, stage.node, Method.ATTACH)
-            attached = Attachment(stage, stream, self._hearing)
+            attached = Attachment(stage, stream, self.hearing)
             among.append(attached)
             self._reached[stage] = False
             await attached.ask(wish, Opened, 2 * LIMITS.connect)

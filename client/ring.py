@@ -45,7 +45,6 @@ from hearthring.protocol.tensors import F32, Residual
 from hearthring.protocol.transport import Transport
 from hearthring.protocol.wire import encode_step
 from hearthring.verify.beacon import commitment
-from hearthring.verify.rowhash import row_hashes
 
 if TYPE_CHECKING:
     from hearthring.verify.candidates import Candidate
@@ -379,16 +378,3 @@ class RingSession:
         for step in self._behind:
             if isinstance(step, _Behind) and not step.waiting.done():
                 step.waiting.set_exception(self._failed)
-
-    def hashes(
-        self, rows: Sequence[Row], wire: bytes, boundary: int, fingerprint: str
-    ) -> list[bytes]:
-        return row_hashes(
-            bytes.fromhex(self.model_id),
-            bytes.fromhex(fingerprint),
-            boundary,
-            [row.kind for row in rows],
-            [row.position for row in rows],
-            wire,
-            len(rows),
-        )

@@ -108,3 +108,33 @@ async def test_a_shut_down_thread_leaves_nobody_waiting(thread):
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ends.sizes == []
+
+
+async def test_rows_that_were_begun_on_cost_no_second_pass(thread):
+    heads, ends, other = Heads(thread), CountingEnds(), CountingEnds()
+    heads.begin(ends, rows(1, 2))
+    await heads.run(int)  # so it has run before anybody asks
+    assert await heads.logits(ends, rows(1, 2), np.sum) == 12
+    assert ends.sizes == [2]
+    assert heads.seconds > 0
+    for which, asked in ((ends, rows(2)), (ends, rows(1, 2)), (other, rows(1))):
+        heads.begin(ends, rows(1))  # for nothing: other rows are asked for, or of other ends
+        await heads.run(int)
+        assert await heads.logits(which, asked, np.sum) == 2 * np.sum(asked)
+    assert (ends.sizes, other.sizes) == ([2, 1, 1, 1, 2, 1], [1])
+    assert await heads.logits(ends, rows(1), np.sum) == 6  # what was thrown away stays so
+    heads.begin(ends, rows(np.nan))  # nobody is told before somebody asks
+    await heads.run(int)
+    with pytest.raises(ValueError, match="not a number"):
+        await heads.logits(ends, rows(np.nan), np.sum)
+
+
+async def test_nothing_is_begun_on_while_others_wait(thread):
+    heads, ends = Heads(thread), CountingEnds()
+    go = await held(thread)
+    heads.begin(ends, rows(1))
+    waiting = asyncio.ensure_future(heads.logits(ends, rows(2), np.sum))
+    await asyncio.sleep(0)
+    go.set()
+    assert await waiting == 12
+    assert ends.sizes == [1]

@@ -1,7 +1,8 @@
 """A client's session and a stage that breaks the rules: it ends at once, and by name."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from hearthring.client.closing import finish
 from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
+from hearthring.protocol import identity
 from hearthring.protocol.errors import HearthringError, QuotaExceeded, StageFailed
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
 from hearthring.protocol.messages import PROMPT, Open, Opened, Receipt, Row, Step
-from hearthring.protocol.tensors import Residual, pack
+from hearthring.protocol.tensors import F32, Residual, pack
 from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.verify.claims import claim
@@ -105,6 +107,37 @@ async def test_what_a_stage_returns_properly_is_the_result(network: MemoryNetwor
         assert [signed.step_id for signed in ring.ledger.signed] == [1, 2]
 
 
+async def test_a_result_that_is_begun_on_is_nobodys_before_its_signature_holds(
+    network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await FakeStage(network).start()
+    shown, checking, go = list[tuple[int, F32]](), asyncio.Event(), threading.Event()
+    loop, verify = asyncio.get_running_loop(), identity.verify
+
+    def early(rows: Sequence[Row], states: F32) -> bool:
+        shown.append((len(rows), states))
+        return True
+
+    def held(*signed: Any) -> None:
+        loop.call_soon_threadsafe(checking.set)
+        assert go.wait(5)
+        verify(*signed)
+
+    async with session(network, stage) as ring:
+        await ring.open(8)
+        ring.places.hearing.early = early
+        monkeypatch.setattr(identity, "verify", held)
+        sent = ring.send(ROWS, STATES)
+        await asyncio.wait_for(checking.wait(), 5)
+        [(count, states)] = shown
+        assert (count, (states == STATES).all()) == (2, True)
+        assert not sent.done()
+        assert not ring.ledger.received
+        go.set()
+        assert ((await ring.result(sent)).states == STATES).all()
+        assert list(ring.ledger.received) == [1, 2]
+
+
 SPOILS: dict[str, tuple[str, Spoil]] = {
     "nobody's signature": ("BadSignature", lambda _, s: replace(s, signature=bytes(64))),
     "another state": (
@@ -138,12 +171,16 @@ SPOILS: dict[str, tuple[str, Spoil]] = {
 }
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("name", SPOILS)
-async def test_a_wrong_result_ends_the_session_at_once(network: MemoryNetwork, name: str) -> None:
+async def test_a_wrong_result_ends_the_session_at_once(
+    network: MemoryNetwork, name: str, early: bool
+) -> None:
     error, spoil = SPOILS[name]
     stage = await FakeStage(network, spoil).start()
     async with session(network, stage) as ring:
         await ring.open(8)
+        ring.places.hearing.early = lambda rows, states: early
         waiting, behind = ring.send(ROWS, STATES), ring.send([Row(3, 2, 2, PROMPT)], STATES[:1])
         for pending in (waiting, behind):
             with pytest.raises(StageFailed, match=rf"{stage.node}: {error}: "):

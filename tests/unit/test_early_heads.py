@@ -1,0 +1,49 @@
+"""The head of rows whose signature is checked meanwhile: the same tokens, with no pass more."""
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from hearthring.client import generation
+from hearthring.client.heads import Heads
+from hearthring.client.pace import Fixed
+from hearthring.protocol.tensors import F32
+from hearthring.shards.store import ModelEntry
+from hearthring.shards.torch_ends import TorchEnds
+from tests.drafts import Knowing
+from tests.memory_ring import memory_swarm
+from tests.schedules import CUTS, PROMPT_IDS, ask, same
+
+
+async def test_tokens_are_the_same_and_each_took_one_pass(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, passes = list[int](), list[int]()
+    begin, logits = Heads.begin, TorchEnds.logits
+
+    def noted(heads: Heads, ends: Any, states: F32) -> None:
+        begun.append(len(states))
+        begin(heads, ends, states)
+
+    def counted(ends: TorchEnds, normed: F32) -> F32:
+        passes.append(1)
+        return logits(ends, normed)
+
+    monkeypatch.setattr(Heads, "begin", noted)
+    monkeypatch.setattr(TorchEnds, "logits", counted)
+    monkeypatch.setattr(generation, "LONG", inf)
+    async with memory_swarm(tiny, CUTS) as swarm:
+        client = swarm.client()
+        plain = await ask(client, max_tokens=12)
+        assert not begun  # the head is over too soon
+        taken = len(passes)
+        monkeypatch.setattr(generation, "LONG", 0.0)
+        again = await ask(client, max_tokens=12)
+        assert begun == [1] * 11  # all but the one that the prompt ends in
+        assert len(passes) - taken == 12
+        draft = Knowing(PROMPT_IDS + plain.token_ids, 1, hit=1.0, wide=0)
+        guessed = await ask(client, draft, Fixed(3), max_tokens=12)
+    same(again, plain)
+    same(guessed, plain)
+    assert max(begun) > 1  # the row that was chosen, and what is likely to follow
