@@ -158,7 +158,7 @@ class Attachment:
                 if stands and frame.node != self.stage.node:
                     self._block(frame.error)
                 return None
-            case Rerouted(epoch, _):
+            case Rerouted(epoch, _, _, _):
                 number = epoch
             case Progress(probe, _, _):
                 number = probe

@@ -55,9 +55,11 @@ class Ordering:
             silent=silent,
         )
 
-    def stay(self, place: int, committed: tuple[int, ...], live: tuple[int, ...]) -> Reroute:
+    def stay(
+        self, place: int, committed: tuple[int, ...], live: tuple[int, ...], compare: int = 0
+    ) -> Reroute:
         """For a stage that stays at this place, with the rows that live."""
-        return Reroute(self.epoch, *self._neighbours(place), committed, live)
+        return Reroute(self.epoch, *self._neighbours(place), committed, live, compare)
 
     def _neighbours(self, place: int) -> tuple[str, str, str, str]:
         """Who sends to a place, their class, who gets its rows, and where."""

@@ -12,7 +12,7 @@ from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, StageFailed
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
-from hearthring.protocol.messages import Open, Opened, Reroute
+from hearthring.protocol.messages import ROOT, Open, Opened, Reroute
 from hearthring.protocol.tasks import all_or_none
 from hearthring.protocol.transport import Method, Transport
 
@@ -126,15 +126,27 @@ class Places:
     def order(self, place: int, to: Attachment) -> Reroute:
         """What a stage that stays, or was prepared, is told of this epoch.
 
-        One that was prepared keeps its rows up to the first that it lacks.
+        One that was prepared keeps its rows up to the first that it lacks. It and the stage behind
+        it are asked what these were.
         """
-        flight, fed = self.ring.flight, to.fed
-        committed, live = flight.committed, flight.undecided()
-        if fed is not None:
-            lacks = next((row for row in flight.live if row not in fed), None)
-            committed = [row for row in committed if lacks is None or row < lacks]
-            live = ()
-        return self._ordering(self.ring.route).stay(place, tuple(committed), live)
+        flight = self.ring.flight
+        committed, live, compare = flight.committed, flight.undecided(), ROOT
+        if to.fed is not None:
+            committed, live = self.held(to), ()
+            compare = max(committed, default=ROOT)
+        elif place and (before := self._at(self.ring.route[place - 1])) and before.fed is not None:
+            compare = max(self.held(before), default=ROOT)
+        ordering = self._ordering(self.ring.route)
+        return ordering.stay(place, tuple(committed), live, compare)
+
+    def held(self, prepared: Attachment) -> list[int]:
+        """The committed rows that a prepared stage was given, up to the first row that it lacks."""
+        flight, fed = self.ring.flight, prepared.fed or frozenset()
+        lacks = next((row for row in flight.live if row not in fed), None)
+        return [row for row in flight.committed if lacks is None or row < lacks]
+
+    def _at(self, stage: Stage) -> Attachment | None:
+        return next((attached for attached in self.attached if attached.stage == stage), None)
 
     async def link_to(self, stage: Stage) -> Link:
         """The link to any stage. Raises what ``Links.get`` does."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hearthring.client.attachment import Attachment
 from hearthring.client.handover import Prepared
 from hearthring.client.replacement import Spares, class_change, gaps, pause
-from hearthring.client.resending import resend
+from hearthring.client.resending import compare, resend
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, HearthringError, NoRoute, StageFailed
 from hearthring.protocol.limits import LIMITS
@@ -109,8 +109,9 @@ class Recovery:
         self.ring.rollback.class_changing |= bool(change)
         self._changed += change
         kept = await self._enter(route, prepared)
-        newest = await self._agree(route, kept)
-        await resend(self.ring, newest)
+        said = await self._agree(route, kept)
+        compare(self.ring, said)
+        await resend(self.ring, {stage: answer.newest for stage, answer in said.items()})
         self.ring.rollback.class_changing = False
 
     async def _route(self, attempt: int) -> tuple[Stage, ...]:
@@ -154,9 +155,9 @@ class Recovery:
         await asyncio.gather(*(a.close() for a in leaving))
         return frozenset(a.stage for a in staying)
 
-    async def _agree(self, route: Sequence[Stage], kept: frozenset[Stage]) -> dict[Stage, int]:
-        """Open the new stages and re-route the others; the newest row that each of these holds."""
-        ring, newest = self.ring, dict[Stage, int]()
+    async def _agree(self, route: Sequence[Stage], kept: frozenset[Stage]) -> dict[Stage, Rerouted]:
+        """Open the new stages and re-route the others; what each of these says that it holds."""
+        ring, said = self.ring, dict[Stage, Rerouted]()
         old = {a.stage: a for a in ring.places.attached}
 
         async def alive(attached: Attachment) -> None:
@@ -164,8 +165,7 @@ class Recovery:
                 raise DeadlineExceeded("it doesn't answer", field=attached.stage.node)
 
         async def reroute(attached: Attachment, order: Reroute) -> None:
-            answer = await attached.ask(order, Rerouted, self._handshake, order.epoch)
-            newest[attached.stage] = answer.newest
+            said[attached.stage] = await attached.ask(order, Rerouted, self._handshake, order.epoch)
 
         async def tell(place: int, attached: Attachment) -> None:
             try:
@@ -200,7 +200,7 @@ class Recovery:
         )
         ring.places.attached.sort(key=lambda attached: attached.stage.start)
         await ring.places.link_first()
-        return newest
+        return said
 
 
 def _trust(doubtful: Iterable[Attachment]) -> None:

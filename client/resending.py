@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from hearthring.client.flight import Sent
 from hearthring.client.route import Stage
-from hearthring.protocol.messages import ROOT, Replay
+from hearthring.protocol.messages import ROOT, Replay, Rerouted
 from hearthring.protocol.replaying import cut
+from hearthring.verify.rowhash import joined
 
 if TYPE_CHECKING:
     from hearthring.client.ring import RingSession
@@ -55,6 +56,23 @@ async def resend(ring: "RingSession", newest: Mapping[Stage, int]) -> None:
     await ring.flight.below(1)
     for attached in places[first:]:
         attached.whole = True
+
+
+def compare(ring: "RingSession", said: Mapping[Stage, Rerouted]) -> None:
+    """Whoever was prepared, and made other rows of the text than were taken by the stage behind it,
+    or the client, counts as one that holds nothing: it is sent everything again, in the open."""
+    places = ring.places.attached
+    for place, attached in enumerate(places):
+        if attached.fed is None:
+            continue
+        held, answer = ring.places.held(attached), said[attached.stage]
+        if place + 1 < len(places):
+            behind = said.get(places[place + 1].stage)
+            took = behind.took if behind is not None else b""
+        else:
+            took = joined([ring.ledger.received[row] for row in held])
+        if answer.newest < max(held, default=ROOT) or answer.sent != took:
+            attached.fed = None
 
 
 def _cut(rows: Sequence[Sent], row_bytes: int) -> list[list[Sent]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hearthring.protocol.errors import UnknownRow
 from hearthring.protocol.messages import ROOT, Row
+from hearthring.verify.rowhash import joined
 
 
 @dataclass(slots=True)
@@ -83,6 +84,14 @@ class Retention:
         if len(ran) != len(found):
             raise UnknownRow("a row that isn't retained", field="replay.rows")
         return ran
+
+    def summary(self, ids: Sequence[int]) -> tuple[bytes, bytes]:
+        """What rows were, as received and as sent; empty if one of them didn't run."""
+        found = [self._kept.get(i) for i in ids]
+        ran = [kept for kept in found if kept is not None and kept.sent]
+        if len(ran) != len(found):
+            return b"", b""
+        return joined([kept.received for kept in ran]), joined([kept.sent for kept in ran])
 
     def drop(self, ids: Iterable[int]) -> None:
         """Forget rows."""

@@ -284,7 +284,8 @@ class StageSession:
             next_address=order.next_address,
             silent=False,
         )
-        return Rerouted(order.epoch, newest)
+        compared = [row for row in order.committed if row <= order.compare]
+        return Rerouted(order.epoch, newest, *self._kept.summary(compared))
 
     def replay(self, order: Replay) -> Step:
         """Retained rows as a step of this epoch, signed anew. Raises ``UnknownRow``."""

@@ -162,7 +162,7 @@ class EvidenceQuery(_message.Message):
     def __init__(self) -> None: ...
 
 class Reroute(_message.Message):
-    __slots__ = ("epoch", "previous", "previous_fingerprint", "next", "next_address", "committed", "live")
+    __slots__ = ("epoch", "previous", "previous_fingerprint", "next", "next_address", "committed", "live", "compare")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +170,7 @@ class Reroute(_message.Message):
     NEXT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
+    COMPARE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     previous: str
     previous_fingerprint: str
@@ -177,7 +178,8 @@ class Reroute(_message.Message):
     next_address: str
     committed: _containers.RepeatedScalarFieldContainer[int]
     live: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, epoch: _Optional[int] = ..., previous: _Optional[str] = ..., previous_fingerprint: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., committed: _Optional[_Iterable[int]] = ..., live: _Optional[_Iterable[int]] = ...) -> None: ...
+    compare: int
+    def __init__(self, epoch: _Optional[int] = ..., previous: _Optional[str] = ..., previous_fingerprint: _Optional[str] = ..., next: _Optional[str] = ..., next_address: _Optional[str] = ..., committed: _Optional[_Iterable[int]] = ..., live: _Optional[_Iterable[int]] = ..., compare: _Optional[int] = ...) -> None: ...
 
 class Replay(_message.Message):
     __slots__ = ("step_id", "rows", "next", "next_address")
@@ -244,12 +246,16 @@ class AttachUp(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., evidence: _Optional[_Union[EvidenceQuery, _Mapping]] = ..., reroute: _Optional[_Union[Reroute, _Mapping]] = ..., replay: _Optional[_Union[Replay, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
 
 class Rerouted(_message.Message):
-    __slots__ = ("epoch", "newest")
+    __slots__ = ("epoch", "newest", "took", "sent")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NEWEST_FIELD_NUMBER: _ClassVar[int]
+    TOOK_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     newest: int
-    def __init__(self, epoch: _Optional[int] = ..., newest: _Optional[int] = ...) -> None: ...
+    took: bytes
+    sent: bytes
+    def __init__(self, epoch: _Optional[int] = ..., newest: _Optional[int] = ..., took: _Optional[bytes] = ..., sent: _Optional[bytes] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("number", "step_id", "waiting")

@@ -136,7 +136,8 @@ class EvidenceQuery:
 class Reroute:
     """A new epoch of a session: its neighbours from now on, and the rows that stay.
 
-    ``committed`` is in path order and the client's word; rows in neither list are dropped.
+    ``committed`` is in path order and the client's word; rows in neither list are dropped. What
+    those up to ``compare`` were is to be told, unless it is 0.
     """
 
     epoch: int
@@ -146,14 +147,21 @@ class Reroute:
     next_address: str
     committed: tuple[int, ...] = ()
     live: tuple[int, ...] = ()
+    compare: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Rerouted:
-    """A stage has adopted an epoch, and holds all living rows up to ``newest``."""
+    """A stage has adopted an epoch, and holds all living rows up to ``newest``.
+
+    ``took`` and ``sent`` say what the rows to be compared were (``verify.rowhash.joined``); empty,
+    if there are none or it lacks one.
+    """
 
     epoch: int
     newest: int
+    took: bytes = b""
+    sent: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,8 +142,9 @@ def encode_down(frame: AttachDown) -> bytes:
             down = pb.AttachDown(receipt=pb.Receipt(body=body, signature=signature))
         case Evidence():
             down = pb.AttachDown(evidence=_evidence(frame))
-        case Rerouted(epoch, newest):
-            down = pb.AttachDown(rerouted=pb.Rerouted(epoch=epoch, newest=newest))
+        case Rerouted(epoch, newest, took, sent):
+            rerouted = pb.Rerouted(epoch=epoch, newest=newest, took=took, sent=sent)
+            down = pb.AttachDown(rerouted=rerouted)
         case Progress(number, step_id, waiting):
             progress = pb.Progress(number=number, step_id=step_id, waiting=waiting)
             down = pb.AttachDown(progress=progress)
@@ -171,7 +172,8 @@ def decode_down(data: bytes) -> AttachDown:
         case "evidence":
             return _read_evidence(frame.evidence)
         case "rerouted":
-            return Rerouted(frame.rerouted.epoch, frame.rerouted.newest)
+            new = frame.rerouted
+            return Rerouted(new.epoch, new.newest, new.took, new.sent)
         case "progress":
             far = frame.progress
             return Progress(far.number, far.step_id, far.waiting)

@@ -77,7 +77,7 @@ UPS = (
     | st.builds(Cancel, IDS)
     | st.builds(Finish, U32, IDS)
     | st.just(EvidenceQuery())
-    | st.builds(Reroute, U32, NAMES, NAMES, NAMES, NAMES, IDS, IDS)
+    | st.builds(Reroute, U32, NAMES, NAMES, NAMES, NAMES, IDS, IDS, U32)
     | st.builds(Replay, U32, IDS, NAMES, NAMES)
     | st.builds(Probe, U32)
 )
@@ -87,7 +87,7 @@ DOWNS = (
     | st.builds(Tap, U32, U32, IDS, BYTES)
     | st.builds(Receipt, BYTES, BYTES)
     | EVIDENCE
-    | st.builds(Rerouted, U32, U32)
+    | st.builds(Rerouted, U32, U32, BYTES, BYTES)
     | st.builds(Progress, U32, U32, U32)
 )
 STEP_TIMES = st.builds(

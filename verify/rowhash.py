@@ -33,6 +33,7 @@ CHUNK = 32
 """Rows under one Merkle root: a chunk holds the positions with the same ``position // CHUNK``."""
 
 _TAG = b"hearthring/row/1"
+_JOINED = b"hearthring/rows/1"
 _ROW = struct.Struct(">BI")
 _U32 = 1 << 32
 
@@ -88,6 +89,12 @@ def _begun(model_id: bytes, fingerprint: bytes, boundary: int) -> "_Hash":
     if not 0 <= boundary < _U32:
         raise BadShape(f"{boundary} isn't a boundary", field="row hash")
     return sha256(_TAG + model_id + fingerprint + boundary.to_bytes(4, "big"))
+
+
+def joined(hashes: Sequence[bytes]) -> bytes:
+    """One hash for rows in order, by which two sides see whether they mean the same; empty for
+    none."""
+    return sha256(_JOINED + b"".join(hashes)).digest() if hashes else b""
 
 
 def chunk_roots(positions: Sequence[int], hashes: Sequence[bytes]) -> list[bytes]:

@@ -1,7 +1,7 @@
 """Stages die at every phase of an answer: a moment is lost, and not a token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,7 +20,7 @@ from hearthring.protocol.errors import StageFailed
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import F32
-from hearthring.shards.engine import Segment
+from hearthring.shards.engine import Engine, Segment
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.verdict import Outcome, Strength
 from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
@@ -30,6 +30,7 @@ PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 200)]
 TOKENS = 10
 OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": TOKENS, "temperature": 0.9, "seed": 4}
 CUTS = (0, 1, 2, 4)
+Wrap = Callable[[Engine], Engine]
 
 
 @dataclass
@@ -55,30 +56,31 @@ class Doomed:
     swarm: MemorySwarm
     dying: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def node(self, window: tuple[int, int], batch: int = 0) -> MemoryNode:
+    async def node(
+        self, window: tuple[int, int], batch: int = 0, wrap: Wrap | None = None
+    ) -> MemoryNode:
         """A node that dies when its engine gets its n-th batch; 0: never. Later ones are slower,
-        so that they are spares."""
+        so that they are spares. ``wrap`` makes another engine of its own."""
         slow = 0.001 * (1 + len(self.swarm.nodes))
         node: list[MemoryNode] = []
 
         def burn() -> None:
             self.dying.append(asyncio.create_task(self.swarm.kill(node[0])))
 
-        node.append(
-            await self.swarm.node(
-                window, hooks=NodeHooks(engine=lambda e: Fuse(e, batch, burn)), row_seconds=slow
-            )
-        )
+        hooks = NodeHooks(engine=wrap or (lambda e: Fuse(e, batch, burn)))
+        node.append(await self.swarm.node(window, hooks=hooks, row_seconds=slow))
         return node[0]
 
 
 @asynccontextmanager
-async def doomed(entry: ModelEntry, deaths: dict[int, int]) -> AsyncIterator[Doomed]:
-    """A ring whose stages die at their n-th batch, by place, and a spare for every stage."""
+async def doomed(
+    entry: ModelEntry, deaths: dict[int, int], wraps: Mapping[int, Wrap] | None = None
+) -> AsyncIterator[Doomed]:
+    """A ring whose stages die at their n-th batch, by place; ``wraps`` are their engines."""
     async with memory_swarm(entry, ()) as swarm:
         found = Doomed(swarm)
         for place, window in enumerate(pairwise(CUTS)):
-            await found.node(window, deaths.get(place, 0))
+            await found.node(window, deaths.get(place, 0), (wraps or {}).get(place))
         yield found
         await asyncio.gather(*found.dying)
 

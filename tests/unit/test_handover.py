@@ -14,6 +14,7 @@ from hearthring.shards.store import ModelEntry
 from tests.memory_ring import MemoryNode
 from tests.stage_peer import until
 from tests.unit.test_failover import CUTS, OPTIONS, TOKENS, Doomed, doomed, same, undisturbed
+from tests.unit.test_rollback import Turncoat
 
 __all__ = ["undisturbed"]
 
@@ -112,6 +113,22 @@ async def test_a_stage_that_dies_while_another_leaves_is_replaced_with_it(
 
         answer = await answer_while(swarm, happens)
         assert [stage.node for stage in answer.route[:2]] == [spare.node_id for spare in spares]
+    same(answer, undisturbed)
+
+
+LIES = {"in the prompt": 2, "all the time": 1, "at a token": 6}
+
+
+@pytest.mark.parametrize("lies", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("place", range(len(CUTS) - 1))
+async def test_what_a_liar_said_that_leaves_is_taken_back(
+    tiny: ModelEntry, undisturbed: Answer, place: int, lies: int
+) -> None:
+    """Its replacement is honest, and what it was given while the liar served is compared."""
+    async with doomed(tiny, {}, {place: lambda engine: Turncoat(engine, lies)}) as swarm:
+        leaving, spare = swarm.swarm.nodes[place], await swarm.node((CUTS[place], CUTS[place + 1]))
+        answer = await answer_while(swarm, lambda: left(leaving))
+        assert answer.route[place].node == spare.node_id
     same(answer, undisturbed)
 
 
