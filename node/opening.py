@@ -17,7 +17,7 @@ from hearthring.node.cells import CellBook, SealedChunk
 from hearthring.node.retention import Retention
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import LayersOutOfRange, UnknownRow
-from hearthring.protocol.messages import Row
+from hearthring.protocol.messages import PROMPT, Row
 from hearthring.protocol.row_type import RowType
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment, Window
 from hearthring.shards.slots import SlotMap
@@ -179,18 +179,24 @@ class Live:
         chunks = range(positions[-1] // CHUNK + 1)
         ids = [row for chunk in chunks for row in self._ids(chunk)]
         path = np.array([self.slots.slot(row) for row in ids[: positions[-1] + 1]], np.int64)
+        # Prompt rows first: a kernel that widens the weights does it once for all of a pass, and
+        # such rows, where they don't follow each other, are of one pass only as segments.
+        positions.sort(key=lambda at: self.kept[ids[at]].row.kind != PROMPT)
         kept, own = [self.kept[ids[at]] for at in positions], path[positions]
         wire = b"".join(bytes(one.input) for one in kept)
-        entries = tuple(
+        entries = [
             EngineRow(Kind(one.row.kind), at, int(path[at]), path[: at + 1])
             for at, one in zip(positions, kept, strict=True)
-        )
+        ]
+        prompt = sum(one.row.kind == PROMPT for one in kept)
+        parts = [(entry,) for entry in entries[:prompt]] + [tuple(entries[prompt:])]
+        segments = tuple(Segment(self.cache, part) for part in parts if part)
         # An engine that isn't exact might store other bits than were committed to.
         layers = range(*self.window)
         stored = [self.cache.read(layer, own) for layer in layers]
         assert isinstance(self.engine, TracingEngine)
         states = self.rows.unpack(wire, len(positions), self.engine.width)
-        trace = self.engine.forward_traced((Segment(self.cache, entries),), states).trace
+        trace = self.engine.forward_traced(segments, states).trace
         for layer, (k, v) in zip(layers, stored, strict=True):
             self.cache.write(layer, own, k, v)
         for index, at in enumerate(positions):
