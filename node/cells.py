@@ -2,8 +2,9 @@
 
 Rows are noted as they run, which costs nothing but references; all hashing waits until 32 committed
 rows make a chunk, and until the step that completed it has left. Residuals inside the stage are
-kept for the last two chunks, their hashes for the whole session: a client that takes rows back, or
-a later session that begins with the same rows, needs no more.
+kept for the last chunks, as many as a few megabytes hold, since a live check of older rows must run
+them again; their hashes are kept for the whole session: a client that takes rows back, or a later
+session that begins with the same rows, needs no more.
 """
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
@@ -21,8 +22,9 @@ from hearthring.verify.merkle import HASH_BYTES
 from hearthring.verify.rowhash import CHUNK, row_hashes
 
 T = TypeVar("T")
-KEPT_CHUNKS = 2
-"""Chunks whose residuals a stage keeps, for live checks."""
+KEPT_CHUNKS, KEPT_BYTES = 2, 4 << 20
+"""Of each session a stage keeps the residuals of so many chunks for live checks, and of more while
+all of them take no more than so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,15 @@ class CellBook:
         while len(rows) - at >= (1 if whole else CHUNK):
             self._seal(rows[at : at + CHUNK], sent, cache, slot)
             at += CHUNK
-        old = frozenset(ids[: max(0, (len(self.sealed) - KEPT_CHUNKS) * CHUNK)])
+        old = frozenset(ids[: max(0, (len(self.sealed) - self._kept_chunks()) * CHUNK)])
         self._inside = {r: t for r, t in self._inside.items() if r in alive and r not in old}
+
+    def _kept_chunks(self) -> int:
+        trace, _ = next(iter(self._inside.values()), (None, 0))
+        if trace is None:
+            return KEPT_CHUNKS
+        layers, _, size = trace.shape
+        return max(KEPT_CHUNKS, KEPT_BYTES // int(layers * size * CHUNK))
 
     def _seal(
         self,

@@ -352,6 +352,8 @@ class StageServer:
             try:
                 session.confirm(one)
                 inside = trace[:, rows] if trace is not None else None
+                if inside is not None and len(prepared) > 1:
+                    inside = inside.copy()  # what it keeps must not hold what others keep
                 step = session.complete(one, output[rows], hop, inside)
                 taps = session.taps(one, {b: tap[rows] for b, tap in tapped.items()})
                 outcomes[i] = step, taps

@@ -1,6 +1,7 @@
 """Openings that aren't what was signed, live openings of open sessions, and what stages refuse."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -50,8 +51,8 @@ async def stage(engine: TorchEngine) -> AsyncIterator[Rig]:
         yield stage
 
 
-@pytest.fixture
-async def peer(stage: Rig) -> AsyncIterator[Peer]:
+@asynccontextmanager
+async def in_the_middle(stage: Rig) -> AsyncIterator[Peer]:
     """A client in the middle of a session."""
     peer = await stage.open(cells=True, max_rows=120)
     await peer.run(chain(1, PROMPT_ROWS, ROOT))
@@ -60,6 +61,12 @@ async def peer(stage: Rig) -> AsyncIterator[Peer]:
     await peer.run((), commit=[row.id for row in rest])
     yield peer
     await peer.leave()
+
+
+@pytest.fixture
+async def peer(stage: Rig) -> AsyncIterator[Peer]:
+    async with in_the_middle(stage) as peer:
+        yield peer
 
 
 async def committed(peer: Peer, shape: Shape) -> Promise:
@@ -156,15 +163,27 @@ async def test_a_stage_refuses_what_it_can_t_or_needn_t_show(peer: Peer) -> None
         await ask_commitment(mine, *where, bytes(16), WINDOW[0])
 
 
-async def test_old_rows_are_run_again_while_a_session_is_open(
-    peer: Peer, engine: TorchEngine, cells: EngineCells
+@pytest.mark.parametrize("room", [0, 1 << 20])
+async def test_old_rows_are_run_again_while_a_session_is_open_unless_there_is_room_for_them(
+    stage: Rig,
+    engine: TorchEngine,
+    cells: EngineCells,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
 ) -> None:
-    promise = await committed(peer, engine.shape)
-    positions = [*range(1, 32, 2), 50]
-    drawn = tuple(Cell(layer, position) for layer in range(*WINDOW) for position in positions)
-    verdict = check_cells(promise, drawn, await opened(peer, drawn), cells)
-    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
-    assert (await peer.finish(())).cell_roots[:3] == promise.body.cell_roots
+    monkeypatch.setattr("hearthring.node.cells.KEPT_CHUNKS", 1)
+    monkeypatch.setattr("hearthring.node.cells.KEPT_BYTES", room)
+    async with in_the_middle(stage) as peer:
+        promise = await committed(peer, engine.shape)
+        positions = [*range(1, 32, 2), 37, 39, 40, 50]
+        drawn = tuple(Cell(layer, position) for layer in range(*WINDOW) for position in positions)
+        before = len(stage.engine.batches)
+        columns = await opened(peer, drawn)
+        # Eight at once; prompt rows are segments of their own, the two generated ones share one.
+        assert stage.engine.batches[before:] == ([] if room else [8, 8, 3])
+        verdict = check_cells(promise, drawn, columns, cells)
+        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
+        assert (await peer.finish(())).cell_roots[:3] == promise.body.cell_roots
 
 
 async def test_rows_that_were_reused_are_shown_too(
