@@ -13,6 +13,7 @@ from hearthring.client.standing import open_reputation
 from hearthring.client.sync import Client
 from hearthring.manner import Manner
 from hearthring.models import print_json
+from hearthring.proof_commands import save_proof
 from hearthring.protocol.errors import BadOption, BadProof
 from hearthring.terminal import Bars
 from hearthring.verify.proof import Proof
@@ -42,7 +43,7 @@ def ask_once(
             if not as_json:
                 show(piece)
         answer = stream.answer
-    saved = str(answer.proof.save(proof)) if proof is not None else None
+    saved = str(save_proof(answer.proof, proof, "proof")) if proof is not None else None
     if as_json:
         print_json(answer.as_json(saved))
         return

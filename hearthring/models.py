@@ -7,6 +7,7 @@ from typing import Any
 
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.atomic import replace_whole
 from hearthring.shards.disk import ENVIRONMENT, part_files, prune, read_size
 from hearthring.shards.parts import describe_parts
 from hearthring.shards.store import ModelEntry, ModelStore
@@ -80,7 +81,7 @@ def calibrate_model(
     try:
         where = save(found) if output is None else str(output)
         if output is not None:
-            output.write_text(found.to_json())
+            replace_whole(output, found.to_json())
     except OSError as error:
         raise BadOption(f"{error.filename}: {error.strerror}", field="output") from None
     for sort, tolerance in sorted(found.sorts.items()):

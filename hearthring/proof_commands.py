@@ -1,12 +1,15 @@
 """``hearthring proof``: what is in a proof file, with its text or without."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hearthring.options import Json
 from hearthring.protocol.errors import BadOption
+
+if TYPE_CHECKING:
+    from hearthring.verify.proof import Proof
 
 proof_app = typer.Typer(
     help="Show proof files, hide their text, reveal it again. Neither the model nor torch is "
@@ -43,7 +46,7 @@ def proof_hide(file: File, target: Target) -> None:
 
     The text can't be read from it; who guesses it can tell that the guess is right.
     """
-    _load(file).hidden().save(target)
+    save_proof(_load(file).hidden(), target)
 
 
 @proof_app.command("reveal")
@@ -69,7 +72,16 @@ def proof_reveal(
     found = said.get("token_ids") if isinstance(said, dict) else said
     if not isinstance(found, list) or not all(type(item) is int for item in found):
         raise BadOption(f"{ids} holds no list of token ids", field="ids")
-    _load(file).reveal(found).save(target)
+    save_proof(_load(file).reveal(found), target)
+
+
+def save_proof(proof: "Proof", target: Path, field: str = "target") -> Path:
+    """Write a proof file. Raises ``BadOption`` where that can't be."""
+    try:
+        return proof.save(target)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise BadOption(f"{target}: {why}", field=field) from None
 
 
 def _load(file: Path) -> Any:

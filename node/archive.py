@@ -81,11 +81,12 @@ class Archive:
     def keep(self, place: bytes, record: Record) -> None:
         """Keep a record, instead of an earlier one of the same place.
 
-        One that is larger than all the room there is isn't kept.
+        One that is larger than all the room there is isn't kept, nor one of no rows: there is
+        nothing to open, and no bound on how many there may be.
         """
         self._expire()
         self._drop(place)
-        if record.size > self._limit:
+        if not 0 < record.size <= self._limit:
             return
         self._kept[place] = _Kept(record, self._clock() + self._window)
         self._bytes[record.client] += record.size

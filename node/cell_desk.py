@@ -17,7 +17,8 @@ from hearthring.protocol.cells import (
     decode_cells_query,
     encode_cells_reply,
 )
-from hearthring.protocol.errors import StageFailed, UnknownSession
+from hearthring.protocol.errors import DeadlineExceeded, StageFailed, UnknownSession
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.transport import Stream
 from hearthring.shards.engine import Engine
 from hearthring.verify.draw import Cell
@@ -86,7 +87,12 @@ class CellDesk:
             )
             while await self._worker.run(rebuilt.advance):
                 pass
-            await self._send(stream, rebuilt, cells)
+            # Others wait for their turn: whoever takes it slowly has had it.
+            try:
+                async with asyncio.timeout(LIMITS.opening):
+                    await self._send(stream, rebuilt, cells)
+            except TimeoutError:
+                raise DeadlineExceeded("the reader is too slow", field="cells") from None
 
     async def _send(self, stream: Stream, inside: Inside, cells: Sequence[Cell]) -> None:
         columns = opened(inside, cells)

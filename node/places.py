@@ -246,6 +246,8 @@ class Places:
                 del self._taken[key]
             self._per_peer[client] -= 1
             self._bytes_per_peer[client] -= self._bytes(wish)
+            if not self._per_peer[client]:  # whoever comes once isn't counted for ever
+                del self._per_peer[client], self._bytes_per_peer[client]
             self._give(_layer_rows(wish))
             if not self._taken:
                 self.empty.set()

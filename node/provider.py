@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable
 
 from hearthring.node.uploads import Uploads
@@ -42,6 +43,7 @@ class Provider:
         self._sent = sent
         self._entry, self._manifest, self._uploads = entry, entry.manifest, uploads
         self._parts: LayerStore | FileParts | None = None
+        self._opening = threading.Lock()
         self._outlines: dict[str, Outline] = {}
         self._hashing = asyncio.Lock()
 
@@ -86,10 +88,11 @@ class Provider:
         return self._source().here()
 
     def _source(self) -> LayerStore | FileParts:
-        if self._parts is None:
-            entry = self._entry
-            self._parts = FileParts(entry.open(), self._manifest) if entry.whole else entry.parts
-        return self._parts
+        with self._opening:
+            if self._parts is None:
+                entry, manifest = self._entry, self._manifest
+                self._parts = FileParts(entry.open(), manifest) if entry.whole else entry.parts
+            return self._parts
 
     def _hash(self, part: str) -> Outline:
         with self._source().open(part) as opened:

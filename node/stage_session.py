@@ -143,7 +143,12 @@ class StageSession:
         return self.wish.next == self.client
 
     def cancel(self, ids: tuple[int, ...]) -> None:
-        """Rows nobody wants; may overtake the steps that carry them. Safe from any thread."""
+        """Rows nobody wants; may overtake the steps that carry them. Safe from any thread.
+
+        Raises ``QuotaExceeded`` for more than a session may have.
+        """
+        if len(self._cancelled) + len(ids) > LIMITS.session_rows:
+            raise QuotaExceeded(f"more than {LIMITS.session_rows}", field="cancel.ids")
         self._cancelled.extend(ids)
 
     def prepare(self, step: Step) -> Prepared:

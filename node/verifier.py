@@ -127,10 +127,11 @@ class Verifier:
         peer = stream.peer
         if peer in self._waiting or len(self._waiting) >= LIMITS.verify_jobs:
             raise QuotaExceeded("too many proofs wait here", field="verify")
-        proof = read(query.proof)
-        self._check(proof, query)
         self._waiting.add(peer)
         try:
+            # On a thread, since every stage's signature is checked.
+            proof = await asyncio.to_thread(read, query.proof)
+            self._check(proof, query)
             await stream.send(encode_verify_down(Working(len(self._waiting) - 1)))
             job = asyncio.create_task(self._job(self._judge, proof, query, peer))
             try:

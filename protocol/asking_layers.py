@@ -90,7 +90,7 @@ class LayersPeer:
         if self._idle:
             try:
                 return await self._over(self._idle.pop(), question)
-            except PeerUnreachable:  # it was idle for too long
+            except (PeerUnreachable, DeadlineExceeded):  # it was idle for too long
                 pass
         stream = await self._transport.dial(self.address, self.node, Method.LAYERS)
         return await self._over(stream, question)

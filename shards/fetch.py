@@ -10,7 +10,7 @@ isn't asked again. A peer that dies or stalls costs the piece it had in hand, wh
 import asyncio
 import hashlib
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -74,11 +74,14 @@ class Fetcher:
         self._transport, self._store, self._find = transport, store, find_sources
         self._progress, self._refused, self._patience = progress, refused, patience
         self._peers: dict[str, _Known] = {}
+        self._met: list[LayersPeer] = []
         self._bad = set[str]()
         self._why: dict[str, str] = {}
         self._looking = asyncio.Lock()
         self._moved = self._looked = -1e9
         self._done = self._total = 0
+        self._here = Counter[str]()
+        """Bytes on the disk by part, as far as they were counted."""
 
     async def fetch(self, wanted: Iterable[str], got: Callable[[str], None]) -> None:
         """Fetch these parts; ``got`` is called on a thread with each once it is whole.
@@ -89,6 +92,7 @@ class Fetcher:
         ``DiskFull``.
         """
         wanted = tuple(wanted)
+        self._here.clear()
         self._done, self._total = 0, sum(size_of(self._store.manifest, p) or 0 for p in wanted)
         self._moved = _now()
         gate = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -101,9 +105,9 @@ class Fetcher:
         try:
             await all_or_none(*(one(part) for part in wanted))
         finally:
-            peers, self._peers = self._peers, {}
-            for known in peers.values():
-                await known.peer.close()
+            met, self._met, self._peers = self._met, [], {}
+            for peer in met:
+                await peer.close()
 
     async def _until_here(self, part: str) -> None:
         """Try, pause and look for other peers until the part is here or patience ends."""
@@ -150,6 +154,7 @@ class Fetcher:
             peer = LayersPeer(
                 self._transport, source.address, source.node, self._store.manifest.model_id
             )
+            self._met.append(peer)
         try:
             parts = frozenset(await peer.holdings())
         except HearthringError as error:
@@ -223,9 +228,15 @@ class Fetcher:
         if isinstance(error, Malformed | TooLarge):
             self.convict(peer, error.message)
 
-    def gone(self, count: int) -> None:
-        """So many more bytes are on the disk."""
+    def found(self, part: str, count: int) -> None:
+        """So many bytes of a part are on the disk. Only what wasn't counted before is a move."""
+        if count > self._here[part]:
+            self.gone(part, count - self._here[part])
+
+    def gone(self, part: str, count: int) -> None:
+        """So many more bytes of a part are on the disk."""
         self._moved = _now()
+        self._here[part] += count
         self._done += count
         self._progress("fetching", self._done, max(self._total, self._done))
 
@@ -249,8 +260,7 @@ class _Download:
         """Whether every piece is there now, each with the hash that was vouched for."""
         lacking = await asyncio.to_thread(self.coming.lacks, self.outline.hashes)
         here = len(self.outline.hashes) - len(lacking)
-        if here:
-            self.fetcher.gone(here * LIMITS.piece_bytes)
+        self.fetcher.found(self.part, min(here * LIMITS.piece_bytes, self.outline.size))
         self.todo.extend(lacking)
         self.left.update(lacking)
         workers = [self._work(peer) for peer in self.peers for _ in range(LANES)]
@@ -286,7 +296,7 @@ class _Download:
             elif index in self.left:
                 self.left.discard(index)
                 self.asked.pop(index, None)
-                self.fetcher.gone(len(data))
+                self.fetcher.gone(self.part, len(data))
                 self.changed.set()
 
     def _next(self) -> int | None:

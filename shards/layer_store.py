@@ -170,12 +170,12 @@ class FileParts:
     def open(self, part: str) -> "FilePart":
         """A part of the file. Raises ``ModelNotHere`` for an unknown name."""
         if part == TOKENIZER:
-            return FilePart(PartBytes([tokenizer_json(self._gguf)]))
+            return FilePart(self, PartBytes([tokenizer_json(self._gguf)]))
         if part == TEMPLATE:
-            return FilePart(PartBytes([template_json(self._gguf)]))
+            return FilePart(self, PartBytes([template_json(self._gguf)]))
         tensors = tensors_of(self.manifest, part)
         places = [self._gguf.tensor(tensor.name) for tensor in tensors]
-        return FilePart(PartBytes.of_tensors(places, self._file))
+        return FilePart(self, PartBytes.of_tensors(places, self._file))
 
     def __del__(self) -> None:  # noqa: D105
         os.close(self._file)
@@ -183,8 +183,9 @@ class FileParts:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A part of a file that stays open: entering and leaving it does nothing."""
+    """A part of a file that stays open for as long as this is used: leaving it does nothing."""
 
+    file: FileParts
     bytes: PartBytes
 
     def __enter__(self) -> Self:

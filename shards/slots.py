@@ -14,10 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hearthring.protocol.errors import OutOfOrder, OutOfSlots, UnknownRow
+from hearthring.protocol.errors import OutOfOrder, OutOfSlots, QuotaExceeded, UnknownRow
+from hearthring.protocol.limits import LIMITS
 from hearthring.shards.engine import EngineRow, Kind, Slots
 
 ROOT = 0
+TOMBSTONES = LIMITS.session_rows
+"""Cancelled rows that may wait to be dropped: as many as a session may have rows."""
 
 
 class Committed(NamedTuple):
@@ -120,17 +123,16 @@ class SlotMap:
         that isn't a child of the tip.
         """
         tip = self.tip
-        fresh: list[int] = []
+        fresh: dict[int, _Row] = {}
         for row_id in ids:
             row = self._live(row_id, "commit")
-            if row.trail is None or (fresh and row_id in fresh):
+            if row.trail is None or row_id in fresh:
                 continue
             if row.parent != tip:
                 raise OutOfOrder(f"row {row_id} isn't a child of the tip {tip}", field="commit")
-            fresh.append(row_id)
+            fresh[row_id] = row
             tip = row_id
-        for row_id in fresh:
-            row = self._rows[row_id]
+        for row_id, row in fresh.items():
             assert row.trail is not None
             self._trail, row.trail = row.trail, None
             self.committed.append(Committed(row_id, row.position, row.kind))
@@ -164,8 +166,13 @@ class SlotMap:
         """Free rows at once, and leave tombstones for those that are still to come.
 
         A cancellation may overtake the stream of rows, so ids never seen are allowed; they and
-        their descendants will be dead on arrival, until an ordered ``drop`` names them.
+        their descendants will be dead on arrival, until an ordered ``drop`` names them. Raises
+        ``QuotaExceeded`` for more than ``TOMBSTONES`` that wait for that.
         """
+        ids = tuple(ids)
+        fresh = {row_id for row_id in ids if row_id not in self._dead}
+        if len(self._tombstones | fresh) > TOMBSTONES:
+            raise QuotaExceeded(f"more than {TOMBSTONES} wait to be dropped", field="cancel.ids")
         for row_id in ids:
             if row_id in self._dead:
                 continue

@@ -153,11 +153,16 @@ class Proof:
             raise BadProof("these are no token ids", field="proof.token_ids") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the proof file, whole or not at all."""
+        """Write the proof file, whole or not at all. Raises ``OSError``."""
         target = Path(path)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".proof-", delete=False) as file:
-            file.write(self._file)
-        os.replace(file.name, target)
+            try:
+                file.write(self._file)
+                file.flush()
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
         return target
 
     @staticmethod
@@ -202,6 +207,7 @@ def read(data: bytes) -> Proof:
     signed = _signed(data)
     try:
         body = proof_pb2.ProofBody.FromString(signed[_HEAD:-_SIGNATURE])
+        count("proof.stages", body.stages, LIMITS.hops)
         identity.verify(body.client, _CONTEXT + signed[:-_SIGNATURE], signed[-_SIGNATURE:])
         stages = tuple(_read_stage(stage) for stage in body.stages)
         received = decode_evidence(body.received) if body.received else None

@@ -46,6 +46,16 @@ def test_it_is_opened_once_to_each_asker_and_not_to_many() -> None:
     kept.open(b"a", "me")
 
 
+def test_records_of_no_rows_are_not_kept() -> None:
+    kept = archive()
+    kept.keep(b"a", record())
+    for n in range(1000):
+        kept.keep(b"%d" % n, record(size=0))
+    assert len(kept) == 1
+    kept.keep(b"a", record(size=0))  # nor is what it would be instead of
+    assert len(kept) == 0
+
+
 def test_who_keeps_most_loses_the_oldest_first() -> None:
     kept = archive()
     kept.keep(b"mine", record("me", 20))

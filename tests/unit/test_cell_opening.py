@@ -1,5 +1,6 @@
 """Openings that aren't what was signed, live openings of open sessions, and what stages refuse."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -11,6 +12,7 @@ import pytest
 from hearthring.client.cells import ask_cells, ask_commitment, promise_of
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import (
+    DeadlineExceeded,
     HearthringError,
     LayersOutOfRange,
     QuotaExceeded,
@@ -184,6 +186,24 @@ async def test_old_rows_are_run_again_while_a_session_is_open_unless_there_is_ro
         verdict = check_cells(promise, drawn, columns, cells)
         assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS)
         assert (await peer.finish(())).cell_roots[:3] == promise.body.cell_roots
+
+
+async def test_who_reads_a_rebuilt_opening_slowly_loses_the_turn(
+    peer: Peer, stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait for it. So nobody has it for longer than an opening may take."""
+    monkeypatch.setattr("hearthring.node.cell_desk.LIMITS", replace(LIMITS, opening=0.2))
+
+    async def stuck(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    await peer.finish(())
+    await peer.leave()
+    await stage.settled(0)
+    monkeypatch.setattr("hearthring.node.cell_desk.CellDesk._send", stuck)
+    with pytest.raises(DeadlineExceeded, match="too slow"):
+        await opened(peer, (Cell(WINDOW[0], 1),))
+    assert not stage.stage.cells._turn.locked()
 
 
 async def test_rows_that_were_reused_are_shown_too(

@@ -1,6 +1,7 @@
 """Parts of a tiny model, fetched over the transport's twin from honest, lying and dying peers."""
 
 import asyncio
+import gc
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,19 @@ from hearthring.node.provider import Provider
 from hearthring.node.uploads import Uploads
 from hearthring.protocol import layers as wire
 from hearthring.protocol import limits
-from hearthring.protocol.errors import DiskFull, ModelNotHere, PeerUnreachable
+from hearthring.protocol.asking_layers import LayersPeer
+from hearthring.protocol.errors import (
+    DeadlineExceeded,
+    DiskFull,
+    ModelNotHere,
+    PeerUnreachable,
+)
 from hearthring.protocol.layers import Outline, Piece
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
 from hearthring.protocol.transport import Method, Stream
 from hearthring.shards import fetch as fetching
 from hearthring.shards.fetch import Fetcher, Source
-from hearthring.shards.layer_store import LayerStore
+from hearthring.shards.layer_store import FileParts, LayerStore
 from hearthring.shards.manifest import quiet
 from hearthring.shards.parts import all_parts, size_of, window_parts
 from hearthring.shards.pieces import GgufPieces
@@ -36,7 +43,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = limits.LIMITS.piece_bytes
     object.__setattr__(limits.LIMITS, "piece_bytes", PIECE)
     monkeypatch.setattr(fetching, "PAUSE", 0.01)
-    monkeypatch.setattr(fetching, "STRAGGLER", 0.05)
     yield
     object.__setattr__(limits.LIMITS, "piece_bytes", before)
 
@@ -152,6 +158,15 @@ async def test_who_was_fetched_from_can_be_fetched_from(swarm: Swarm, tmp_path: 
     await second.close()
 
 
+def test_a_part_of_a_file_stays_open_for_as_long_as_it_is_read(tiny: ModelEntry) -> None:
+    parts = FileParts(tiny.open(), tiny.manifest)
+    with parts.open("layer0") as opened:
+        first = opened.bytes.read(0, 100)
+        del parts
+        gc.collect()
+        assert opened.bytes.read(0, 100) == first
+
+
 async def flip(question: wire.LayersAsk, answer: Answer) -> Answer:
     """Honest hashes, wrong bytes."""
     if isinstance(answer, Piece):
@@ -201,7 +216,20 @@ async def test_among_liars_alone_nothing_is_ever_loaded(swarm: Swarm, bend: Bend
     assert "layer0" not in swarm.store.here()
 
 
-async def test_a_stalling_peer_costs_only_the_pieces_it_has(swarm: Swarm) -> None:
+async def test_nobodys_stream_stays_open(swarm: Swarm) -> None:
+    """Neither that of who sent what was wanted nor that of who was refused."""
+    await swarm.provider(flip)
+    await swarm.provider()
+    await swarm.fetch(window_parts(0, 4))
+    async with asyncio.timeout(5):
+        while any(each._tasks for each in swarm.providers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stalling_peer_costs_only_the_pieces_it_has(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "STRAGGLER", 0.05)
     stalled = asyncio.Event()
 
     async def stall(question: wire.LayersAsk, answer: Answer) -> Answer:
@@ -232,6 +260,21 @@ async def test_a_dying_peer_costs_nothing_and_another_goes_on(swarm: Swarm) -> N
     parts = window_parts(0, 4)
     await swarm.fetch(parts)
     assert swarm.same(parts)
+
+
+async def test_what_is_here_already_renews_nobodys_patience(swarm: Swarm) -> None:
+    """A peer that never sends more than the first piece is given up, however often it is asked."""
+
+    async def first_alone(question: wire.LayersAsk, answer: Answer) -> Answer:
+        if isinstance(answer, Piece) and question.index:  # type: ignore[union-attr]
+            raise PeerUnreachable("no more", field="test")
+        return answer
+
+    await swarm.provider(first_alone)
+    async with asyncio.timeout(20):
+        with pytest.raises(ModelNotHere, match="no more"):
+            await swarm.fetch(("layer2",), patience=0.2)
+    assert [path.name for path in swarm.store.folder.iterdir()] == ["layer2.gguf.coming"]
 
 
 async def test_a_fetch_goes_on_where_it_was_cut_off(swarm: Swarm) -> None:
@@ -278,6 +321,30 @@ async def test_a_cancelled_fetch_leaves_nothing_running(swarm: Swarm) -> None:
     assert swarm.store.begin("layer0", size_of(swarm.entry.manifest, "layer0") or 0) is not None
 
 
+async def test_a_stream_that_was_idle_for_too_long_costs_no_question(swarm: Swarm) -> None:
+    """The peer ends it by name, and that isn't what the next question is answered with."""
+    served = 0
+
+    async def impatient(stream: Stream) -> None:
+        nonlocal served
+        served += 1
+        _, question = wire.decode_layers_query(await stream.receive() or b"")
+        assert isinstance(question, wire.HoldingsQuery)
+        await stream.send(wire.encode_layers_reply(wire.Holdings(("layer0",))))
+        raise DeadlineExceeded("no question in time", field="idle")
+
+    transport = MemoryTransport(swarm.network)
+    swarm.providers.append(transport)
+    address = await transport.serve("127.0.0.1:0", {Method.LAYERS: impatient})
+    model_id = swarm.entry.model_id
+    peer = LayersPeer(swarm.transport, address, transport.identity.node_id, model_id)
+    for count in (1, 2, 3):
+        assert await peer.holdings() == ("layer0",)
+        await asyncio.sleep(0)
+        assert served == count
+    await peer.close()
+
+
 async def test_two_at_once_share_one_download(swarm: Swarm) -> None:
     node = await swarm.provider()
     await asyncio.gather(swarm.fetch(("layer0",)), swarm.fetch(("layer0",)))
@@ -295,40 +362,3 @@ async def test_a_full_disk_is_named(swarm: Swarm, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DiskFull, match="no space left"):
         await swarm.fetch(("layer0",))
     assert swarm.store.here() == ()
-
-
-async def test_peers_take_turns_at_the_given_rate() -> None:
-    slept: list[float] = []
-    order: list[str] = []
-    busy = False
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        await asyncio.sleep(0)
-
-    uploads = Uploads(1000.0, lambda: busy, sleep)
-
-    async def take(peer: str, count: int) -> None:
-        for _ in range(count):
-            await asyncio.gather(*(uploads.turn(peer, 500) for _ in range(4)))
-            order.append(peer)
-
-    await asyncio.gather(take("greedy", 10), *(uploads.turn("modest", 500) for _ in range(3)))
-    assert slept == [0.5] * 43
-    busy = True
-    await uploads.turn("late", 500)
-    assert slept[-1] == 2.0
-    await uploads.close()
-
-
-async def test_a_greedy_peer_waits_for_itself_alone() -> None:
-    granted: list[str] = []
-    uploads = Uploads(1.0, sleep=lambda _: asyncio.sleep(0))
-
-    async def turn(peer: str) -> None:
-        await uploads.turn(peer, 1)
-        granted.append(peer)
-
-    await asyncio.gather(*(turn("greedy") for _ in range(20)), turn("a"), turn("b"))
-    assert {"a", "b"} <= set(granted[:4])
-    await uploads.close()

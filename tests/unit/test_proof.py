@@ -16,6 +16,7 @@ from hearthring.client.replacement import PATIENCE
 from hearthring.client.replay import EngineReplayer
 from hearthring.protocol.errors import BadProof, HearthringError
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
@@ -132,6 +133,17 @@ async def test_every_flipped_byte_is_refused(tiny: ModelEntry) -> None:
         read(bytes(data) + b"\0")
 
 
+async def test_more_stages_than_a_route_may_have_are_refused_before_they_are_read(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (await prove(tiny, max_tokens=1))._file
+    monkeypatch.setattr("hearthring.verify.proof.LIMITS", replace(LIMITS, hops=3))
+    assert len(read(data).stages) == 3
+    monkeypatch.setattr("hearthring.verify.proof.LIMITS", replace(LIMITS, hops=2))
+    with pytest.raises(BadProof, match=r"proof\.stages"):
+        read(data)
+
+
 @pytest.mark.parametrize(("version", "age"), [(1, "an earlier"), (3, "a later")])
 async def test_a_file_of_another_format_is_refused_by_its_version(
     tiny: ModelEntry, version: int, age: str
@@ -202,6 +214,13 @@ async def test_proof_commands(
     for wrong in ("[1.5]", "{}", "nothing", "[true]"):
         Path(ids).write_text(wrong)
         assert main(["proof", "reveal", hidden, ids, back]) == 64
+    Path(ids).write_text(json.dumps(view))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").touch()
+    for nowhere in (tmp_path / "folder", tmp_path / "none" / "x"):
+        assert main(["proof", "hide", full, str(nowhere)]) == 64
+        assert main(["proof", "reveal", hidden, ids, str(nowhere)]) == 64
+    assert not list(tmp_path.glob(".proof-*"))
     assert main(["proof", "show", str(tmp_path / "none")]) == 64
     assert main(["proof", "show", hidden]) == 0
     assert "hidden" in capsys.readouterr().out

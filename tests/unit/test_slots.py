@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from hearthring.protocol.errors import OutOfOrder, OutOfSlots, UnknownRow
+from hearthring.protocol.errors import OutOfOrder, OutOfSlots, QuotaExceeded, UnknownRow
 from hearthring.shards.engine import Kind
-from hearthring.shards.slots import ROOT, Committed, SlotMap
+from hearthring.shards.slots import ROOT, TOMBSTONES, Committed, SlotMap
 
 P, G = Kind.PROMPT, Kind.GENERATED
 
@@ -184,3 +184,35 @@ def test_no_compaction_while_there_is_room():
     source, target = slots.compaction(4)
     assert (source.tolist(), target.tolist()) == ([2], [1])
     assert source.dtype == target.dtype == np.int64
+
+
+def test_so_many_cancelled_rows_may_wait_to_be_dropped():
+    slots = SlotMap(8)
+    last = TOMBSTONES + 1
+    chain(slots, [1])
+    slots.cancel(iter(range(1, last)))
+    assert slots.live == 0
+    with pytest.raises(QuotaExceeded):
+        slots.cancel([last])
+    slots.drop([2])
+    slots.cancel([last])
+    assert slots.insert(last, ROOT, 0, P) is None
+
+
+def test_a_commit_is_not_compared_with_itself_over_and_over():
+    compared = 0
+
+    class Counted(int):
+        __hash__ = int.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return int(self) == int(other)
+
+    count = 500
+    slots = SlotMap(count)
+    chain(slots, range(1, count + 1))
+    slots.commit([Counted(row) for row in range(1, count + 1)] * 2)
+    assert slots.tip == count
+    assert compared < 20 * count

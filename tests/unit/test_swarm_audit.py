@@ -1,5 +1,7 @@
 """Audits by verifiers of a swarm: what they find, and what liars among them change."""
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from hearthring.protocol.verifying import VerifyQuery, decode_verify_down, encod
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.evidence_store import Reputation
 from hearthring.verify.grants import grant
-from hearthring.verify.proof import Proof
+from hearthring.verify.proof import Proof, read
 from hearthring.verify.reputation import Standing
 from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict, inconclusive, rejected
 from tests.liar import hooks_for, session
@@ -159,6 +161,30 @@ async def test_a_node_of_the_route_judges_nobody(tiny: ModelEntry) -> None:
     async with audited(tiny, judges=()) as (swarm, client, proof):
         with pytest.raises(HearthringError, match="his own"):
             await _verdict(client, swarm.nodes[1], proof)
+
+
+async def test_a_proof_is_read_beside_the_loop_and_one_of_each_peer_at_a_time(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof has a signature of every stage: checking them holds nobody up."""
+    reading, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(data: bytes) -> Proof:
+        loop.call_soon_threadsafe(reading.set)
+        assert go_on.wait(20)
+        return read(data)
+
+    async with audited(tiny, judges=(None,)) as (swarm, client, proof):
+        monkeypatch.setattr("hearthring.node.verifier.read", slow)
+        first = asyncio.create_task(_verdict(client, swarm.nodes[3], proof))
+        async with asyncio.timeout(20):
+            await reading.wait()
+        with pytest.raises(QuotaExceeded):
+            await _verdict(client, swarm.nodes[3], proof)
+        go_on.set()
+        assert await first
+        assert await _verdict(client, swarm.nodes[3], proof)
 
 
 # -- openings and stage replays ------------------------------------------------------------------

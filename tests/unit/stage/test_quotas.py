@@ -10,12 +10,11 @@ from hearthring.protocol.errors import (
     QuotaExceeded,
 )
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import (
-    EvidenceQuery,
-)
+from hearthring.protocol.messages import Cancel, EvidenceQuery
 from hearthring.protocol.tasks import cancel
 from tests.stage_peer import (
     BEGUN,
+    NEXT,
     ROW_BYTES,
     WINDOW,
     Rig,
@@ -97,6 +96,34 @@ async def test_a_sender_can_not_flood_a_stage(stage: Rig) -> None:
         await peer.refused(QuotaExceeded, "steps in flight")
         stage.engine.gate.set()
         await stage.settled(1)
+
+
+async def test_nobody_cancels_without_end(stage: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, "stage_session", session_rows=100)
+    async with honest_beside(stage):
+        peer = await stage.open()
+        await peer.run(BEGUN)
+        for first in (10, 60):  # a step takes them away, so that more may come
+            await peer.say(Cancel(tuple(range(first, first + 50))))
+        await peer.evidence()
+        assert len(await peer.run(NEXT)) == 1
+        await peer.say(Cancel(tuple(range(110, 160))))
+        await peer.evidence()
+        await peer.say(Cancel(tuple(range(160, 211))))
+        await peer.refused(QuotaExceeded, "cancel.ids")
+        await stage.settled(1)
+
+
+async def test_who_has_left_is_not_counted_on(stage: Rig) -> None:
+    places = stage.stage._places
+    async with honest_beside(stage) as honest:
+        for _ in range(3):
+            peer = await stage.open()
+            assert len(places._per_peer) == 2
+            await peer.leave()
+            await stage.settled(1)
+        assert set(places._per_peer) == {honest.who.node_id}
+        assert set(places._bytes_per_peer) == {honest.who.node_id}
 
 
 async def test_as_many_steps_as_are_allowed_may_wait(stage: Rig) -> None:
