@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from hearthring.client.route import Stage, View, find_cover
-from hearthring.protocol.errors import HearthringError, NoRoute
+from hearthring.protocol.errors import NoRoute
 from hearthring.protocol.records import NodeRecord
 
 AVOID_SECONDS, AVOID_MOST = 15.0, 240.0
@@ -16,6 +16,12 @@ DOUBT = 30.0
 """How much slower than it is a node counts after a failure, and again after each further one."""
 PATIENCE = 30.0
 """Seconds without any whole route after which a request fails."""
+
+
+def _avoid_seconds(times: int) -> float:
+    """How long a node is avoided that has failed so many times."""
+    return min(AVOID_SECONDS * 2.0 ** (times - 1), AVOID_MOST)
+
 
 Look = Callable[[bool], Awaitable[list[NodeRecord]]]
 """The model's records: those at hand, or with ``True`` as they are now."""
@@ -35,8 +41,7 @@ class Avoided:
         times, until = self._nodes.get(node, (0, 0.0))
         if until <= self.clock():
             times = max(0, times - 1)  # it has behaved meanwhile
-        seconds = min(AVOID_SECONDS * 2**times, AVOID_MOST)
-        self._nodes[node] = times + 1, self.clock() + seconds
+        self._nodes[node] = times + 1, self.clock() + _avoid_seconds(times + 1)
 
     def convict(self, node: str) -> None:
         """A node was shown to lie: it isn't used again, even if there is no other."""
@@ -49,11 +54,15 @@ class Avoided:
         return frozenset(failed | self._convicted)
 
     def weight(self, node: str) -> float:
-        """What a node counts for among others: 1, less the more often it failed lately, or 0."""
+        """What a node counts for among others: 1, less the more often and later it failed, or 0.
+
+        One that failed a moment ago is likely to be down still.
+        """
         if node in self._convicted:
             return 0.0
         times, until = self._nodes.get(node, (0, 0.0))
-        return DOUBT ** -min(times, 8) if until > self.clock() else 1.0
+        left = max(0.0, until - self.clock()) / _avoid_seconds(times) if times else 0.0
+        return float(DOUBT ** (-min(times, 8) * left))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +119,43 @@ class Spares:
         """``route`` with others in the place of the stages that are ``down``.
 
         Nodes that failed, these included, are used only if ``anybody`` will do and nobody else is
-        there: they may have been restarted. Raises ``NoRoute``, or what looking for records raises.
+        there: they may have been restarted. The directory is asked first if ``again``, else only
+        if the records at hand show nobody. Raises ``NoRoute``, or what looking for records raises.
         """
         lost = frozenset(stage.node for stage in down)
+        records = await self.look(again)
         try:
-            records = await self.look(again)
-            return self._new(records, route, down, self.avoided.now(), self.view)
-        except HearthringError:
+            return self._without(records, route, down, lost, anybody)
+        except NoRoute:
             if not again:
                 records = await self.look(True)
         try:
-            return self._new(records, route, down, self.avoided.now() | lost, self.view)
+            return self._without(records, route, down, lost, anybody)
+        except NoRoute:
+            if not anybody:
+                raise
+        one_class = not self.any_class  # who was lost a moment ago comes last
+        return self._new(records, route, down, frozenset(), self._doubting(), one_class)
+
+    def _without(
+        self,
+        records: Sequence[NodeRecord],
+        route: Sequence[Stage],
+        down: frozenset[Stage],
+        lost: frozenset[str],
+        anybody: bool,
+    ) -> tuple[Stage, ...]:
+        """By others than the lost; by those that failed before only if ``anybody`` will do."""
+        avoid = self.avoided.now() | lost
+        try:
+            return self._new(records, route, down, avoid, self.view)
         except NoRoute:
             if not anybody:
                 raise
         if self.any_class:
             with suppress(NoRoute):
-                avoid = self.avoided.now() | lost
                 return self._new(records, route, down, avoid, self.view, one_class=False)
-        doubting, one_class = self._doubting(), not self.any_class
-        with suppress(NoRoute):  # who was lost a moment ago comes last
-            return self._new(records, route, down, lost, doubting, one_class)
-        return self._new(records, route, down, frozenset(), doubting, one_class)
+        return self._new(records, route, down, lost, self._doubting(), not self.any_class)
 
     def _doubting(self) -> View:
         """A view in which nodes that failed lately are there, but cost more than any other."""

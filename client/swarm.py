@@ -10,7 +10,7 @@ from hearthring.client.peers import PeerTable
 from hearthring.client.request import Progress
 from hearthring.client.route import View
 from hearthring.client.seeds import SOON, find_records, known_nodes
-from hearthring.protocol.errors import SeedUnreachable
+from hearthring.protocol.errors import NoRoute, SeedUnreachable
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
@@ -119,7 +119,10 @@ class Swarm:
             return self._records
 
     async def look(self, again: bool) -> list[NodeRecord]:
-        """Records for a fail-over: first those at hand, which cost no time."""
+        """Records for a fail-over: first those at hand, which cost no time.
+
+        If nobody answers in time they are still the best there is. Raises ``NoRoute`` without any.
+        """
         if not again and self._records:
             return self._records
         transport, model_id = self.transport(), (await self.model_entry()).model_id
@@ -128,7 +131,9 @@ class Swarm:
             async with asyncio.timeout(LOOK):
                 nodes = list(seeds.values())
                 _, found = await find_records(transport, nodes, self.book, model_id, SOON)
-        except TimeoutError:
+        except (TimeoutError, SeedUnreachable):
+            if not self._records:
+                raise NoRoute("nobody answers who knows the swarm", field="route") from None
             return self._records
         self._records = found or self._records
         return self._records

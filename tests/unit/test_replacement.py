@@ -1,5 +1,7 @@
 """Who takes the place of a stage that is lost."""
 
+from dataclasses import replace
+
 import pytest
 
 from hearthring.client import replacement
@@ -64,3 +66,44 @@ async def test_another_class_is_tried_again_too_once_all_have_failed() -> None:
             spares.avoided.add(name)
         found = await spares.instead(old, frozenset(old[1:]), True, True)
         assert stages(found)[1][0] == expected
+
+
+async def test_who_failed_a_moment_ago_comes_after_who_failed_more_often_long_ago() -> None:
+    now = [1000.0]
+    records = [node("first", (0, 2)), node("late", (2, 6)), node("often", (2, 6))]
+    avoided = replacement.Avoided(lambda: now[0])
+
+    async def look(again: bool) -> list[NodeRecord]:
+        return records
+
+    spares = replacement.Spares(look, LAYERS, 10, avoided)
+    for _ in range(3):
+        avoided.add("often")
+    old = find_route(records[:2], LAYERS)
+    now[0] += 50
+    avoided.add("late")
+    assert avoided.weight("first") == 1.0
+    assert avoided.weight("often") > avoided.weight("late") > 0.0
+    other = frozenset(replace(stage, node="gone") for stage in old[1:])
+    route = (old[0], *other)
+    assert stages(await spares.instead(route, other, False, True))[1][0] == "often"
+
+
+async def test_the_directory_is_asked_only_if_nobody_known_is_left() -> None:
+    """Who failed before is known to be there, or refuses at once; asking may take seconds."""
+    records = [node("first", (0, 2)), node("lost", (2, 6)), node("failed", (2, 6))]
+    asked = list[bool]()
+
+    async def look(again: bool) -> list[NodeRecord]:
+        asked.append(again)
+        return records
+
+    spares = replacement.Spares(look, LAYERS, 10)
+    old = find_route(records[:2], LAYERS)
+    for name in ("lost", "failed"):
+        spares.avoided.add(name)
+    assert stages(await spares.instead(old, frozenset(old[1:]), False, True))[1][0] == "failed"
+    assert asked == [False]
+    spares.avoided.convict("failed")
+    assert stages(await spares.instead(old, frozenset(old[1:]), False, True))[1][0] == "lost"
+    assert asked == [False, False, True]
