@@ -140,8 +140,8 @@ def on_the_path(steps: dict[str, Sequence[dict[str, float]]]) -> dict[str, Any]:
     """What proofs add to a generated row: milliseconds at the median step, by what they go into,
     and their share of a row's path where nothing is proven.
 
-    A stage checks signatures beside its engine, and hashes cells once the step has left: these are
-    told apart, the latter as a mean over all steps, since it comes once in 32.
+    Signatures are checked beside engines and the head, and cells hashed once the step has left:
+    these are told apart, the latter as a mean over all steps, since it comes once in 32.
     """
     figures: dict[str, Any] = {}
     for way, taken in steps.items():
@@ -159,7 +159,7 @@ def on_the_path(steps: dict[str, Sequence[dict[str, float]]]) -> dict[str, Any]:
     row = median(walk(bare) for bare in steps["bare"])
     checks = median(step["checks"] for step in steps["told"])
     cells = mean(step["cells"] for step in steps["told"])
-    figures["checks beside the engine, share"] = round(checks / row, 4)
+    figures["checks beside engines and head, share"] = round(checks / row, 4)
     figures["cells once the step has left, share"] = round(cells / row, 4)
     return figures
 

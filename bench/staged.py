@@ -42,9 +42,9 @@ class Clock:
 class Ring:
     """Stages of one model, each a session of its own, and their client.
 
-    ``clock`` tells how long engines took, what is around them, checks of signatures (which stages
-    make beside their engines), cells (once a step has left), and the client's own proofs. A
-    ``bare`` ring proves nothing.
+    ``clock`` tells how long engines took, what is around them, checks of signatures (which are made
+    beside engines and the head), cells (once a step has left), and what the client hashes and
+    signs. A ``bare`` ring proves nothing.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Ring:
                 step = stage.complete(prepared, out, HopTime(0.0, 0.0), trace)
             with self.clock.on("cells"):
                 stage.settle()
-        with self.clock.on("client"):
+        with self.clock.on("checks"):  # a client makes it beside the head
             last = self.stages[-1].wish
             said = self._claim(step, last.end, last.fingerprint)
             identity.verify(self.who[-1].node_id, said, step.signature)

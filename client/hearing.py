@@ -18,7 +18,7 @@ from hearthring.protocol.errors import (
     OutOfOrder,
 )
 from hearthring.protocol.messages import Row, Step, Tap, Trouble
-from hearthring.verify.claims import Check
+from hearthring.verify.claims import Check, begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from hearthring.client.ring import RingSession
     from hearthring.protocol.tensors import F32
 
-HEAD_START = 0.0004
-"""Seconds from a result's arrival to the check of its signature, where that is made beside other
-work: a check holds the interpreter's lock, and whoever works must come to its kernels first."""
 ACCUSATIONS, ACCUSATIONS_SECONDS = 2, 30.0
 """A stage that finds fault with its neighbours more often than this, in so many seconds, has it."""
 _ACCUSING = (BadSignature, Malformed, BadShape, OutOfOrder)
@@ -66,7 +63,7 @@ class Hearing:
         about = bytes.fromhex(ring.model_id), bytes.fromhex(stage.fingerprint)
         check = Check(stage.node, step, live, stage.end, *about)
         if self.early is not None and self.early(live, states):
-            await asyncio.to_thread(_begin, check)
+            await asyncio.to_thread(begin, [check])
             if ring.flight.steps.get(step.step_id) is not rows:
                 return  # of an epoch that has ended meanwhile
         signed = check.confirm()
@@ -133,8 +130,3 @@ class Hearing:
         now, said = time.monotonic(), self._accusations.setdefault(accuser.stage.node, [])
         said[:] = [at for at in said if now - at < ACCUSATIONS_SECONDS] + [now]
         return len(said) > ACCUSATIONS
-
-
-def _begin(check: Check) -> None:
-    time.sleep(HEAD_START)
-    check.begin()

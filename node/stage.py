@@ -53,10 +53,11 @@ from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
 from hearthring.shards.engine import Engine, Window
 from hearthring.shards.tracing import Trace, TracingEngine
-from hearthring.verify.claims import Check
+from hearthring.verify.claims import begin
 
-_HEAD_START = 0.0004
-"""Seconds from a batch's beginning to the check of its signatures."""
+_AFTERWARDS = 0.001
+"""Seconds from a step's end to the hashing of its cells, which holds the interpreter's lock: it is
+to be written first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,14 +286,19 @@ class StageServer:
             outcomes = [broken] * len(batch)
         with contextlib.suppress(RuntimeError):  # the loop may be gone, and nobody waits then
             self._loop.call_soon_threadsafe(self._ran, batch, outcomes)
-        for ready in batch:  # nobody waits for it
-            self._worker.submit(ready.place.session.settle)
 
     def _ran(self, batch: list[_Ready], outcomes: "list[Outcome]") -> None:
         self._busy = False
         for ready, outcome in zip(batch, outcomes, strict=True):
             self._deliver(ready.place, outcome)
         self._start()
+        self._loop.call_later(_AFTERWARDS, self._settle, batch)
+
+    def _settle(self, batch: list[_Ready]) -> None:
+        """What nobody waits for, once the steps have left."""
+        for ready in batch:
+            if not (self._closed or ready.place.failed.done()):
+                self._worker.submit(ready.place.session.settle)
 
     def _run(self, batch: list[_Ready]) -> list[Outcome]:
         """On the engine's thread: check, compute, sign. One session's error is its own."""
@@ -326,7 +332,7 @@ class StageServer:
 
         Signatures are checked meanwhile, and before anything that came of their rows is used.
         """
-        self._checker.submit(partial(_begin, [one.check for one in prepared.values()]))
+        self._checker.submit(partial(begin, [one.check for one in prepared.values()]))
         begun = time.monotonic()
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
         segments = tuple(p.segment for p in prepared.values())
@@ -372,14 +378,6 @@ class StageServer:
             place.post(tap)
         place.pass_on(step)
         place.ran(step.step_id)
-
-
-def _begin(checks: list[Check]) -> None:
-    """Check signatures, but let the engine's thread come to its kernels first: until then each of
-    its calls would wait for the interpreter's lock, as long as a signature takes."""
-    time.sleep(_HEAD_START)
-    for check in checks:
-        check.begin()
 
 
 def _confirmed(place: Place, prepared: Prepared) -> HearthringError | None:
