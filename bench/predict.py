@@ -9,7 +9,8 @@ Run: python -m bench.predict FILE [--cores N] [--json FILE]
 
 A line for each hop, text and way: times as fast as without guesses, measured and simulated, and
 their ratio; of ``plain`` it is tokens a second. ``of best`` is measured beside the best simulated
-way of all.
+way of all. ``work`` is the time that processors worked for an answer, measured beside simulated:
+where the machine does something else meanwhile, it still tells whether the same was done.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from hearthring.client.suffix import SuffixDraft
 
 @dataclass(frozen=True, slots=True)
 class Foretold:
-    """One line. ``best`` is the highest simulated ratio of this text at this hop."""
+    """One line. ``best`` is the highest simulated ratio of this text at this hop, ``work`` what
+    processors did for an answer, measured beside simulated; 0 where it wasn't measured."""
 
     hop_ms: float
     text: str
@@ -43,6 +45,7 @@ class Foretold:
     measured: float
     simulated: float
     best: float
+    work: float
 
 
 def measured_ring(tolls: Mapping[str, Any], cores: int) -> tuple[Ring, Work]:
@@ -78,24 +81,27 @@ def draft_of(name: str, text: Sequence[int], siblings: int) -> Draft:
     return SuffixDraft(siblings)
 
 
-def rate(
+def run(
     ring: Ring, work: Work, text: Mapping[str, list[int]], draft: Draft | None, pace: Pace
-) -> float:
-    """Tokens a second behind the first one of an answer."""
+) -> tuple[float, float]:
+    """Tokens a second behind the first one of an answer, and seconds of processors for it."""
     whole, first = [*text["prompt"], *text["answer"]], len(text["prompt"])
-    seconds = PacedClient(ring, draft, pace, whole, first, work=work).run()
-    return (len(text["answer"]) - 1) / seconds
+    client = PacedClient(ring, draft, pace, whole, first, work=work)
+    return (len(text["answer"]) - 1) / client.run(), client.worked
 
 
-def ratio(ring: Ring, work: Work, name: str, texts: Sequence[Mapping[str, Any]], way: str) -> float:
-    """Times as fast as without guesses, in the mean over a case's texts."""
+def gain(
+    ring: Ring, work: Work, name: str, texts: Sequence[Mapping[str, Any]], way: str
+) -> tuple[float, float]:
+    """Times as fast as without guesses, and seconds of processors, in the mean over a case's
+    texts."""
     found = []
     for text in texts:
-        whole = [*text["prompt"], *text["answer"]]
-        draft = draft_of(name, whole, wide(way))
-        fast = rate(ring, work, text, draft, open_pace(WAYS[way], None))
-        found.append(fast / rate(ring, work, text, None, Fixed()))
-    return mean(found)
+        draft = draft_of(name, [*text["prompt"], *text["answer"]], wide(way))
+        fast, worked = run(ring, work, text, draft, open_pace(WAYS[way], None))
+        found.append((fast / run(ring, work, text, None, Fixed())[0], worked))
+    ratios, works = zip(*found, strict=True)
+    return mean(ratios), mean(works)
 
 
 def foretold(measured: Mapping[str, Any], cores: int) -> Iterator[Foretold]:
@@ -104,12 +110,15 @@ def foretold(measured: Mapping[str, Any], cores: int) -> Iterator[Foretold]:
         hop_ms = float(hop.split()[0])
         for name, case in cases.items():
             ring, work = measured_ring(case["tolls"], cores)
-            plain = mean(rate(ring, work, text, None, Fixed()) for text in case["texts"])
-            yield Foretold(hop_ms, name, "plain", case["plain_tokens_per_s"], plain, plain)
-            every = {way: ratio(ring, work, name, case["texts"], way) for way in WAYS}
-            best = max(1.0, *every.values())
+            plain = mean(run(ring, work, text, None, Fixed())[0] for text in case["texts"])
+            rate = case["plain_tokens_per_s"]
+            yield Foretold(hop_ms, name, "plain", rate, plain, plain, 0.0)
+            every = {way: gain(ring, work, name, case["texts"], way) for way in WAYS}
+            best = max(1.0, *(ratio for ratio, _ in every.values()))
             for way, figures in case["ways"].items():
-                yield Foretold(hop_ms, name, way, figures["ratio"], every[way], best)
+                ratio, worked = every[way]
+                took = figures.get("processor_s", 0.0) / worked
+                yield Foretold(hop_ms, name, way, figures["ratio"], ratio, best, took)
 
 
 def main() -> None:
@@ -121,14 +130,14 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    heads = ("measured", "simulated", "ratio", "of best")
+    heads = ("measured", "simulated", "ratio", "of best", "work")
     print(f"{'hop':>6} {'text':>8} {'way':>14}", *(f"{head:>9}" for head in heads))
     lines = []
     for line in foretold(json.loads(options.file.read_text()), options.cores):
         figures = (line.measured, line.simulated, line.measured / line.simulated)
         print(
             f"{line.hop_ms:6g} {line.text:>8} {line.way:>14}",
-            *(f"{figure:9.2f}" for figure in (*figures, line.measured / line.best)),
+            *(f"{figure:9.2f}" for figure in (*figures, line.measured / line.best, line.work)),
             flush=True,
         )
         lines.append(

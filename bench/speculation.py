@@ -25,12 +25,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from bench.homelab import Home, Machine, why_not
 from bench.spoken import KINDS, Dialled
 from bench.tolls import measure as tolls_of
+from bench.tolls import meter_of
+from bench.watched import Meter, Watched
 from bench.ways import WAYS, wide
 from hearthring import AsyncClient
 from hearthring.client.answer import Answer
@@ -48,10 +50,11 @@ Make = Callable[[Answer, int], Draft]
 
 @dataclass
 class Cell:
-    """Runs of one way: ratios to the plain run before, and tokens a trip."""
+    """Runs of one way: ratios to the plain run before, tokens a trip, and seconds of processors."""
 
     ratios: list[float] = field(default_factory=list)
     trips: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
         """As the table has it."""
@@ -63,6 +66,7 @@ class Bench:
     """One ring and what is asked of it."""
 
     client: AsyncClient
+    meter: Meter
     tokens: int
     rounds: int
     plain: dict[str, list[float]] = field(default_factory=dict)
@@ -87,16 +91,15 @@ class Bench:
             for _ in range(self.rounds):
                 before = await self.ask(None, None, **question)
                 for way in self.ways:
-                    answer = await self.ask(
-                        make(before, wide(way)),
-                        open_pace(WAYS[way], None),
-                        **question,
-                    )
+                    count = len(before.token_ids)
+                    pace = Watched(open_pace(WAYS[way], None), self.meter, count)
+                    answer = await self.ask(make(before, wide(way)), pace, **question)
                     if answer.token_ids != before.token_ids:
                         raise SystemExit(f"{name}, {way}: other tokens than without guesses")
                     rates = answer.timings.decode_tokens_per_s, before.timings.decode_tokens_per_s
                     cells[way].ratios.append(rates[0] / rates[1])
                     cells[way].trips.append(answer.guessing.tokens_per_trip)
+                    cells[way].work.append(sum(pace.spent.values()))
                 self.plain.setdefault(name, []).append(before.timings.decode_tokens_per_s)
                 self.stages.setdefault(name, []).append(before.timings.stage_compute_s)
             text = {"prompt": before.prompt_ids, "answer": before.token_ids}
@@ -116,7 +119,8 @@ async def measure(
     # Without sharing: rows of earlier answers would be copied instead of computed.
     async with AsyncClient([invite], "smollm2", threads=1, sharing="none") as client:
         client.answering.lessons = None  # no run learns from another
-        bench = Bench(client, options.tokens, options.rounds, ways=options.ways)
+        meter = meter_of(nodes, switch)
+        bench = Bench(client, meter, options.tokens, options.rounds, ways=options.ways)
         question = {"messages": [{"role": "user", "content": KINDS["chat"][0]}]}
         tolls = await tolls_of(client, question, nodes, switch, hop / 1e3)
         cases: list[tuple[str, tuple[str, ...], Make]] = [
@@ -147,6 +151,7 @@ async def measure(
                         "ratio": round(median(cell.ratios), 3),
                         "least": round(min(cell.ratios), 3),
                         "tokens_per_trip": round(median(cell.trips), 3),
+                        "processor_s": round(mean(cell.work), 4),
                     }
                     for way, cell in cells.items()
                 },

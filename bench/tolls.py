@@ -8,18 +8,17 @@ does nor the choice of a draft is in these figures.
 
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.spoken import Dialled
+from bench.watched import Meter, Spent, Watched, of
 from hearthring import AsyncClient
 from hearthring.client.draft import Candidate
-from hearthring.client.pace import Place, Trip
+from hearthring.client.pace import Fixed
 from hearthring.client.ring import RingSession
 from hearthring.protocol.messages import GENERATED, PROMPT, Cancel, Row
 from hearthring.shards.ends import Ends
@@ -55,57 +54,6 @@ class Tolls:
     note: float
 
 
-@dataclass(slots=True)
-class Meter:
-    """Reads clocks of threads. ``processes``: the nodes by stage, and whoever else is asked for."""
-
-    processes: Mapping[str, int]
-
-    def read(self) -> Counter[tuple[str, int]]:
-        """Seconds that every thread has run, by process and thread."""
-        seconds = Counter[tuple[str, int]]()
-        for name, process in self.processes.items():
-            for thread in Path(f"/proc/{process}/task").iterdir():
-                seconds[name, int(thread.name)] = int((thread / "schedstat").read_text().split()[0])
-        return Counter({thread: spent / 1e9 for thread, spent in seconds.items()})
-
-
-@dataclass(slots=True)
-class Plain:
-    """A pace without guesses. ``seconds``: of this process, from the first step of an answer of
-    ``left`` tokens until they are there."""
-
-    left: int
-    seconds: float = 0.0
-
-    def ask(self, place: Place) -> int:
-        """Nothing."""
-        return 0
-
-    def keep(self, place: Place, candidates: Sequence[Candidate]) -> Sequence[int]:
-        """Nothing."""
-        return ()
-
-    def drafted(self, candidates: int, seconds: float) -> None:
-        """Doesn't count."""
-
-    def sent(self, steps: Sequence[int], flying: int) -> None:
-        """A step goes out."""
-        self.seconds = self.seconds or -time.process_time()
-
-    def back(self, trip: Trip) -> None:
-        """Doesn't count."""
-
-    def judged(self, taken: Sequence[bool]) -> None:
-        """Doesn't count."""
-
-    def wrote(self, tokens: int, seconds: float) -> None:
-        """Tokens were chosen."""
-        self.left -= tokens
-        if not self.left:
-            self.seconds += time.process_time()
-
-
 class NoGuesses(Dialled):
     """A draft that says nothing."""
 
@@ -131,9 +79,7 @@ class Steps:
         sent = self._ring.send(rows, self._ends.embed(self._ids), [row.id for row in rows])
         await self._ring.result(sent)
 
-    async def run(
-        self, rows: int, steps: int, notes: bool = False
-    ) -> tuple[Counter[tuple[str, int]], list[float]]:
+    async def run(self, rows: int, steps: int, notes: bool = False) -> tuple[Spent, list[float]]:
         """Threads' seconds for so many steps, and what each took by the clock. With ``notes``
         every stage is told of each that its rows are cancelled, after they have run."""
         states = self._ends.embed(self._ids[:rows])
@@ -147,14 +93,17 @@ class Steps:
             self._ring.discard(gone)
             for attached in self._ring.places.attached if notes else ():
                 attached.post(Cancel(gone))
-        spent = self._meter.read()
-        spent.subtract(before)
-        return spent, took
+        return self._meter.since(before), took
 
     def _chain(self, rows: int) -> list[Row]:
         first, tip, at = self._newest + 1, len(self._ids), len(self._ids)
         self._newest += rows
         return [Row(first + i, first + i - 1 if i else tip, at + i, GENERATED) for i in range(rows)]
+
+
+def meter_of(nodes: Mapping[str, int], switch: int) -> Meter:
+    """Of everybody who works in a ring, this process as its client."""
+    return Meter({**nodes, CLIENT: os.getpid(), SWITCH: switch})
 
 
 async def measure(
@@ -165,17 +114,17 @@ async def measure(
     hop: float,
 ) -> Tolls:
     """The tolls of a ring; ``nodes`` are the processes of its stages, in order."""
-    meter = Meter({**nodes, CLIENT: os.getpid(), SWITCH: switch})
-    plain = Plain(TEXT)
+    meter = meter_of(nodes, switch)
+    plain = Watched(Fixed(), meter, TEXT)
     client.answering.pace = lambda: plain
     answer = await client.generate(
         draft=lambda setting: NoGuesses(), proof=False, max_tokens=TEXT, **question
     )
     ids = answer.prompt_ids + answer.token_ids
     ring, ends = await client.sessions.open(len(ids) + 64, extra=0)
-    spent = {rows: Counter[tuple[str, int]]() for rows in ROWS}
+    spent = {rows: Spent() for rows in ROWS}
     took: dict[int, list[float]] = {rows: [] for rows in ROWS}
-    noted = Counter[tuple[str, int]]()
+    noted = Spent()
     async with ring:
         steps = Steps(ring, ends, meter, ids)
         await steps.prefill()
@@ -188,20 +137,17 @@ async def measure(
             seconds, _ = await steps.run(1, STEPS, notes=True)
             noted.update(seconds)
         heads = await client.heads.run(_heads, ends)
-    messages = sum(s for (name, _), s in spent[1].items() if name == CLIENT) / (STEPS * ROUNDS)
-    choice = max(0.0, plain.seconds / (TEXT - 1) - messages - heads[0][1])
+    messages = of(spent[1], CLIENT) / (STEPS * ROUNDS)
+    choice = max(0.0, of(plain.spent, CLIENT) / (TEXT - 1) - messages - heads[0][1])
     engines = {name: _busiest(spent[ROWS[-1]], name, nodes[name]) for name in nodes}
     each = STEPS * ROUNDS
 
     def points(of: Any) -> Points:
         return [(rows, of(spent[rows]) / each) for rows in ROWS]
 
-    def others(counted: Counter[tuple[str, int]]) -> float:
+    def others(counted: Spent) -> float:
         kept = (s for (name, t), s in counted.items() if name in nodes and t != engines[name])
         return sum(kept) / len(nodes)
-
-    def whole(counted: Counter[tuple[str, int]], who: str) -> float:
-        return sum(s for (name, _), s in counted.items() if name == who)
 
     # Every stage is told once of each step, and the client tells them all.
     told = 2 * len(nodes) * each
@@ -210,8 +156,8 @@ async def measure(
         hop=hop,
         engines=[points(lambda counted, name=name: counted[name, engines[name]]) for name in nodes],
         stage=points(others),
-        client=points(lambda counted: whole(counted, CLIENT)),
-        wire=points(lambda counted: whole(counted, SWITCH) / (len(nodes) + 1)),
+        client=points(lambda counted: of(counted, CLIENT)),
+        wire=points(lambda counted: of(counted, SWITCH) / (len(nodes) + 1)),
         ends=[(rows, seconds + choice) for rows, seconds in heads],
         # Others on this machine only add to it.
         trip=[(rows, float(np.percentile(took[rows], 25))) for rows in ROWS],
@@ -219,7 +165,7 @@ async def measure(
     )
 
 
-def _busiest(spent: Counter[tuple[str, int]], name: str, process: int) -> int:
+def _busiest(spent: Spent, name: str, process: int) -> int:
     """A node's engine's thread: of those beside its first the one that works most."""
     own = [(s, t) for (who, t), s in spent.items() if who == name and t != process]
     return max(own)[1]

@@ -10,10 +10,12 @@ from bench.simulator.clock import Clock
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Work in hand; ``then`` is called when it is done, unless it was stopped."""
+    """Work in hand; ``then`` is called when it is done, unless it was stopped. ``until``: by its
+    processors' own count."""
 
     then: Callable[[], None]
     begun: float
+    until: float = 0.0
     stopped: bool = False
 
 
@@ -29,18 +31,22 @@ class Cores:
         self._clock, self._count = clock, count
         self._running: list[tuple[float, int, Job]] = []
         self._active = self._asked = self._plans = 0
+        self.worked = 0.0
+        """Seconds of work of all together, what is in hand included."""
         self._each = self._at = 0.0
         """What a piece of work that was there all along has got, and until when that is counted."""
 
     def do(self, seconds: float, then: Callable[[], None]) -> Job:
         """Begin so many seconds of work; ``then`` is called at its end."""
-        job = Job(then, self._clock.now)
+        self.worked += seconds
+        job = Job(then, self._clock.now, self._clock.now + seconds)
         if self._count is None:
-            self._clock.at(self._clock.now + seconds, lambda: None if job.stopped else job.then())
+            self._clock.at(job.until, lambda: None if job.stopped else job.then())
             return job
         self._catch_up()
+        job.until = self._each + seconds
         self._asked += 1
-        heapq.heappush(self._running, (self._each + seconds, self._asked, job))
+        heapq.heappush(self._running, (job.until, self._asked, job))
         self._active += 1
         self._plan()
         return job
@@ -48,10 +54,13 @@ class Cores:
     def stop(self, job: Job) -> None:
         """Give up work that isn't done yet."""
         job.stopped = True
-        if self._count is not None:
-            self._catch_up()
-            self._active -= 1
-            self._plan()
+        if self._count is None:
+            self.worked -= job.until - self._clock.now
+            return
+        self._catch_up()
+        self.worked -= job.until - self._each
+        self._active -= 1
+        self._plan()
 
     def _speed(self) -> float:
         assert self._count is not None

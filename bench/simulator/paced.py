@@ -117,6 +117,11 @@ class PacedClient:
         for stage, fit in zip(self._ring.stages, ring.stages, strict=True):
             self._watch(stage, fit)
 
+    @property
+    def worked(self) -> float:
+        """Seconds of processors so far."""
+        return self._ring.cores.worked
+
     def run(self) -> float:
         """Seconds from the first token to the last."""
         self.speculation.begin(self._text[: self._made])

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.predict import foretold, measured_ring, rate, ratio
+from bench.predict import foretold, gain, measured_ring, run
 from bench.simulator import PLAIN, Policy, simulate
 from bench.simulator.clock import Clock
 from bench.simulator.cores import Cores, Thread
@@ -169,21 +169,20 @@ def test_cells_are_run_again_as_they_were() -> None:
     """Text, draft and pace of the run: plain by its tolls, guesses with the luck that they had."""
     ring, work = measured_ring(TOLLS, 2)
     text = {"prompt": list(range(10)), "answer": list(range(10, 42))}
-    plain = rate(ring, work, text, None, Fixed())
+    plain, worked = run(ring, work, text, None, Fixed())
     assert plain == pytest.approx(1 / (0.014 + 0.05 + 0.006 + 0.003), rel=0.02)
-    gains = [ratio(ring, work, f"a={alpha}", [text], "chain of 4") for alpha in (0.0, 0.7, 1.0)]
+    # Engines, messages and head of 31 steps: nothing is done twice or left out.
+    assert worked == pytest.approx(31 * (0.014 + 0.012 + 0.003))
+    gains = [gain(ring, work, f"a={alpha}", [text], "chain of 4")[0] for alpha in (0.0, 0.7, 1.0)]
     assert gains[0] < 0.7 < 1.2 < gains[1] < gains[2]
-    assert ratio(ring, work, "chat", [text], "tree of 6") == pytest.approx(1.0, abs=0.02)
-    case = {
-        "tolls": TOLLS,
-        "texts": [text],
-        "plain_tokens_per_s": 12.0,
-        "ways": {"chain of 4": {"ratio": 1.5}},
-    }
+    assert gain(ring, work, "chat", [text], "tree of 6")[0] == pytest.approx(1.0, abs=0.02)
+    ways = {"chain of 4": {"ratio": 1.5, "processor_s": 0.9}}
+    case = {"tolls": TOLLS, "texts": [text], "plain_tokens_per_s": 12.0, "ways": ways}
     lines = list(foretold({"10 ms": {"a=0.7": case}}, 2))
     assert [line.way for line in lines] == ["plain", "chain of 4"]
     assert lines[1].simulated == pytest.approx(gains[1])
     assert lines[1].best >= lines[1].simulated
+    assert lines[1].work == pytest.approx(0.9 / gain(ring, work, "a=0.7", [text], "chain of 4")[1])
 
 
 def test_cores_are_shared_by_what_is_at_work() -> None:
@@ -199,6 +198,7 @@ def test_cores_are_shared_by_what_is_at_work() -> None:
             cores.do(seconds, partial(end, name))
         clock.run(lambda done=done: len(done) == 3)
         assert done == pytest.approx(ends)
+        assert cores.worked == pytest.approx(4.0)
 
 
 def test_work_that_is_stopped_leaves_its_share_to_others() -> None:
@@ -209,6 +209,7 @@ def test_work_that_is_stopped_leaves_its_share_to_others() -> None:
     clock.at(1.0, lambda: cores.stop(job))
     clock.run(lambda: bool(done))
     assert done == pytest.approx([1.5])
+    assert cores.worked == pytest.approx(1.5)
 
 
 def test_a_thread_does_one_thing_after_the_other() -> None:
