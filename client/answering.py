@@ -64,7 +64,11 @@ class Answering:
         An ``Unavailable`` that ends it carries what there is so far.
         """
         model = await self._weights.model()
-        ids = list(begun.prompt_ids) if begun is not None else model.ids(request)
+        ids = (
+            list(begun.prompt_ids)
+            if begun is not None
+            else await asyncio.to_thread(model.ids, request)
+        )
         made = list(begun.token_ids) if begun is not None else []
         classes = [begun.fingerprint if begun is not None else ""]
         answering = self._answer(request, stream, model, ids, made, classes)

@@ -52,11 +52,6 @@ from hearthring.shards.store import ModelEntry
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict
 
-SPREAD = 0.05
-"""Routes this close to the cheapest are as good: each client has favourites of its own."""
-LOOK = 2.0
-"""Seconds for a look into the directory while a session waits."""
-
 
 class AsyncClient:
     """A client of one swarm and one model. Use as ``async with AsyncClient(join=[...]) as c``.

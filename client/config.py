@@ -7,7 +7,7 @@ from pathlib import Path
 import platformdirs
 
 from hearthring.client.replacement import PATIENCE
-from hearthring.protocol.errors import BadOption
+from hearthring.protocol.errors import BadIdentityFile, BadOption
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.messages import SHARE_ALL, SHARE_NONE, SHARE_OWN
@@ -52,11 +52,16 @@ class ClientConfig:
     wire: str = EXACT
 
     def identity(self) -> Identity:
-        """The client's identity; one for this process alone if the folder can't be written."""
+        """The client's identity; one for this process alone if the folder can't be written.
+
+        Raises ``BadIdentityFile`` for a file that is there and isn't one.
+        """
         data = self.data or Path(platformdirs.user_data_dir("hearthring"))
         try:
-            return Identity.load_or_create(data / "client.key")
-        except OSError:
+            return Identity.load_or_create(path := data / "client.key")
+        except BadIdentityFile:
+            if os.path.lexists(path):
+                raise
             return Identity.new()
 
 

@@ -74,7 +74,7 @@ async def check_live(
         return LiveCheck()
     if len(bodies) < len(route):
         return LiveCheck(failed=failed)
-    rows = min(body.rows for body in bodies) // CHUNK * CHUNK
+    rows = min(_both_ends(ring), *(body.rows for body in bodies)) // CHUNK * CHUNK
     due = [
         (stage, body)
         for stage, body in zip(route, bodies, strict=True)
@@ -144,6 +144,15 @@ async def _commitment(
     if {len(body.in_roots), len(body.out_roots), len(body.cell_roots)} != {chunks}:
         return BadReceipt("another number of chunks", field="commitment")
     return body
+
+
+def _both_ends(ring: RingSession) -> int:
+    """Rows of the text, from its begin on, that were sent and have come back."""
+    sent, received = ring.ledger.sent, ring.ledger.received
+    text = ring.flight.committed
+    return next(
+        (at for at, row in enumerate(text) if row not in sent or row not in received), len(text)
+    )
 
 
 async def _links(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from numbers import Integral
+from typing import Any, TypedDict
 
 from hearthring.client.acceptance import RULES, Rule, rule_named
 from hearthring.client.drafts import Make, check_draft
@@ -52,6 +53,7 @@ class Options(TypedDict, total=False):
     spot_check: float
 
 
+_NAMES: dict[type, str] = {str: "strings", Integral: "token ids"}
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
@@ -101,7 +103,7 @@ class Request:
         if not isinstance(limit, int) or limit < 1:
             raise BadOption(f"{limit!r} isn't allowed", field="max_tokens", mend="1 or more")
         stop = options.get("stop", ())
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = (stop,) if isinstance(stop, str) else _listed("stop", stop, str)
         StopWatcher(stops)
         ids, messages = options.get("prompt_ids"), options.get("messages")
         if sum(given is not None for given in (prompt, messages, ids)) != 1:
@@ -109,7 +111,7 @@ class Request:
         return Request(
             prompt,
             messages,
-            None if ids is None else tuple(int(token) for token in ids),
+            None if ids is None else _listed("prompt_ids", ids, Integral),
             limit,
             Sampling(**chosen).seeded(),
             stops,
@@ -121,8 +123,21 @@ class Request:
         )
 
 
+def _listed(name: str, given: Any, kind: type) -> tuple[Any, ...]:
+    """A list's items. Raises ``BadOption`` where it isn't one, or holds something else."""
+    try:
+        items = tuple(given)
+    except TypeError:
+        items = (None,)
+    if not all(isinstance(item, kind) for item in items):
+        raise BadOption(
+            f"{given!r:.60} isn't allowed", field=name, mend=f"a list of {_NAMES[kind]}"
+        )
+    return items if kind is str else tuple(int(item) for item in items)
+
+
 def _share(rate: float) -> float:
-    if not 0 <= rate <= 1:
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise BadOption(f"{rate!r} isn't allowed", field="spot_check", mend="0 to 1")
     return rate
 

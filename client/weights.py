@@ -1,6 +1,7 @@
 """What a client has of its model: tokenizer and ends, and for checks the layers of a stage."""
 
 import asyncio
+from collections.abc import Iterable
 from concurrent.futures import Executor
 
 from hearthring.client.cell_audit import load_cells
@@ -12,6 +13,9 @@ from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.engines import warn_of_fallback
 from hearthring.shards.parts import ENDS, window_parts
+
+KEPT = 2
+"""Times that all layers may be in memory for checks: rings have windows of their own."""
 
 
 class Weights:
@@ -48,15 +52,20 @@ class Weights:
     async def cells(self, stage: Stage) -> EngineCells:
         """A stage's layers, to check its cells with."""
         key = stage.start, stage.end, stage.fingerprint
+        model = await self.model()
         async with self._loading_cells:
-            if key not in self._cells:
+            if key in self._cells:
+                self._cells[key] = self._cells.pop(key)  # the last to go
+            else:
                 window = stage.start, stage.end
                 gguf = await self._swarm.obtain(window_parts(*window))
                 residual, threads = Residual(stage.residual), self._swarm.config.threads
                 self._cells[key] = await asyncio.to_thread(
                     load_cells, gguf, stage.numerics, residual, window, threads
                 )
-        return self._cells[key]
+            while _layers(self._cells) > max(KEPT * model.shape.layers, _layers([key])):
+                del self._cells[next(iter(self._cells))]
+            return self._cells[key]
 
     def _open_ends(self, model: PromptModel, residual: Residual) -> Ends:
         config = self._swarm.config
@@ -66,3 +75,7 @@ class Weights:
         for text in fallen:
             warn_of_fallback(f"{text}; class {numerics.name}")
         return ends
+
+
+def _layers(windows: Iterable[tuple[int, int, str]]) -> int:
+    return sum(end - start for start, end, _ in windows)

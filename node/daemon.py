@@ -30,6 +30,7 @@ from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord, owner_claim, read_all
+from hearthring.protocol.tasks import cancel
 from hearthring.shards.device import measure_device
 from hearthring.shards.engine import Engine, Kind, Window
 from hearthring.shards.joining import find_model
@@ -73,16 +74,16 @@ async def run_node(
         node = _Node(config, hooks or NodeHooks(), report, progress, stack, judge)
         starting = asyncio.create_task(node.start())
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            stopping.cancel()
-            return
-        invitation = starting.result()
-        report("ready", f"after {time.monotonic() - begun:.1f} s, imports included")
-        report("invitation", str(invitation))
-        await stopping
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                return
+            invitation = starting.result()
+            report("ready", f"after {time.monotonic() - begun:.1f} s, imports included")
+            report("invitation", str(invitation))
+            await stopping
+        finally:
+            await cancel([starting, stopping])
         report("stopping", "withdrawing the record; clients go on elsewhere")
         await node.leave()
 

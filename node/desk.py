@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hearthring.node.announcer import Announcer
@@ -33,6 +34,16 @@ SEEDS = 8
 """Nodes asked for layers that a verdict needs."""
 
 
+@dataclass(slots=True)
+class _Look:
+    """The last look into the directory, and whose turn it is to take another."""
+
+    model_id: str = ""
+    at: float = 0.0
+    found: tuple[bytes, ...] = ()
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Desk:
     """Handlers of all of a node's methods."""
 
@@ -51,8 +62,7 @@ class Desk:
         self._announcer: Announcer | None = None
         self._verifier: Verifier | None = None
         self._timings: tuple[StepTime, ...] = ()
-        self._looked: dict[str, tuple[float, tuple[bytes, ...]]] = {}
-        self._looking = asyncio.Lock()
+        self._own, self._others = _Look(), _Look()
 
     def open(
         self,
@@ -125,12 +135,14 @@ class Desk:
     async def _records(self, data: bytes) -> bytes:
         model_id = decode_query(data) or self._entry.model_id
         directory = self._ready(self._directory)
-        async with self._looking:
-            at, found = self._looked.get(model_id, (0.0, ()))
-            if time.monotonic() - at > FRESH:
+        # Who asks for models that nobody serves is waited for by his like alone.
+        look = self._own if model_id == self._entry.model_id else self._others
+        async with look.turn:
+            if look.model_id != model_id or time.monotonic() - look.at > FRESH:
                 layers = self._entry.manifest.shape.layers
-                found = tuple(await directory.fetch(model_id, layers))
-                self._looked = {model_id: (time.monotonic(), found)}
+                look.found = tuple(await directory.fetch(model_id, layers))
+                look.model_id, look.at = model_id, time.monotonic()
+            found = look.found
         return encode_records(DirectoryReply(model_id, found))
 
     async def _status(self, _: bytes) -> bytes:

@@ -191,7 +191,7 @@ class DhtDirectory:
             self.restarts += 1
             self._up.set()
             for signed in list(self._last.values()):
-                with contextlib.suppress(DirectoryDown):
+                with contextlib.suppress(HearthringError):
                     await self._ask(REQUEST, "store", records=[pack(signed)], within=REQUEST / 2)
 
     async def _watch(self, child: Child) -> None:

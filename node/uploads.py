@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
+from hearthring.protocol.errors import StageFailed
 from hearthring.protocol.tasks import cancel
 
 UPLOAD_RATE = 64 * 2.0**20
@@ -29,9 +30,12 @@ class Uploads:
         self._rate, self._busy, self._sleep = rate, busy, sleep
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
         self._pump: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def turn(self, peer: str, size: int) -> None:
-        """Wait until ``peer`` may be sent ``size`` bytes."""
+        """Wait until ``peer`` may be sent ``size`` bytes. Raises ``StageFailed`` once closed."""
+        if self._closed:
+            raise StageFailed("the node is leaving", field="layers")
         if not self._rate:
             return
         granted = asyncio.get_running_loop().create_future()
@@ -54,6 +58,7 @@ class Uploads:
 
     async def close(self) -> None:
         """Hand out no more turns; who waits is cancelled."""
+        self._closed = True
         if self._pump is not None:
             await cancel([self._pump])
         waiting, self._waiting = self._waiting, OrderedDict()

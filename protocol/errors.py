@@ -286,6 +286,12 @@ BY_NAME = _tree(HearthringError)
 """Class by name, for errors that arrive from a peer."""
 
 
+def one_line(text: str) -> str:
+    """A peer's words, fit for a terminal: whatever isn't printed becomes a space."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def from_wire(name: str, message: str, field: str, mend: str) -> HearthringError:
     """The error a peer named; ``ProtocolError`` when this version doesn't know the name."""
-    return BY_NAME.get(name, ProtocolError)(message, field=field, mend=mend)
+    error = BY_NAME.get(name, ProtocolError)
+    return error(one_line(message), field=one_line(field), mend=one_line(mend))

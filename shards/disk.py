@@ -16,7 +16,7 @@ from hearthring.protocol.errors import BadOption, DiskFull
 
 ENVIRONMENT: Final = "HEARTHRING_DISK"
 FOLDER: Final = "parts"
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,9 +280,6 @@ class ModelStore:
             with self._index.locked("download.lock"):
                 seen = self._index.files().get(str(path))
                 if seen is None or seen.stamp != stamp(path):
-                    path.parent.mkdir(exist_ok=True)
-                    for left in path.parent.glob("fetch-*"):  # of a process that was killed
-                        shutil.rmtree(left, ignore_errors=True)
                     if not holds(path, alias.sha256):
                         fetch(alias, path, progress)
                     return self.import_file(path, progress)

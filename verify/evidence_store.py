@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hearthring.protocol import identity
 from hearthring.protocol.errors import BadEvidence, HearthringError
 from hearthring.protocol.private import private_file
-from hearthring.verify.reputation import OWN, Evidence, Standing, lessons, standings
+from hearthring.verify.reputation import HALF_LIFE, OWN, Evidence, Standing, lessons, standings
 
 if TYPE_CHECKING:
     from hearthring.verify.proof import Proof
@@ -28,6 +28,8 @@ VERSION = 1
 REFRESH = 60.0
 """Seconds after which standings are read anew."""
 EXPORT_BYTES = 16 << 20
+FADED = 12
+"""Half-lives after which good evidence is dropped."""
 WORDS = 300
 MOST_WEIGHT = 100.0
 _CONTEXT = b"hearthring/reputation/1"
@@ -84,13 +86,18 @@ class Reputation:
             return sorted(self._rows(), key=lambda item: item.at, reverse=True)
 
     def add(self, evidence: Iterable[Evidence]) -> None:
-        """Keep evidence. The same event, node and source again takes the place of the first."""
+        """Keep evidence. The same event, node and source again takes the place of the first.
+
+        What is good and so old that it counts nothing goes: it comes with every audit.
+        """
         rows = [(e.node, e.good, e.bad, e.at, e.about, e.why[:WORDS], e.source) for e in evidence]
         with self._lock, self._base:
             self._base.executemany(
                 f"INSERT OR REPLACE INTO evidence ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)",  # noqa: S608
                 rows,
             )
+            faded = self._clock() - FADED * HALF_LIFE
+            self._base.execute("DELETE FROM evidence WHERE bad = 0 AND at < ?", (faded,))
             self._read = -math.inf
 
     def learn(self, proof: "Proof", verdict: "Verdict", own: bool) -> None:

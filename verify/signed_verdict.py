@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from hearthring.proto import proof_pb2
 from hearthring.protocol import identity
 from hearthring.protocol.checks import count, exactly
-from hearthring.protocol.errors import Malformed
+from hearthring.protocol.errors import Malformed, one_line
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import SignedVerdict
 from hearthring.verify.verdict import Guilty, Outcome, Strength, Verdict
@@ -148,8 +148,9 @@ def read(signed: SignedVerdict) -> VerdictBody:
     except ValueError:
         raise Malformed("no known outcome or strength", field="verdict.outcome") from None
     fields = {name: getattr(message, name) for name in _SAME}
+    fields |= {"withheld": tuple(message.withheld), "reason": one_line(message.reason)}
     return VerdictBody(
-        **fields | {"withheld": tuple(message.withheld)},
+        **fields,
         place=message.place - 1,
         outcome=outcome,
         strength=strength,

@@ -10,6 +10,7 @@ from pathlib import Path
 import base58
 import pytest
 
+from hearthring.client.config import ClientConfig
 from hearthring.protocol.errors import BadIdentityFile, BadSignature, Malformed
 from hearthring.protocol.identity import Identity, node_id_of, public_key_of, verify
 
@@ -108,6 +109,17 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path: Path) -> None:
         with pytest.raises(BadIdentityFile) as caught:
             Identity.load_or_create(path)
         assert caught.value.field == str(path)
+
+
+def test_a_client_whose_folder_can_not_be_is_somebody_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = ClientConfig((), data=tmp_path / "file" / "x")
+    assert nowhere.identity().node_id != nowhere.identity().node_id
+    kept = ClientConfig((), data=tmp_path / "x")
+    assert kept.identity().node_id == kept.identity().node_id
+    (tmp_path / "client.key").write_bytes(b"no key")
+    with pytest.raises(BadIdentityFile):
+        ClientConfig((), data=tmp_path).identity()
 
 
 def test_processes_that_create_it_at_once_get_the_same_key(tmp_path: Path) -> None:

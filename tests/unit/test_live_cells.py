@@ -139,6 +139,21 @@ async def test_an_honest_ring_is_verified_chunk_by_chunk(
             assert all(v.strength is Strength.BITS for v in found.verdicts.values())
 
 
+async def test_only_rows_that_have_come_back_are_checked(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    """What the last stage signed can't be compared before it is here."""
+    async with talk(tiny, runners, {}) as one:
+        await one.say(70)
+        await one.say(1)
+        late = one.ring.flight.committed[40]
+        hashed = one.ring.ledger.received.pop(late)
+        found = await one.check()
+        assert (found.rows, found.failed) == (32, {})
+        one.ring.ledger.received[late] = hashed
+        assert (await one.check()).rows == 64
+
+
 async def test_who_can_not_check_a_stage_does_not_blame_it(
     tiny: ModelEntry, runners: Runners
 ) -> None:

@@ -141,7 +141,7 @@ def test_sizes() -> None:
     assert [read_size(t, "x") for t in ("0", "1kb", "1.5 GiB", "20G", "3TB", "7B")] == [
         *(0, 1024, 3 << 29, 20 << 30, 3 << 40, 7)
     ]
-    for wrong in ("", "-1", "GB", "1XB", "1e9"):
+    for wrong in ("", "-1", "GB", "1XB", "1e9", "9" * 400, f"1.{'9' * 400}GB"):
         with pytest.raises(BadOption, match="20GB"):
             read_size(wrong, "x")
 

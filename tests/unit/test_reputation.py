@@ -10,7 +10,7 @@ import pytest
 
 from hearthring.protocol.errors import BadEvidence
 from hearthring.protocol.identity import Identity
-from hearthring.verify.evidence_store import Reputation
+from hearthring.verify.evidence_store import FADED, Reputation
 from hearthring.verify.reputation import (
     HALF_LIFE,
     OWN,
@@ -129,6 +129,18 @@ def test_an_event_counts_once(tmp_path: Path) -> None:
     assert again(B) == 0.0
     assert again(C) == Standing().weight
     again.close()
+
+
+def test_good_evidence_that_counts_nothing_any_more_goes() -> None:
+    now = [0.0]
+    kept = Reputation(clock=lambda: now[0])
+    kept.add([Evidence(A, 1.0, 0.0, 0.0, "long ago"), Evidence(B, 0.0, 1.0, 0.0, "caught")])
+    now[0] = FADED * HALF_LIFE
+    kept.add([Evidence(C, 1.0, 0.0, now[0] - 1, "lately")])
+    assert {item.about for item in kept.evidence()} == {"long ago", "caught", "lately"}
+    now[0] += 1
+    kept.add([])
+    assert {item.about for item in kept.evidence()} == {"caught", "lately"}
 
 
 def test_threads_and_processes_share_a_file(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_a_verdict_is_read_as_it_was_signed(place: int) -> None:
     assert body.as_json()["guilty"] == [{"node": "a node", "start": 3, "end": 5}]
 
 
+def test_a_reason_is_one_line_for_a_terminal() -> None:
+    body = replace(BODY, reason="fine\x1b[2J\r\nhearthring: accepted\u202e")
+    assert read(sign(body, WHO)).reason == "fine [2J  hearthring: accepted "
+
+
 def test_no_bit_of_a_verdict_can_be_changed() -> None:
     signed = sign(BODY, WHO)
     for part in ("body", "signature"):

@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from hearthring.node.uploads import Uploads
+from hearthring.protocol.errors import StageFailed
 
 
 async def test_peers_take_turns_at_the_given_rate() -> None:
@@ -27,6 +30,8 @@ async def test_peers_take_turns_at_the_given_rate() -> None:
     await uploads.turn("late", 500)
     assert slept[-1] == 2.0
     await uploads.close()
+    with pytest.raises(StageFailed):
+        await uploads.turn("too late", 500)
 
 
 async def test_a_greedy_peer_waits_for_itself_alone() -> None:

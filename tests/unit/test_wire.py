@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hearthring.proto import ring_pb2 as pb
 from hearthring.protocol import wire
-from hearthring.protocol.errors import Malformed, ProtocolError, TooLarge
+from hearthring.protocol.errors import Malformed, ProtocolError, TooLarge, from_wire
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import (
     Cancel,
@@ -148,6 +148,11 @@ def test_a_frame_of_an_unknown_kind_is_malformed() -> None:
         for data in (b"", b"\x7a\x00"):  # nothing, and field 15
             with pytest.raises(Malformed, match="no known frame"):
                 decode(data)
+
+
+def test_a_peers_error_is_one_line_for_a_terminal() -> None:
+    error = from_wire("StageFailed", "done\n\x1b]0;x\x07", "a\tfield", "é \x9b31m\u2028")
+    assert str(error) == "a field: done  ]0;x  (é  31m )"
 
 
 def test_text_that_is_no_text_is_malformed() -> None:
