@@ -1,7 +1,7 @@
 """Asking stages for their cells, and judging them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from hearthring.protocol.cells import (
     CellsOpen,
@@ -16,7 +16,6 @@ from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import PROMPT, Receipt
 from hearthring.protocol.transport import Method, Transport
 from hearthring.protocol.verifying import Grant
-from hearthring.shards.engine import Window
 from hearthring.shards.kv_types import kv_row_bytes
 from hearthring.shards.shape import Shape
 from hearthring.verify.cell_check import CellRunner, check_cells
@@ -25,8 +24,6 @@ from hearthring.verify.opening import Promise, needed
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.tolerance import NOTHING, Calibration
 from hearthring.verify.verdict import Verdict
-
-MakeRunner = Callable[[Window], CellRunner]
 
 
 async def ask_commitment(

@@ -19,8 +19,6 @@ from hearthring.terminal import Bars
 from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict, rejected
 
-NO_INPUT = 64
-
 
 def ask_once(
     join: list[str] | None,

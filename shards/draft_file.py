@@ -15,7 +15,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from hearthring.protocol.tensors import F32
-from hearthring.shards.families import all_tensors
+from hearthring.shards.families import EMBEDDING, HEAD, all_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.gguf_header import Value
 from hearthring.shards.gguf_output import Output, write_gguf
@@ -28,7 +28,6 @@ TARGET: Final = "hearthring.draft.target"
 """Metadata: the id of the model that it guesses for."""
 TYPE: Final = "Q8_0"
 """Type of the learnt matrices; embedding and head keep theirs."""
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
 def draft_shape(target: Shape, layers: int) -> Shape:

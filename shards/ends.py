@@ -11,10 +11,9 @@ from hearthring.protocol.errors import BadOption, EngineUnavailable
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Numerics
 from hearthring.shards.engines import ENGINES, WIDE, Say, warn_of_fallback
+from hearthring.shards.families import EMBEDDING, HEAD
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
-
-EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 
 
 class Ends(Protocol):

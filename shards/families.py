@@ -12,6 +12,10 @@ from typing import Final
 from hearthring.protocol.errors import BadModelFile
 from hearthring.shards.shape import Shape
 
+EMBEDDING: Final = "token_embd.weight"
+NORM: Final = "output_norm.weight"
+HEAD: Final = "output.weight"
+
 
 class Activation(StrEnum):
     """What the gate of a feed-forward block goes through."""
@@ -144,9 +148,9 @@ def layer_tensors(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
 
 def head_tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
     """The tensors behind the last layer: final norm and, unless it is the embedding, the head."""
-    tensors: dict[str, tuple[int, ...]] = {"output_norm.weight": (shape.width,)}
+    tensors: dict[str, tuple[int, ...]] = {NORM: (shape.width,)}
     if not shape.tied_head:
-        tensors["output.weight"] = (shape.vocabulary, shape.width)
+        tensors[HEAD] = (shape.vocabulary, shape.width)
     return tensors
 
 
@@ -157,8 +161,6 @@ def all_tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer in range(shape.layers):
         yield from layer_tensors(shape, layer).items()
 
-
-EMBEDDING: Final = "token_embd.weight"
 
 ROPE_TENSORS: Final = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Tensors that a file may hold beside those: they became numbers of the ``Shape``."""

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.errors import BadOption, BadShape
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
-from hearthring.shards.ends import EMBEDDING, HEAD, NORM, head_of
+from hearthring.shards.ends import head_of
 from hearthring.shards.engine import Numerics
+from hearthring.shards.families import EMBEDDING, HEAD, NORM
 from hearthring.shards.fingerprint import uniform
 from hearthring.shards.ggml_check import quantised
 from hearthring.shards.ggml_library import F32 as FLOAT

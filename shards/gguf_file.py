@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.errors import BadModelFile, BadOption, HearthringError, UnknownModel
 from hearthring.protocol.tensors import F32
-from hearthring.shards.families import ROPE_TENSORS, all_tensors, layer_tensors
+from hearthring.shards.families import EMBEDDING, HEAD, ROPE_TENSORS, all_tensors, layer_tensors
 from hearthring.shards.gguf_header import Header, Tensor, read_header, type_name
 from hearthring.shards.gguf_metadata import Metadata
 from hearthring.shards.gguf_shape import read_shape
@@ -101,12 +101,12 @@ class GgufFile(Metadata):
     def _shape(self, context: int | None) -> Shape:
         """The shape, once the vocabulary is known to be of one size."""
         tensors = self._header.tensors
-        vocabulary = self._tensor("token_embd.weight").shape[0]
+        vocabulary = self._tensor(EMBEDDING).shape[0]
 
         def factors(name: str) -> F32 | None:
             return self.dequantised(name) if name in tensors else None
 
-        shape = read_shape(self, vocabulary, "output.weight" not in tensors, factors, context)
+        shape = read_shape(self, vocabulary, HEAD not in tensors, factors, context)
         size = f"{shape.architecture}.vocab_size"
         for key, count in (
             (size, self.count(size, vocabulary)),

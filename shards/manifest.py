@@ -15,7 +15,7 @@ import numpy as np
 from hearthring.protocol.errors import BadModelFile
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tensors import Residual
-from hearthring.shards.families import family, head_tensors, layer_tensors
+from hearthring.shards.families import EMBEDDING, family, head_tensors, layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.gguf_header import KINDS, Value
 from hearthring.shards.shape import Shape
@@ -124,8 +124,8 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
         shape=shape,
         layers=tuple(digest(names) for names in parts),
         types=tuple(_types(gguf, names) for names in parts),
-        embedding=digest(["token_embd.weight"]),
-        embedding_type=gguf.type_name("token_embd.weight"),
+        embedding=digest([EMBEDDING]),
+        embedding_type=gguf.type_name(EMBEDDING),
         head=digest(head),
         head_types=_types(gguf, head),
         tokenizer=hashlib.sha256(tokenizer_json(gguf)).hexdigest(),

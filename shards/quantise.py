@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.errors import BadModelFile, BadOption
 from hearthring.protocol.tensors import F32
+from hearthring.shards.families import EMBEDDING, HEAD
 from hearthring.shards.ggml_library import load_ggml
 
 Kind = GGMLQuantizationType
@@ -80,7 +81,7 @@ def tensor_type(
     if len(shape) == 1 or name.endswith("ffn_gate_inp.weight"):
         return Kind.F32
     kind = _MIXED.get(wanted) or Kind[wanted]
-    head = "token_embd.weight" if tied else "output.weight"
+    head = EMBEDDING if tied else HEAD
     better = wanted in _MIXED and _matters(name, layers)
     if kind not in _WIDE and (better or name == head):
         kind = Kind.Q6_K

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.tensors import F32
 from hearthring.shards.draft_file import copied_layers, draft_shape
-from hearthring.shards.families import layer_tensors
+from hearthring.shards.families import EMBEDDING, HEAD, NORM, layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.rope_scaling import plain_frequencies
 from hearthring.shards.shape import Shape
 
-EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 RATE, WARM, DECAY, CLIP = 1.5e-3, 40, 0.01, 1.0
 """Adam's step, steps until it is reached, weight decay, and the longest gradient."""
 AVERAGED: Final = 0.99

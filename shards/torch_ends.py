@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from hearthring.protocol.errors import BadOption, BadShape, ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.engine import Numerics
+from hearthring.shards.families import EMBEDDING, HEAD, NORM
 from hearthring.shards.fingerprint import uniform
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
 from hearthring.shards.torch_linear import Linear, Load, rms_norm, round_residual, soft_cap
 
-EMBEDDING = "token_embd.weight"
 Rows = Callable[[NDArray[np.int64]], F32]
 """Rows of the embedding ``[n, width]`` by token id, dequantised."""
 
@@ -47,8 +47,8 @@ class TorchEnds:
         torch.set_num_threads(threads)
         self.shape, self.residual, self.threads = shape, residual, threads
         self._rows = rows
-        self._norm = torch.from_numpy(load("output_norm.weight").copy())
-        head = EMBEDDING if shape.tied_head else "output.weight"
+        self._norm = torch.from_numpy(load(NORM).copy())
+        head = EMBEDDING if shape.tied_head else HEAD
         self._head = Linear([torch.from_numpy(load(head))], threads)
 
     @classmethod
@@ -70,7 +70,7 @@ class TorchEnds:
         """The class of the ends, measured when first asked for."""
         name = f"torch-{torch.__version__}/fp32/mv/ends/{self.residual.value}"
         shape = replace(self.shape, vocabulary=min(self.shape.vocabulary, PROBED), tied_head=False)
-        sizes = {"output_norm.weight": (shape.width,), "output.weight": (shape.vocabulary, -1)}
+        sizes = {NORM: (shape.width,), HEAD: (shape.vocabulary, -1)}
 
         def load(name: str) -> F32:
             rows = sizes[name][0]

@@ -6,7 +6,8 @@ from gguf.quants import dequantize
 from hearthring.protocol.errors import BadOption, BadShape, EngineUnavailable, ResidualOverflow
 from hearthring.protocol.tensors import Residual, pack, unpack
 from hearthring.shards import ggml_ends
-from hearthring.shards.ends import EMBEDDING, HEAD, NORM, open_ends
+from hearthring.shards.ends import open_ends
+from hearthring.shards.families import EMBEDDING, HEAD, NORM
 from hearthring.shards.ggml_check import quantised
 from hearthring.shards.ggml_ends import GgmlEnds
 from hearthring.shards.ggml_library import load_ggml
