@@ -86,14 +86,20 @@ def write_tiny_gguf(
     pre: str = "smollm",
     merges: Sequence[str] = MERGES,
     early_exit: int = 0,
+    letters: int = 0,
 ) -> Path:
     """Write the model with tied head to ``path``. Equal arguments give equal bytes.
 
     ``quant`` (F32, Q4_0, Q4_1, Q8_0) is the type of the matrices in the layers; with 4 bits the
     embedding is Q8_0, as in the packaged SmolLM2. ``early_exit``: layers behind this one change
-    little, as in a model that was trained to be read there.
+    little, as in a model that was trained to be read there. With ``letters`` the
+    vocabulary is so many of them, from ``a`` on, and the merges, and no token ends a text.
     """
-    writer, tokens = GGUFWriter(path, "llama"), tiny_tokens(merges)
+    specials, tokens = SPECIALS, tiny_tokens(merges)
+    if letters:
+        begin = len(SPECIALS) + ord("a")
+        specials, tokens = (), [*tokens[begin : begin + letters], *tokens[len(SPECIALS) + 256 :]]
+    writer = GGUFWriter(path, "llama")
     writer.add_name(f"tiny {seed}")
     writer.add_file_type(_FILE_TYPES[quant])
     writer.add_block_count(layers)
@@ -109,12 +115,13 @@ def write_tiny_gguf(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIALS) + [1] * (len(tokens) - len(SPECIALS)))
+    writer.add_token_types([3] * len(specials) + [1] * (len(tokens) - len(specials)))
     writer.add_token_merges(list(merges))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
+    if specials:
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        writer.add_pad_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)
