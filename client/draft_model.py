@@ -23,6 +23,7 @@ from hearthring.client.shared_text import SharedText
 from hearthring.client.suffix import SuffixDraft
 from hearthring.client.trees import Guess, grow
 from hearthring.client.vocabularies import Shared
+from hearthring.client.written_text import WrittenText
 from hearthring.protocol.errors import BadOption, EngineError, NonFinite
 from hearthring.protocol.tensors import F32
 
@@ -191,6 +192,18 @@ def open_tli(setting: Setting) -> Draft:
     if key not in setting.shared:
         setting.shared[key] = Shared.of(ours, model.tokenizer)
     text = SharedText(_retold(setting, model), setting.shared[key], ours)
+    return ModelDraft(
+        text, ours.vocabulary, setting.sampling, explain=setting.explain, rule=setting.rule
+    )
+
+
+def open_slrs(setting: Setting) -> Draft:
+    """The same model, judged by all the texts that it might have written instead (SLRS).
+
+    Raises as ``WrittenText``: this is for vocabularies of a few letters.
+    """
+    model, ours = local_model(setting), setting.model.tokenizer
+    text = WrittenText(_retold(setting, model), ours)
     return ModelDraft(
         text, ours.vocabulary, setting.sampling, explain=setting.explain, rule=setting.rule
     )

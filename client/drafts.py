@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hearthring.client.distilled import open_distilled
 from hearthring.client.draft import Draft, Setting
-from hearthring.client.draft_model import open_model, open_staged, open_tli
+from hearthring.client.draft_model import open_model, open_slrs, open_staged, open_tli
 from hearthring.client.early_exit import NAME as EARLY_EXIT
 from hearthring.client.early_exit import exit_parts, open_early_exit
 from hearthring.client.ngrams import open_ngrams
@@ -31,11 +31,12 @@ DRAFTS: dict[str, Make] = {
     "ngrams": open_ngrams,
     "model": open_model,
     "tli": open_tli,
+    "slrs": open_slrs,
     "staged": open_staged,
     "distilled": open_distilled,
     EARLY_EXIT: open_early_exit,
 }
-OF_A_MODEL = ("model", "tli", "staged")
+OF_A_MODEL = ("model", "tli", "slrs", "staged")
 """Drafts that need an argument: a model's name or file."""
 
 

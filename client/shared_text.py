@@ -52,7 +52,7 @@ class SharedText:
             if (theirs := self._shared.to_theirs.get(token)) is not None:
                 found.append(theirs)
             elif words := whole_characters(self._ours.token_bytes(token))[0]:
-                found += retokenise(self._theirs, "\n", words)
+                found += retokenise(self._theirs, "", words)
         return found
 
 

@@ -48,9 +48,9 @@ Draft = Annotated[
     str,
     typer.Option(
         help="What guesses tokens to come: it changes the speed, and nothing of the answer. auto, "
-        "none, suffix, ngrams, model:NAME, tli:NAME or staged:NAME (a small model here, by name "
-        "or file), distilled (`hearthring draft train`), early-exit (models trained for it), or "
-        "several joined by +, of which the best so far guesses.",
+        "none, suffix, ngrams, model:NAME, tli:NAME, slrs:NAME or staged:NAME (a small model "
+        "here, by name or file), distilled (`hearthring draft train`), early-exit (models trained "
+        "for it), or several joined by +, of which the best so far guesses.",
         metavar="NAME",
     ),
 ]
