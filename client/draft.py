@@ -72,7 +72,8 @@ class Setting:
     belongs to the client and outlives a generation: what is dear to load is kept there by name.
     ``layers`` is the model's file with the parts of ``drafts.needed_parts``, ``remembered`` where
     the client remembers its texts, if it does; ``explain`` is told in words what a draft has to say
-    of itself. ``rule`` is the one that will accept its guesses.
+    of itself. ``rule`` is the one that will accept its guesses, ``wide`` how many siblings at a
+    place are of use: a draft that knows chances says so many where they promise more than going on.
     """
 
     model: "PromptModel"
@@ -84,3 +85,4 @@ class Setting:
     layers: "GgufFile | None" = None
     explain: Callable[[str], None] | None = None
     rule: "Rule | None" = None
+    wide: int = 1

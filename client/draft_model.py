@@ -86,6 +86,12 @@ class ModelDraft:
         self._offer: Offer | None = None
         self._fresh, self._over = True, False
 
+    @classmethod
+    def of(cls, setting: Setting, text: Text, size: int) -> "ModelDraft":
+        """As a setting has it."""
+        told, rule = setting.explain, setting.rule
+        return cls(text, size, setting.sampling, setting.wide, explain=told, rule=rule)
+
     def forget(self) -> None:
         """A new text begins."""
         self._fresh, self._over = True, False
@@ -181,7 +187,7 @@ def open_model(setting: Setting) -> Draft:
     if same_vocabulary(setting.model.tokenizer, model.tokenizer):
         text = LocalText(model, setting.model.shape.context)
         size = setting.model.tokenizer.vocabulary
-        return ModelDraft(text, size, setting.sampling, explain=setting.explain, rule=setting.rule)
+        return ModelDraft.of(setting, text, size)
     return RetoldDraft(_retold(setting, model), setting.model.tokenizer, explain=setting.explain)
 
 
@@ -192,9 +198,7 @@ def open_tli(setting: Setting) -> Draft:
     if key not in setting.shared:
         setting.shared[key] = Shared.of(ours, model.tokenizer)
     text = SharedText(_retold(setting, model), setting.shared[key], ours)
-    return ModelDraft(
-        text, ours.vocabulary, setting.sampling, explain=setting.explain, rule=setting.rule
-    )
+    return ModelDraft.of(setting, text, ours.vocabulary)
 
 
 def open_slrs(setting: Setting) -> Draft:
@@ -204,9 +208,7 @@ def open_slrs(setting: Setting) -> Draft:
     """
     model, ours = local_model(setting), setting.model.tokenizer
     text = WrittenText(_retold(setting, model), ours)
-    return ModelDraft(
-        text, ours.vocabulary, setting.sampling, explain=setting.explain, rule=setting.rule
-    )
+    return ModelDraft.of(setting, text, ours.vocabulary)
 
 
 def open_staged(setting: Setting) -> Draft:
@@ -222,8 +224,7 @@ def open_staged(setting: Setting) -> Draft:
             mend=f"use model:{setting.argument} or tli:{setting.argument}",
         )
     text = AheadText(LocalText(model, setting.model.shape.context), SuffixDraft())
-    told, rule = setting.explain, setting.rule
-    return ModelDraft(text, ours.vocabulary, setting.sampling, explain=told, rule=rule)
+    return ModelDraft.of(setting, text, ours.vocabulary)
 
 
 def _retold(setting: Setting, model: LocalModel) -> LocalText:

@@ -12,7 +12,7 @@ from hearthring.client.early_exit import exit_parts, open_early_exit
 from hearthring.client.ngrams import open_ngrams
 from hearthring.client.pace import Explain
 from hearthring.client.paces import AUTO as AUTO_PACE
-from hearthring.client.paces import MakePace, open_pace
+from hearthring.client.paces import MakePace, open_pace, siblings
 from hearthring.client.several import SeveralDrafts
 from hearthring.client.speculation import Speculation
 from hearthring.client.suffix import SuffixDraft
@@ -84,7 +84,7 @@ def open_speculation(
     """
     if wish == NONE:
         return Speculation()
-    setting = replace(setting, explain=explain)
+    setting = replace(setting, explain=explain, wide=siblings(pace))
     if wish == AUTO:
         wish = "suffix" if setting.remembered is None else "suffix+ngrams"
     draft = _named(wish, setting) if isinstance(wish, str) else wish(setting)

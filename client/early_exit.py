@@ -53,7 +53,6 @@ def open_early_exit(setting: Setting) -> ModelDraft:
         name = f"{model.entry.name}, {manifest.early_exit} layers"
         setting.shared[NAME] = LocalModel(name, engine, ends, model.tokenizer)
     text = LocalText(setting.shared[NAME], model.shape.context)
-    size, told = model.tokenizer.vocabulary, setting.explain
-    draft = ModelDraft(text, size, setting.sampling, explain=told, rule=setting.rule)
+    draft = ModelDraft.of(setting, text, model.tokenizer.vocabulary)
     draft.name = NAME
     return draft

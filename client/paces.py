@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hearthring.client.bandits import Exp3, Ucb
 from hearthring.client.controller import Controller
 from hearthring.client.pace import Explain, Fixed, Pace
-from hearthring.client.shaped import Shaped
+from hearthring.client.shaped import EXPECTED, Shaped
 from hearthring.client.speculation import STEPS
 from hearthring.client.trying import ARMS, WIDTH, Trying
 from hearthring.protocol.errors import BadOption
@@ -19,10 +19,13 @@ MakePace = Callable[[], Pace]
 
 PACES: dict[str, Callable[[Explain | None], Pace]] = {
     AUTO: Controller,
+    "dyspec": lambda explain: Controller(explain, deep=1),
     "sequoia": Shaped,
     "ucb": lambda explain: Trying(Ucb(len(ARMS), WIDTH), explain),
     "exp3": lambda explain: Trying(Exp3(len(ARMS)), explain),
 }
+SIBLINGS = {"dyspec": 4, "sequoia": len(EXPECTED)}
+"""Paces of one step at a time that send trees, and how many siblings at a place they may want."""
 _FIXED = re.compile(r"([1-9]\d?)(?:x([1-9]\d?))?")
 
 
@@ -37,6 +40,11 @@ def check_pace(wish: str | MakePace) -> str | MakePace:
     names = ", ".join(PACES)
     mend = f"allowed: {names}, guesses a step such as 4, or times steps at once such as 2x4"
     raise BadOption(f"{wish!r} isn't allowed", field="pace", mend=mend)
+
+
+def siblings(wish: str | MakePace) -> int:
+    """How many a draft should say at a place: one, where steps follow each other down a branch."""
+    return SIBLINGS.get(wish, 1) if isinstance(wish, str) else 1
 
 
 def open_pace(wish: str | MakePace, explain: Explain | None) -> Pace:

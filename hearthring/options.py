@@ -58,9 +58,10 @@ Pace = Annotated[
     str,
     typer.Option(
         help="How far guesses go: auto (as far as measured times and chances say that it pays), "
-        "sequoia (the best tree for what guesses were worth so far), ucb or exp3 (what was tried "
-        "and was fastest), or always as many guesses a step, such as 4, or in several steps at "
-        "once, such as 2x4.",
+        "dyspec (the same in one step at a time, as a tree of the likeliest guesses), sequoia (the "
+        "best tree for what guesses were worth so far), ucb or exp3 (what was tried and was "
+        "fastest), or always as many guesses a step, such as 4, or in several steps at once, such "
+        "as 2x4.",
         metavar="NAME",
     ),
 ]

@@ -25,7 +25,10 @@ FULL = [
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("auto", Controller), ("sequoia", Shaped), ("ucb", Trying), ("exp3", Trying), ("4", Fixed)],
+    [
+        *(("auto", Controller), ("dyspec", Controller), ("sequoia", Shaped)),
+        *(("ucb", Trying), ("exp3", Trying), ("4", Fixed)),
+    ],
 )
 def test_paces_have_names(name: str, kind: type) -> None:
     assert isinstance(open_pace(check_pace(name), None), kind)
@@ -40,7 +43,7 @@ def test_fixed_paces_say_rows_and_steps() -> None:
 
 @pytest.mark.parametrize("wish", ["", "0", "33", "2x25", "2x", "x4", "-1", "Auto", "4 ", None, 4])
 def test_other_names_are_refused(wish: str) -> None:
-    with pytest.raises(BadOption, match=r"allowed: auto, sequoia, ucb, exp3.*2x4"):
+    with pytest.raises(BadOption, match=r"allowed: auto, dyspec, sequoia, ucb, exp3.*2x4"):
         check_pace(wish)
 
 
