@@ -45,6 +45,8 @@ class Opening:
     clock: Callable[[], float] = time.monotonic
     _failed: dict[str, str] = field(default_factory=dict)
     """Why nodes were of no use, by node; the last reason of each."""
+    _lost: set[str] = field(default_factory=set)
+    """Those of them that were at fault: however often others failed before, these come last."""
 
     async def open(self) -> RingSession:
         """The open session.
@@ -57,7 +59,7 @@ class Opening:
             error: HearthringError
             records = await self.look()
             try:
-                route = self.spares.route(records)
+                route = self.spares.route(records, frozenset(self._lost))
             except NoRoute as no_route:
                 if self.extra:
                     rows = self.spares.rows - self.extra
@@ -87,10 +89,12 @@ class Opening:
         """Avoid who failed; who can't reach one neighbour after the other is at fault itself."""
         for node in ring.places.blamed:
             self.spares.avoided.add(node)
+            self._lost.add(node)
             self._failed[node] = failure.message
         for node in ring.places.accusing:
             if node in self._failed:
                 self.spares.avoided.add(node)
+                self._lost.add(node)
             self._failed.setdefault(node, failure.message)
 
 

@@ -56,7 +56,7 @@ class Places:
                 await all_or_none(*(self.attach(place) for place in range(len(self.ring.route))))
                 await self.link_first()
         except TimeoutError:
-            late = self._late()
+            late = await self._silent() or self._late()
             self.blamed.update(stage.node for stage in late)
             who = ", ".join(f"layers {s.start} to {s.end} at {s.node}" for s in late)
             raise DeadlineExceeded(
@@ -156,6 +156,13 @@ class Places:
         """What the stages of a route are told in this epoch."""
         ring, who = self.ring, self.transport.identity.node_id
         return Ordering(ring.session, ring.epoch, route, who, self.ends)
+
+    async def _silent(self) -> list[Stage]:
+        """Who took no call, or has opened and says nothing now: others wait for those."""
+        open_ = self.attached
+        said = await asyncio.gather(*(self.ring.pulse.feel(attached) for attached in open_))
+        silent = {a.stage for a, answer in zip(open_, said, strict=True) if answer is None}
+        return [s for s in self.ring.route if s in silent or (silent and s not in self._reached)]
 
     def _late(self) -> list[Stage]:
         """Who keeps an opening waiting: those that took no call, else the last that didn't open.

@@ -85,14 +85,18 @@ class Spares:
     like: str = ""
     """Fingerprint of the class that the first route has to have: an earlier session's."""
 
-    def route(self, records: Sequence[NodeRecord]) -> tuple[Stage, ...]:
+    def route(
+        self, records: Sequence[NodeRecord], lost: frozenset[str] = frozenset()
+    ) -> tuple[Stage, ...]:
         """The best route there is. Raises ``NoRoute``.
 
         Nodes that failed lately are used only if there is no other route, and then as few of them
-        as can be, those first that failed the least: they may have been restarted.
+        as can be, those first that failed the least: they may have been restarted. Those that are
+        ``lost`` to whoever asks come last.
         """
-        avoid, view = self.avoided.now(), self._doubting()
-        tries = [(avoid, self.view, self.like), (frozenset[str](), view, self.like)]
+        avoid, view = self.avoided.now() | lost, self._doubting()
+        tries = [(avoid, self.view, self.like), (lost, view, self.like)]
+        tries += [(frozenset(), view, self.like)] if lost else []
         if self.any_class and self.like:
             tries.append((frozenset(), view, ""))
         failure: NoRoute | None = None

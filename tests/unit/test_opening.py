@@ -10,8 +10,10 @@ from hearthring.client.ring import RingSession
 from hearthring.client.route import Stage
 from hearthring.protocol.errors import DeadlineExceeded, NoRoute, StageFailed
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
+from hearthring.protocol.messages import Opened, Probe, Progress
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.transport import Method, Stream
+from hearthring.protocol.wire import decode_up, encode_down
 from hearthring.shards.store import ModelEntry
 from tests.memory_ring import memory_swarm
 
@@ -48,6 +50,16 @@ def test_among_nodes_that_all_failed_the_least_doubtful_are_used() -> None:
     assert names == ["fast", "slow", "fast", "slow"]
     clock.now += 1e4
     assert spares.route(records)[0].node == "fast"
+
+
+def test_who_has_just_failed_comes_after_who_failed_more_often_before() -> None:
+    spares = Spares(no_look, 4, 10)
+    records = [record("just", (0, 4), 0.001), record("before", (0, 4), 0.02)]
+    for node in ("just", "before", "before", "before"):
+        spares.avoided.add(node)
+    assert spares.route(records)[0].node == "just"
+    assert spares.route(records, frozenset({"just"}))[0].node == "before"
+    assert spares.route(records[:1], frozenset({"just"}))[0].node == "just"
 
 
 def test_a_route_goes_through_as_few_doubtful_nodes_as_can_be() -> None:
@@ -118,3 +130,32 @@ async def test_who_takes_no_call_or_opens_late_is_blamed() -> None:
     with pytest.raises(DeadlineExceeded, match=rf"layers 1 to 2 at {stages[1].node}"):
         await ring.open(8, 0.1)
     assert ring.places.blamed == {stages[1].node}, "the one before waits for it"
+
+
+async def test_who_opened_and_froze_is_blamed_and_not_who_waits_for_it() -> None:
+    network, stages = MemoryNetwork(), list[Stage]()
+
+    async def hang(stream: Stream) -> None:
+        """The one before: it hears, and waits for its next one."""
+        while data := await stream.receive():
+            if isinstance(frame := decode_up(data), Probe):
+                await stream.send(encode_down(Progress(frame.number, 0, 0)))
+
+    async def freeze(stream: Stream) -> None:
+        assert await stream.receive()
+        await stream.send(encode_down(Opened("fake", 8)))
+        await hang_for_good(stream)
+
+    async def hang_for_good(stream: Stream) -> None:
+        while await stream.receive() is not None:
+            pass
+
+    for start, handler in ((0, hang), (1, freeze)):
+        transport = MemoryTransport(network)
+        address = await transport.serve("127.0.0.1:0", {Method.ATTACH: handler})
+        node = transport.identity.node_id
+        stages.append(Stage(node, address, start, start + 1, "fp32", "fake", "cd" * 32))
+    ring = RingSession(MemoryTransport(network), stages, "ab" * 32, "ef" * 32)
+    with pytest.raises(DeadlineExceeded, match=rf"layers 1 to 2 at {stages[1].node}"):
+        await ring.open(8, 0.1)
+    assert ring.places.blamed == {stages[1].node}
