@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate
 from hearthring.client.pace import Pace, Place, Trip
 
@@ -50,6 +51,10 @@ class Watched:
     left: int
     spent: Spent = field(default_factory=Spent)
     _begun: bool = False
+
+    def expect(self, ring: Ring) -> None:
+        """What the ring should take."""
+        self.inner.expect(ring)
 
     def ask(self, place: Place) -> int:
         """As the pace itself, here and below."""

@@ -7,6 +7,7 @@ none, and every guess falls.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from hearthring.client.acceptance import Offer
 from hearthring.client.draft import Candidate
@@ -21,7 +22,7 @@ class Branch:
 
     ``said`` is what the draft said of that, whatever experience makes of it. ``row`` is set when it
     is sent, ``state``, the final residual ``[width]``, when it is back. ``offer`` is what was drawn
-    for the place behind it, if anything was.
+    for the place behind it, if anything was; ``unsent`` are guesses for it that weren't sent.
     """
 
     token: int
@@ -32,6 +33,7 @@ class Branch:
     state: F32 | None = None
     said: float = 1.0
     offer: Offer | None = None
+    unsent: Sequence[Candidate] = ()
     children: "dict[int, Branch]" = field(default_factory=dict)
 
     def below(self) -> "Iterator[Branch]":
@@ -66,11 +68,16 @@ class Branch:
 @dataclass(frozen=True, slots=True)
 class Tip:
     """Where guessing may go on: a branch, the tokens from the cursor to it (its own included, the
-    cursor's not), and the chance that the text gets there."""
+    cursor's not), and the chance of each."""
 
     branch: Branch
     tail: tuple[int, ...]
-    chance: float
+    chances: tuple[float, ...]
+
+    @property
+    def chance(self) -> float:
+        """That the text gets there."""
+        return prod(self.chances)
 
 
 class Branches:
@@ -84,12 +91,12 @@ class Branches:
 
     def tip(self) -> Tip:
         """The end of the likeliest guess: the cursor itself when there is none."""
-        at, tail, chance = self.cursor, list[int](), 1.0
+        at, tail, chances = self.cursor, list[int](), list[float]()
         while at.children:
             at = max(at.children.values(), key=lambda child: child.chance)
             tail.append(at.token)
-            chance *= at.chance
-        return Tip(at, tuple(tail), chance)
+            chances.append(at.chance)
+        return Tip(at, tuple(tail), tuple(chances))
 
     def likely(self, least: float) -> list[Branch]:
         """The cursor and what follows along the likeliest guess, as far as it is back and the text

@@ -5,16 +5,24 @@ sureness was worth so far. Pure but for the counts kept in ``Calibration``.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import exp
 
 import numpy as np
 
+from hearthring.client.draft import Candidate
 from hearthring.client.philox import F64
 
 EDGES = tuple(1 / (1 + exp(-step / 2)) for step in range(-9, 10))
 """Between the buckets of chances: even in their log odds, from 1.1 % to 98.9 %."""
 PRIOR = 4.0
 """Candidates that a bucket seems to have seen, chosen as often as their draft expected."""
+LEANING = 4.0
+"""Variance, in log odds, of how much surer a draft may be than it says, as long as nothing else is
+expected of it."""
+MOST = 3.0
+"""Log odds that guesses before a candidate add to it at most."""
+_STEPS = 6
 MEMORY = 400.0
 """Candidates after which older ones of the same bucket fade: drafts learn, and texts change."""
 
@@ -48,6 +56,7 @@ class Calibration:
         self._stated, self._chosen, self._seen = (np.zeros(buckets) for _ in range(3))
         self._curve: tuple[F64, F64] | None = None
         self._shift, self._prior = 0.0, PRIOR
+        self._information = 0.0
 
     def expect(self, shift: float, rounds: float) -> None:
         """Take the draft at its word but for ``shift`` in log odds, until experience outweighs it.
@@ -75,7 +84,53 @@ class Calibration:
             centres = (ends[1:] + ends[:-1]) / 2
             weights = self._seen + self._prior
             stated = (self._stated + self._prior * centres) / weights
-            expected = 1 / (1 + (1 - centres) / centres * exp(-self._shift))
+            expected = 1 / (1 + (1 - centres) / centres * exp(-self._leaning()))
             chosen = isotonic((self._chosen + self._prior * expected) / weights, weights)
             self._curve = np.array([0.0, *stated, 1.0]), np.array([0.0, *chosen, chosen[-1]])
         return float(np.interp(chance, *self._curve))
+
+    def ahead(self, candidates: Sequence[Candidate], path: Sequence[float] = ()) -> list[Candidate]:
+        """Candidates with the chances that they are chosen if all before them are.
+
+        ``path`` are the chances of guesses that lie before them. A guess that comes true tells of
+        those behind it: the less is known of a text, the surer they are then.
+        """
+        self.rate(0.5)  # what is known is up to date
+        begin = 0.0, self._information + self._prior / PRIOR / LEANING
+        for chance in path:
+            begin = _surer(*begin, chance)
+        known, rated = list[tuple[float, float]](), list[Candidate]()
+        for candidate in candidates:
+            more, information = known[candidate.parent] if candidate.parent >= 0 else begin
+            chance = min(max(self.rate(candidate.chance), 1e-6), 1 - 1e-6)
+            chance = 1 / (1 + (1 - chance) / chance * exp(-more))
+            known.append(_surer(more, information, chance))
+            rated.append(replace(candidate, chance=chance))
+        return rated
+
+    def _leaning(self) -> float:
+        """By how much, in log odds, all candidates do better than stated: the most probable.
+
+        What one bucket shows tells something of the others, too: a text that can be guessed.
+        """
+        seen = self._seen > 0
+        self._information = 0.0
+        if not seen.any():
+            return self._shift
+        many, chosen = self._seen[seen], self._chosen[seen]
+        stated = np.clip(self._stated[seen] / many, 0.01, 0.99)
+        odds, at = np.log(stated / (1 - stated)), self._shift
+        pull = self._prior / PRIOR / LEANING
+        for _ in range(_STEPS):
+            chance = 1 / (1 + np.exp(-np.clip(odds + at, -30, 30)))
+            slope = float((chosen - many * chance).sum()) - pull * (at - self._shift)
+            move = slope / (float((many * chance * (1 - chance)).sum()) + pull)
+            at += min(2.0, max(-2.0, move))
+            self._information = float((many * chance * (1 - chance)).sum())
+        return at
+
+
+def _surer(more: float, information: float, chance: float) -> tuple[float, float]:
+    """Log odds to add, and what is known of them, once a guess of such a chance has come true."""
+    information += chance * (1 - chance)
+    return min(MOST, more + (1 - chance) / information), information

@@ -22,6 +22,7 @@ from hearthring.client.branches import Branch, Branches
 from hearthring.client.chunks import chunk_rows
 from hearthring.client.flight import Result
 from hearthring.client.heads import Heads
+from hearthring.client.outlook import outlook
 from hearthring.client.pace import Trip
 from hearthring.client.ring import RingSession
 from hearthring.client.rollback import RolledBack
@@ -221,22 +222,25 @@ class Generation:
         """
         self.prompt_tokens = self.prompt_tokens or len(self.token_ids)
         self.prefill_begun, self.resumed = time.monotonic(), self.made
-        waiting: deque[asyncio.Future[Result]] = deque()
-        void, read = list[int](), False
+        waiting: deque[tuple[asyncio.Future[Result], float]] = deque()
+        void, read, trips = list[int](), False, list[Trip]()
         for kind, places in self._chunks():
             if void:  # nothing may hang on what is void
                 break
             rows = [Row(place + 1, place, place, kind) for place in places]
             states = await self.heads.run(self.ends.embed, [self.token_ids[p] for p in places])
             if len(waiting) == IN_FLIGHT:
-                await self._receive(waiting.popleft(), void)
-            waiting.append(self._send(rows, states, [row.id for row in rows]))
+                trips.append(await self._receive(*waiting.popleft(), void))
+            begun = time.perf_counter()
+            waiting.append((self._send(rows, states, [row.id for row in rows]), begun))
             self.rows.extend(rows)
         while waiting:
             # The draft reads while nothing else is to be done here.
-            while not (waiting[0].done() or read):
+            while not (waiting[0][0].done() or read):
                 read = await self.heads.run(self.speculation.read, self.token_ids)
-            await self._receive(waiting.popleft(), void)
+            trips.append(await self._receive(*waiting.popleft(), void))
+        if (ring := outlook(self.ring.route, trips)) is not None:
+            self.speculation.expect(ring)
         if void:
             raise RolledBack(min(void), {})
 
@@ -256,8 +260,11 @@ class Generation:
         commit, self.uncommitted = self.uncommitted, certain
         return self.ring.send(rows, states, commit)
 
-    async def _receive(self, waiting: "asyncio.Future[Result]", void: list[int]) -> None:
-        """Take a step's states. Positions that the text was taken back to go to ``void``."""
+    async def _receive(
+        self, waiting: "asyncio.Future[Result]", begun: float, void: list[int]
+    ) -> Trip:
+        """Take the states of a step that went at ``begun``. Positions that the text was taken back
+        to go to ``void``."""
         while True:
             try:
                 result = await self.ring.result(waiting)
@@ -268,6 +275,7 @@ class Generation:
                     void.append(back.position)
         self.results.append(result)
         self.final.extend(result.states)
+        return Trip(result, time.perf_counter() - begun, False)
 
     # -- generated rows --------------------------------------------------------------------------
 
@@ -298,7 +306,7 @@ class Generation:
             )
             token = self.speculation.rule.judge(place, *drawn).token
             branch = cursor.children.get(token)
-            self.speculation.judged(cursor.children.values(), token)
+            self.speculation.judged(cursor, token)
             fallen += branches.move(token)
             chosen.append((token, branch))
             history.append(token)

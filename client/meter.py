@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
+from hearthring.client.cost import Ring
 from hearthring.client.flight import Result
 from hearthring.shards.timings import Fit
 
@@ -16,6 +17,11 @@ WILD = 2.5
 """A time so much above the line's is somebody else's pause, and counts as this much."""
 SLOPE = 0.5
 """Before it is measured: what a row more takes of what a step of one row takes at its stages."""
+CROWDED = 0.5
+"""What a step takes from others that fly, as a share of its turn, before that shows: nothing where
+every stage has processors of its own, all of it where they share them."""
+LEAST = 0.1
+"""The least that it is taken for."""
 APART, PRIOR = 4.0, 1.0
 """So many rows away, the guessed slope counts as so many measurements."""
 
@@ -68,20 +74,47 @@ class Line:
 class Meter:
     """``cycle``: from one choice of tokens to the next, when a single step made the trip.
     ``turn``: the slowest stage of a step, among others if there were such. ``waiting``: how long
-    steps wait for other sessions at the stages, as a share of their computing."""
+    steps wait for other sessions at the stages, as a share of their computing. What isn't measured
+    yet is as expected, if anything was."""
 
     cycle: Line = field(default_factory=Line)
     turn: Line = field(default_factory=Line)
     hop: float = 0.0
     waiting: float = 0.0
+    _expected: Ring | None = None
+    _share: float = SLOPE
+    _quiet: Line = field(default_factory=Line)
+    """The slowest stage of a step while nothing else flew."""
     _among: bool = False
     _singles: deque[float] = field(default_factory=lambda: deque[float](maxlen=9))
     _hops: deque[float] = field(default_factory=lambda: deque[float](maxlen=9))
 
+    def expect(self, ring: Ring) -> None:
+        """What the ring should take, until it is measured."""
+        self._expected = ring
+        self.cycle.slope = ring.marginal(1)
+        self.turn.slope = self._quiet.slope = max(stage.row for stage in ring.stages)
+        self._share = sum(s.row for s in ring.stages) / sum(s.seconds(1) for s in ring.stages)
+
+    @property
+    def sure(self) -> bool:
+        """Whether plain tokens were measured."""
+        return len(self._singles) > 1
+
     @property
     def plain(self) -> float:
-        """Seconds a token without guesses, the median of late; 0 before two were measured."""
-        return median(self._singles) if len(self._singles) > 1 else 0.0
+        """Seconds a token without guesses, the median of late; 0 as long as nobody knows."""
+        if self.sure:
+            return median(self._singles)
+        if self._expected is None:
+            return 0.0
+        return self.cycle.fit().seconds(1) if self.cycle.known else self._expected.trip(1)
+
+    def turning(self, rows: int) -> float:
+        """Seconds of a step of so many rows at the slowest stage."""
+        if self._expected is not None and not self.turn.known:
+            return max(stage.seconds(rows) for stage in self._expected.stages)
+        return self.turn.fit().seconds(rows)
 
     def round(self, rows: int, seconds: float) -> None:
         """From one choice to the next, a single step of so many rows under way."""
@@ -93,8 +126,25 @@ class Meter:
         """What a single step of so many rows should take from one choice to the next."""
         return self.plain + (rows - 1) * self.cycle.fit().row
 
-    def trip(self, result: Result, seconds: float, alone: bool) -> None:
-        """A step is back after so many seconds; ``alone``: none of the same session was out."""
+    @property
+    def crowded(self) -> float:
+        """What a step takes from others that fly, as a share of its turn, 0 to 1: as much as steps
+        among others were slower than single ones."""
+        if not self._among:
+            return CROWDED
+        if self._quiet.known:
+            single = self._quiet.fit().seconds(2)
+        elif self._expected is not None:
+            single = max(stage.seconds(2) for stage in self._expected.stages)
+        else:
+            return CROWDED
+        return min(1.0, max(LEAST, self.turn.fit().seconds(2) / max(single, 1e-9) - 1.0))
+
+    def trip(
+        self, result: Result, seconds: float, alone: bool, free: bool = True, single: bool = True
+    ) -> None:
+        """A step is back after so many seconds; ``alone``: none of the same session was out that
+        counted; ``free``: none that had fallen, either; ``single``: none followed it."""
         times = result.times
         if not times or not result.rows:
             return
@@ -104,10 +154,13 @@ class Meter:
         if alone:
             self._hops.append((seconds - computing - queueing) / (len(times) + 1))
             self.hop = max(0.0, median(self._hops))
-            self.waiting += (queueing / max(computing, 1e-6) - self.waiting) / 8
+            if single and free:
+                self._quiet.add(rows, most)
+            if free:
+                self.waiting += (queueing / max(computing, 1e-6) - self.waiting) / 8
             if rows == 1:
-                self.cycle.slope = SLOPE * computing
-                self.turn.slope = SLOPE * most
+                self.cycle.slope = self._share * computing
+                self.turn.slope = self._quiet.slope = self._share * most
         if not alone and not self._among:
             self._among, self.turn = True, Line(self.turn.slope)
         if not alone or not self._among:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate
 from hearthring.client.flight import Result
 
@@ -39,6 +40,9 @@ class Trip:
 class Pace(Protocol):
     """Decides for one generation."""
 
+    def expect(self, ring: Ring) -> None:
+        """Before the first step: what the ring should take, by what is known of it."""
+
     def ask(self, place: Place) -> int:
         """How many candidates to ask the draft for; 0: don't ask."""
 
@@ -70,6 +74,9 @@ class Fixed:
 
     rows: int = 0
     deep: int = 1
+
+    def expect(self, ring: Ring) -> None:
+        """Nothing follows from it."""
 
     def ask(self, place: Place) -> int:
         """As many as a step takes."""

@@ -35,6 +35,9 @@ class Stage:
     """A step of m prompt rows takes about ``step + m * row``; 0 where it isn't known."""
     prompt_points: tuple[tuple[int, float], ...] = field(default=(), compare=False)
     """What such steps took when they were measured, ``(rows, seconds)``."""
+    step_seconds: float = field(default=0.0, compare=False)
+    row_seconds: float = field(default=0.0, compare=False)
+    """The same of generated rows."""
 
     def failed(self, error: HearthringError) -> StageFailed:
         """What its session ends with when it fails."""
@@ -168,4 +171,6 @@ def _stage(record: NodeRecord, hop: Hop) -> Stage:
         record.prompt_step_seconds * share,
         record.prompt_row_seconds * share,
         tuple((rows, seconds * share) for rows, seconds in record.prompt_points),
+        record.step_seconds * share,
+        record.row_seconds * share,
     )

@@ -9,7 +9,7 @@ to cost. For drafts that say several tokens at a place; a chain is what comes of
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from hearthring.client.cost import rows_worth
+from hearthring.client.cost import Ring, rows_worth
 from hearthring.client.draft import Candidate
 from hearthring.client.meter import Meter
 from hearthring.client.pace import Explain, Place, Trip
@@ -42,6 +42,10 @@ class Shaped:
     def acceptance(self) -> tuple[float, ...]:
         """How often the sibling of each rank was the chosen token."""
         return tuple(taken / self._places for taken in self._taken)
+
+    def expect(self, ring: Ring) -> None:
+        """Prices to begin with."""
+        self.meter.expect(ring)
 
     def ask(self, place: Place) -> int:
         """All that a step takes, once it is measured what a plain one takes."""

@@ -1,13 +1,14 @@
 """A draft and a pace at work for one generation, and the account of what came of it."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 from hearthring.client.acceptance import RULES, DrawingDraft, Rule
 from hearthring.client.answer import Guessing
-from hearthring.client.branches import Branch, Branches
+from hearthring.client.branches import Branch, Branches, Tip
 from hearthring.client.calibration import Calibration
+from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate, Draft, ReadingDraft
 from hearthring.client.lessons import Lesson, Tally
 from hearthring.client.pace import Explain, Fixed, Pace, Place, Trip, subtree
@@ -75,17 +76,23 @@ class Speculation:
             if self.lesson is not None:
                 self.lesson.begin(self._calibration)
 
+    def expect(self, ring: Ring) -> None:
+        """What the ring should take, by what is known of it before the first generated row."""
+        self.pace.expect(ring)
+
     def read(self, prompt: Sequence[int]) -> bool:
         """Let the draft read some of the prompt while it is on its way; whether that's all."""
         return not isinstance(self.draft, ReadingDraft) or self.draft.read(prompt)
 
-    def judged(self, guesses: Iterable[Branch], token: int) -> None:
-        """A token was chosen where these were guessed."""
-        ranked = sorted(guesses, key=lambda guess: -guess.said)
+    def judged(self, cursor: Branch, token: int) -> None:
+        """A token was chosen behind the cursor. Guesses that weren't sent are judged by it, too."""
+        ranked = sorted(cursor.children.values(), key=lambda guess: -guess.said)
         self.pace.judged([guess.token == token for guess in ranked])
-        for guess in ranked:
-            self._calibration.saw(guess.said, guess.token == token)
-            self.tally.saw(guess.said, guess.token == token)
+        said = [(guess.token, guess.said) for guess in ranked]
+        said += [(c.token, c.chance) for c in cursor.unsent if c.token not in cursor.children]
+        for guess, chance in said:
+            self._calibration.saw(chance, guess == token)
+            self.tally.saw(chance, guess == token)
 
     def wrote(self, tokens: Sequence[int], hits: int) -> None:
         """Tokens were chosen, ``hits`` of them as guessed."""
@@ -132,20 +139,45 @@ class Speculation:
         reach = end - 1 - tip.branch.position
         if place.room < 1 or reach < 1 or (most := self.pace.ask(place)) < 1:
             return []
-        begun = self.clock()
-        proposed = within(self.draft.propose(tip.tail, min(most, place.room)), reach)
+        fresh = not self.draft_s
+        found = self._ask(tip, min(most, place.room))
+        # The first candidates show what they cost: it may be worth to look for more at once.
+        if fresh and len(found) == most < (more := self.pace.ask(place)):
+            found = self._ask(tip, min(more, place.room))
         if isinstance(self.draft, DrawingDraft) and tip.branch.offer is None:
             tip.branch.offer = self.draft.offered()
-        spent = self.clock() - begun
-        self.draft_s += spent
-        self.pace.drafted(len(proposed), spent)
-        rate = self._calibration.rate
-        rated = [replace(candidate, chance=rate(candidate.chance)) for candidate in proposed]
+        proposed = within(found, reach)
+        rated = self._calibration.ahead(proposed, tip.chances)
         wanted = frozenset(self.pace.keep(place, rated))
         grown = tip.branch.grow(subtree(rated, wanted))
         for branch, candidate in zip(grown, subtree(proposed, wanted), strict=True):
             branch.said = candidate.chance
+        left_out(proposed, wanted, tip.branch)
         return grown
+
+    def _ask(self, tip: Tip, most: int) -> list[Candidate]:
+        """What the draft has to say, and what that took."""
+        assert self.draft is not None
+        begun = self.clock()
+        found = self.draft.propose(tip.tail, most)
+        spent = self.clock() - begun
+        self.draft_s += spent
+        self.pace.drafted(len(found), spent)
+        return found
+
+
+def left_out(proposed: Sequence[Candidate], wanted: Collection[int], root: Branch) -> None:
+    """Note at the branches what of a proposal wasn't hung beneath them."""
+    places = {-1: root}
+    root.unsent = ()
+    for index, candidate in enumerate(proposed):
+        above = places.get(candidate.parent)
+        if above is None:
+            continue
+        if (child := above.children.get(candidate.token)) is not None and index in wanted:
+            places[index] = child
+        else:
+            above.unsent = (*above.unsent, candidate)
 
 
 def within(candidates: Sequence[Candidate], depth: int) -> list[Candidate]:

@@ -8,6 +8,7 @@ trips take and has far less to try; where times don't follow a line it may be th
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate
 from hearthring.client.pace import Explain, Fixed, Place, Trip
 
@@ -42,6 +43,9 @@ class Trying:
         """Plain first: the others are measured by it."""
         self._plain = 0.0
         self._tokens, self._seconds = 0, 0.0
+
+    def expect(self, ring: Ring) -> None:
+        """Nothing follows from it."""
 
     def ask(self, place: Place) -> int:
         return ARMS[self._arm].ask(place)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate
 from hearthring.client.pace import Place, Trip
 
@@ -68,6 +69,9 @@ class Whim:
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.seed)
+
+    def expect(self, ring: Ring) -> None:
+        pass
 
     def ask(self, place: Place) -> int:
         if place.flying >= self._random.integers(1, self.deep + 1):

@@ -80,7 +80,8 @@ class PacedClient:
 
     The draft takes ``call`` seconds whenever it is asked and ``guess`` more for each candidate;
     ``beside`` is what of a stage's time for a step isn't its engine's, and isn't reported. ``work``
-    is what processors do beside engines.
+    is what processors do beside engines. ``announced`` is what the pace is told of the ring, if
+    that isn't the truth.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class PacedClient:
         guess: float = 0.0,
         beside: float = 0.0,
         work: Work = NOTHING,
+        announced: Ring | None = None,
     ) -> None:
         self._beside = beside
+        self._announced = announced or ring
         self._clock = Clock()
         self._time = OwnTime(self._clock)
         self._ring = SimulatedRing(self._clock, ring, work)
@@ -125,6 +128,7 @@ class PacedClient:
     def run(self) -> float:
         """Seconds from the first token to the last."""
         self.speculation.begin(self._text[: self._made])
+        self.speculation.expect(self._announced)
         self._decide()
         self._clock.run(lambda: self._made == len(self._text))
         return self._clock.now
@@ -153,7 +157,7 @@ class PacedClient:
         while not missed and branches.cursor.state is not None and self._made < len(self._text):
             token = self._text[self._made]
             branch = branches.cursor.children.get(token)
-            self.speculation.judged(branches.cursor.children.values(), token)
+            self.speculation.judged(branches.cursor, token)
             self._discard(branches.move(token))
             chosen.append(token)
             self._made += 1

@@ -36,7 +36,7 @@ class Invented:
         while made < tokens:
             place = Place(0, 1.0, 64)
             asked = min(pace.ask(place), 64)
-            self.asked, drafting = self.asked + asked, asked * self.draft
+            self.asked, drafting = self.asked + asked, self.took(asked)
             if asked:
                 pace.drafted(asked, drafting)
             chance = known.rate(self.said)
@@ -58,6 +58,10 @@ class Invented:
             pace.wrote(1 + hits, seconds + drafting)
             spent, made = spent + seconds + drafting, made + 1 + hits
         return spent / made
+
+    def took(self, asked: int) -> float:
+        """Seconds to find so many candidates."""
+        return asked * self.draft
 
     def plain(self) -> float:
         """Seconds a token without guesses, in the mean."""
@@ -126,6 +130,7 @@ def test_every_decision_is_explained() -> None:
     said = list[str]()
     Invented(0.01, 0.02, 0.0, 0.0, said=0.9).run(Controller(said.append), 60)
     assert any("guesses:" in words for words in said)
+    Invented(0.01, 0.02, 0.0, 0.0, said=0.9, draft=0.1).run(Controller(said.append), 60)
     assert any("no guesses for a while" in words for words in said)
 
 
@@ -137,3 +142,26 @@ def test_a_line_finds_its_slope_and_bears_a_pause() -> None:
     line.add(1, 500.0)
     assert line.fit().row == pytest.approx(0.25, abs=0.08)
     assert line.fit().seconds(1) == pytest.approx(1.25, abs=0.3)
+
+
+def test_one_slow_call_of_a_draft_is_soon_forgotten() -> None:
+    @dataclass
+    class Paused(Invented):
+        """The draft's call at one place takes 5 s."""
+
+        pause: int = 60
+        calls: int = 0
+
+        def took(self, asked: int) -> float:
+            self.calls += bool(asked)
+            return 5.0 if self.calls == self.pause and asked else asked * self.draft
+
+    for pause in (1, 10):
+        pace = Controller(deep=1)
+        paused = Paused(0.01, 0.001, 0.05, 0.85, said=0.85, draft=0.001, pause=pause)
+        paused.run(pace, 130)
+        asked = paused.asked
+        paused.run(pace, 130, seed=2)
+        free = Invented(0.01, 0.001, 0.05, 0.85, said=0.85, draft=0.001)
+        free.run(Controller(deep=1), 130)
+        assert paused.asked - asked > 0.8 * free.asked, f"after a pause at call {pause}"

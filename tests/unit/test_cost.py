@@ -19,6 +19,7 @@ from hearthring.client.cost import (
     survivals,
     tree,
 )
+from hearthring.client.draft import Candidate
 from hearthring.shards.timings import Fit
 
 
@@ -181,3 +182,30 @@ def test_old_experience_fades() -> None:
         calibration.saw(0.5, False)
     assert calibration.rate(0.5) < 0.1
     assert PRIOR < 10
+
+
+def test_what_one_bucket_shows_leans_on_the_others() -> None:
+    calibration = Calibration()
+    for _ in range(6):
+        calibration.saw(0.1, True)
+    assert calibration.rate(0.5) > 0.8, "a text that can be guessed"
+    for _ in range(40):
+        calibration.saw(0.1, False)
+    assert calibration.rate(0.5) < 0.6
+
+
+def test_a_guess_that_comes_true_makes_those_behind_it_likelier() -> None:
+    chain, calibration = [Candidate(7, at - 1, 0.1) for at in range(4)], Calibration()
+    rated = [candidate.chance for candidate in calibration.ahead(chain)]
+    assert rated[0] == pytest.approx(calibration.rate(0.1))
+    assert rated == sorted(rated)
+    assert rated[3] > 2 * rated[0]
+    behind = calibration.ahead(chain, rated[:2])
+    assert behind[0].chance == pytest.approx(rated[2])
+    for place in range(400):
+        calibration.saw(0.1, place % 10 == 0)
+    known = [candidate.chance for candidate in calibration.ahead(chain)]
+    assert known == pytest.approx([0.1] * 4, abs=0.03), "what is known needs no guess before it"
+    fork = [Candidate(1, -1, 0.3), Candidate(2, -1, 0.3), Candidate(3, 0, 0.3)]
+    first, second, below = calibration.ahead(fork)
+    assert first.chance == second.chance <= below.chance
