@@ -7,10 +7,12 @@ no cost to the ring; so nothing has to be tried out (Liu et al., "Not-a-Bandit",
 from collections.abc import Sequence
 
 from hearthring.client.bandits import Hedge
-from hearthring.client.draft import Candidate, Draft
+from hearthring.client.draft import Candidate, Draft, ReadingDraft
 
 AHEAD = 4
 """Tokens ahead that count in a score."""
+LATE = 0.5
+"""The score of a slow draft before it has guessed."""
 MEMORY = 64.0
 """Scores after which older ones fade: a text may change its nature."""
 
@@ -18,7 +20,9 @@ MEMORY = 64.0
 class SeveralDrafts:
     """Drafts in the order of preference while nothing is known. Owns them.
 
-    Every ``observe`` asks each of them what it would have said, so they have to be cheap.
+    Every ``observe`` asks the cheap ones what they would have said. One that takes time, a
+    ``ReadingDraft``, is scored by what it has said when it guessed, and counts as it did of late in
+    between: for those alone information is full.
     """
 
     def __init__(self, drafts: Sequence[Draft]) -> None:
@@ -26,11 +30,21 @@ class SeveralDrafts:
         self.name = "+".join(draft.name for draft in drafts)
         self._begun = False
         self._hedge = Hedge(len(self._drafts), MEMORY)
+        self._slow = [isinstance(draft, ReadingDraft) for draft in self._drafts]
+        self._of_late = [LATE] * len(self._drafts)
+        self._said: dict[int, list[Candidate]] = {}
 
     def observe(self, tokens: Sequence[int]) -> None:
         if self._begun and tokens:
-            said = [draft.propose((), AHEAD) for draft in self._drafts]
-            self._hedge.reward([right(proposal, tokens) for proposal in said])
+            for place, draft in enumerate(self._drafts):
+                if self._slow[place] and place not in self._said:
+                    continue
+                said = self._said[place] if self._slow[place] else draft.propose((), AHEAD)
+                score = right(said, tokens)
+                late = self._of_late[place]
+                self._of_late[place] = late + (score - late) / 8 if self._slow[place] else score
+            self._hedge.reward(self._of_late)
+            self._said.clear()
         self._begun = True
         for draft in self._drafts:
             draft.observe(tokens)
@@ -40,12 +54,16 @@ class SeveralDrafts:
         weights = self._hedge.weights()
         for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
             if proposal := self._drafts[place].propose(tail, most):
+                if not tail:
+                    self._said[place] = proposal
                 return proposal
         return []
 
     def forget(self) -> None:
         self._begun = False
         self._hedge = Hedge(len(self._drafts), MEMORY)
+        self._of_late = [LATE] * len(self._drafts)
+        self._said.clear()
         for draft in self._drafts:
             draft.forget()
 

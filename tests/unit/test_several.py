@@ -64,6 +64,31 @@ def test_the_draft_that_would_have_been_right_guesses() -> None:
     assert (ones.closed, twos.closed) == (1, 1)
 
 
+def test_a_slow_draft_is_asked_only_when_it_guesses() -> None:
+    class Slow(Counting):
+        asked = 0
+
+        def read(self, prompt: Sequence[int]) -> bool:
+            return True
+
+        def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
+            self.asked += 1
+            return super().propose(tail, most)
+
+    slow, cheap = Slow(2), Counting(1)
+    several = SeveralDrafts([slow, cheap])
+    several.observe([0])
+    for number in range(1, 60):
+        assert several.propose((), 2)
+        several.observe([number])
+    assert several.propose((), 1)[0].token == 60, "the cheap one was right"
+    assert 0 < slow.asked < 20
+    before = slow.asked
+    for number in range(60, 90):
+        several.observe([number])
+    assert slow.asked == before, "nobody asked for guesses"
+
+
 def test_whoever_has_nothing_to_say_is_passed_over() -> None:
     several = SeveralDrafts([Counting(1, start=100), Counting(3)])
     several.observe([1])
