@@ -273,7 +273,7 @@ async def test_what_is_here_already_renews_nobodys_patience(swarm: Swarm) -> Non
     await swarm.provider(first_alone)
     async with asyncio.timeout(20):
         with pytest.raises(ModelNotHere, match="no more"):
-            await swarm.fetch(("layer2",), patience=0.2)
+            await swarm.fetch(("layer2",), patience=1.0)
     assert [path.name for path in swarm.store.folder.iterdir()] == ["layer2.gguf.coming"]
 
 
