@@ -8,6 +8,7 @@ from typing import Any
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.audits import remember
+from hearthring.client.classes import Classes, classes_of
 from hearthring.client.draft import Setting
 from hearthring.client.drafts import Make, needed_parts, open_speculation
 from hearthring.client.generation import Generation
@@ -70,7 +71,7 @@ class Answering:
             else await asyncio.to_thread(model.ids, request)
         )
         made = list(begun.token_ids) if begun is not None else []
-        classes = [begun.fingerprint if begun is not None else ""]
+        classes = [begun.classes if begun is not None else ()]
         answering = self._answer(request, stream, model, ids, made, classes)
         try:
             async with contextlib.aclosing(answering):
@@ -87,11 +88,11 @@ class Answering:
         model: PromptModel,
         ids: list[int],
         made: list[int],
-        classes: list[str],
+        classes: list[Classes],
     ) -> AsyncGenerator[Piece]:
         """One session for a request, whose tokens so far are always in ``made``.
 
-        ``classes`` ends with the numerics class of the last of them, empty before the first.
+        ``classes`` ends with those of the route of the last of them, none before the first.
         """
         limit = min(request.max_tokens, model.room(ids))
         transcript = Transcript(model.tokenizer, request.stop)
@@ -122,14 +123,14 @@ class Answering:
             checks = self._spot_checks(request, generation)
             stack.push_async_callback(remember, self._swarm.reputation, checks.lessons)
             stack.push_async_callback(checks.close)
-            if made and ring.route[-1].fingerprint != classes[-1]:
+            if made and classes_of(ring.route) != classes[-1]:
                 generation.class_changes.append(len(ids) + len(made))
             while True:
                 writing = self._write(generation, transcript, limit, model)
                 async with contextlib.aclosing(writing):
                     async for piece in writing:
                         made[:] = generation.token_ids[len(ids) :]
-                        classes[:] = [ring.route[-1].fingerprint]
+                        classes[:] = [classes_of(ring.route)]
                         checks.look()
                         if piece is not None:
                             yield piece

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from hearthring.client.classes import Classes
 from hearthring.client.route import Stage, View, find_cover
 from hearthring.protocol.errors import NoRoute
 from hearthring.protocol.records import NodeRecord
@@ -82,40 +83,66 @@ class Spares:
     view: View = field(default_factory=View)
     patience: float = PATIENCE
     any_class: bool = False
-    like: str = ""
-    """Fingerprint of the class that the first route has to have: an earlier session's."""
+    like: Classes = ()
+    """The classes that the first route has to have: an earlier session's."""
 
     def route(
         self, records: Sequence[NodeRecord], lost: frozenset[str] = frozenset()
     ) -> tuple[Stage, ...]:
-        """The best route there is. Raises ``NoRoute``.
+        """The best route there is, of one class if that is possible. Raises ``NoRoute``.
 
         Nodes that failed lately are used only if there is no other route, and then as few of them
         as can be, those first that failed the least: they may have been restarted. Those that are
         ``lost`` to whoever asks come last.
         """
         avoid, view = self.avoided.now() | lost, self._doubting()
-        tries = [(avoid, self.view, self.like), (lost, view, self.like)]
-        tries += [(frozenset(), view, self.like)] if lost else []
-        if self.any_class and self.like:
-            tries.append((frozenset(), view, ""))
+        looks = [(avoid, self.view), (lost, view)]
+        looks += [(frozenset(), view)] if lost else []
         failure: NoRoute | None = None
-        for without, seen, like in tries:
+        for without, seen in looks if self.like else ():
             try:
-                return find_cover(
-                    records,
-                    0,
-                    self.layers,
-                    rows=self.rows,
-                    avoid=without,
-                    fingerprint=like,
-                    view=seen,
-                    whole=self.layers,
-                )
+                return self._like(records, without, seen)
             except NoRoute as error:
                 failure = error
+        for without, seen in looks if self.any_class or not self.like else ():
+            for one_class in (True, False):
+                try:
+                    return self._cover(records, (0, self.layers, ""), without, seen, one_class)
+                except NoRoute as error:
+                    failure = error
         assert failure is not None
         raise failure
+
+    def _like(
+        self, records: Sequence[NodeRecord], avoid: frozenset[str], view: View
+    ) -> tuple[Stage, ...]:
+        """A route of the classes of ``like``, whatever its windows."""
+        found = list[Stage]()
+        for part in self.like:
+            used = frozenset(stage.node for stage in found) if view.once else frozenset[str]()
+            found += self._cover(records, part, avoid | used, view)
+        return tuple(found)
+
+    def _cover(
+        self,
+        records: Sequence[NodeRecord],
+        part: tuple[int, int, str],
+        avoid: frozenset[str],
+        view: View,
+        one_class: bool = True,
+    ) -> tuple[Stage, ...]:
+        start, end, fingerprint = part
+        return find_cover(
+            records,
+            start,
+            end,
+            rows=self.rows,
+            avoid=avoid,
+            fingerprint=fingerprint,
+            one_class=one_class,
+            view=view,
+            whole=self.layers,
+        )
 
     async def instead(
         self, route: Sequence[Stage], down: frozenset[Stage], again: bool, anybody: bool

@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any, TypedDict
 
 from hearthring.client.acceptance import RULES, Rule, rule_named
+from hearthring.client.classes import Classes
 from hearthring.client.drafts import Make, check_draft
 from hearthring.client.sampler import Sampling
 from hearthring.client.stops import StopWatcher
@@ -61,13 +62,13 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "se
 class Unfinished:
     """A request that failed, and how far it was: what ``AsyncClient.resume`` goes on from.
 
-    ``fingerprint`` is that of the class in which its last token was chosen, empty if none was.
+    ``classes`` are those of the route that chose its last token, none if none was chosen.
     """
 
     request: "Request"
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    fingerprint: str = ""
+    classes: Classes = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hearthring.client.classes import Classes
 from hearthring.client.config import INT8, SHARING
 from hearthring.client.opening import Opening
 from hearthring.client.replacement import Avoided, Spares
@@ -28,12 +29,12 @@ class Sessions:
         taps: Sequence[int] = (),
         extra: int = 0,
         cells: bool = False,
-        like: str = "",
+        like: Classes = (),
     ) -> tuple[RingSession, Ends]:
         """An open session with room for so many rows, and ``extra`` ones if there is room;
         with ``cells`` its stages commit to them.
 
-        Its class is that of the fingerprint ``like``, if that is given and another isn't allowed.
+        Its classes are ``like``, if that is given and others aren't allowed.
         Raises what ``Opening.open`` does.
         """
         swarm, config = self._swarm, self._swarm.config

@@ -14,7 +14,7 @@ from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.proof import read, sign
-from hearthring.verify.verdict import Outcome
+from hearthring.verify.verdict import Outcome, Strength
 from tests.memory_ring import MemorySwarm, memory_swarm
 
 PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 40)]
@@ -22,23 +22,22 @@ OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": 12, "temperature": 0.9, "seed
 LOST_AT = 5
 
 
-def client(swarm: MemorySwarm, *, allow: bool) -> AsyncClient:
+def client(swarm: MemorySwarm, *, allow: bool, patience: float = 0.5) -> AsyncClient:
     found = AsyncClient(
         [swarm.nodes[0].invitation],
         str(swarm.entry.path),
         threads=1,
         transport=MemoryTransport(swarm.network),
-        patience=30.0 if allow else 0.5,
+        patience=30.0 if allow else patience,
         allow_class_change=allow,
     )
     swarm.stack.push_async_callback(found.close)
     return found
 
 
-async def disturbed(swarm: MemorySwarm, *, allow: bool) -> Answer:
-    """The second stage is lost, and only another engine's is there in its place."""
-    await swarm.node((2, 4), Residual.FP16, engine="ggml", row_seconds=0.5)
-    stream = client(swarm, allow=allow).stream(**OPTIONS)  # type: ignore[arg-type]
+async def killed(swarm: MemorySwarm, asking: AsyncClient) -> Answer:
+    """The second node is lost in the middle of the answer."""
+    stream = asking.stream(**OPTIONS)  # type: ignore[arg-type]
     made = 0
     async for piece in stream:
         assert not piece.taken_back, "the text stays"
@@ -46,6 +45,12 @@ async def disturbed(swarm: MemorySwarm, *, allow: bool) -> Answer:
         if made == LOST_AT:
             await swarm.kill(swarm.nodes[1])
     return stream.answer
+
+
+async def disturbed(swarm: MemorySwarm, *, allow: bool) -> Answer:
+    """The second stage is lost, and only another engine's is there in its place."""
+    await swarm.node((2, 4), Residual.FP16, engine="ggml", row_seconds=0.5)
+    return await killed(swarm, client(swarm, allow=allow))
 
 
 async def test_another_class_comes_only_if_it_is_allowed(tiny: ModelEntry) -> None:
@@ -87,3 +92,23 @@ async def test_a_change_outside_the_answer_is_refused(tiny: ModelEntry) -> None:
                 sign(replace(proof, class_from=outside, _file=b""), who)
         at_end = sign(replace(proof, class_from=len(proof.token_ids), _file=b""), who)
         assert read(at_end.file).class_from == len(proof.token_ids)
+
+
+async def test_a_ring_of_unlike_machines_answers_and_goes_on_as_it_began(tiny: ModelEntry) -> None:
+    async with memory_swarm(tiny, (0, 2), Residual.FP16) as swarm:
+        await swarm.node((2, 4), Residual.FP16, engine="ggml")
+        answer = await client(swarm, allow=False).generate(**OPTIONS)  # type: ignore[arg-type]
+        assert [stage.numerics.partition("-")[0] for stage in answer.route] == ["torch", "ggml"]
+        assert answer.class_changes == ()
+        verdict = audit_offline(answer.proof, 1)
+        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.TOLERANCE)
+
+        with pytest.raises(NoRoute) as lost:
+            await killed(swarm, client(swarm, allow=False))
+        assert lost.value.missing == ((2, 4),)
+        await swarm.node((0, 4), Residual.FP16)  # whole, and of another class than the text's
+        await swarm.node((2, 4), Residual.FP16, engine="ggml", row_seconds=0.5)
+        resumed = await client(swarm, allow=False, patience=30.0).resume(lost.value)
+        assert resumed.token_ids == answer.token_ids
+        assert resumed.class_changes == ()
+        assert resumed.route[1].node == swarm.nodes[-1].node_id
