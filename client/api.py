@@ -56,9 +56,9 @@ from hearthring.verify.verdict import Verdict
 class AsyncClient:
     """A client of one swarm and one model. Use as ``async with AsyncClient(join=[...]) as c``.
 
-    ``join`` takes invitations; ``model`` an alias, a path, or the id of a model, by default the one
-    that the first seed serves. Tokenizer, embedding and head of a model that isn't in the cache
-    are fetched from the swarm, once.
+    ``join`` takes invitations, or one alone; ``model`` an alias, a path, or the id of a model, by
+    default the one that the first seed serves. Tokenizer, embedding and head of a model that isn't
+    in the cache are fetched from the swarm, once.
     ``threads`` is the number for embedding and head, ``engine`` what computes them: ``auto`` is
     ggml for quantised weights, else torch. ``reputation`` tells what a node counts for in
     routes (1 is neutral, 0.5 as if twice as slow, 0 never): by default what this user's audits
@@ -78,7 +78,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        join: Sequence[str | Invitation] = (),
+        join: str | Sequence[str | Invitation] = (),
         model: str | None = None,
         *,
         threads: int | None = None,
@@ -94,7 +94,8 @@ class AsyncClient:
         remember: bool = False,
         wire: str = EXACT,
     ) -> None:
-        seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in join)
+        several = (join,) if isinstance(join, str) else join
+        seeds = tuple(Invitation.parse(i) if isinstance(i, str) else i for i in several)
         self.config = ClientConfig(
             seeds,
             model,

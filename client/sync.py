@@ -34,7 +34,7 @@ class Client:
 
     def __init__(
         self,
-        join: Sequence[str | Invitation] = (),
+        join: str | Sequence[str | Invitation] = (),
         model: str | None = None,
         *,
         threads: int | None = None,

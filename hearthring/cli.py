@@ -8,6 +8,7 @@ import typer
 
 from hearthring.ask_commands import ask, chat
 from hearthring.draft_commands import draft_app
+from hearthring.failing import Failing
 from hearthring.model_commands import model_app
 from hearthring.node_command import node
 from hearthring.options import (
@@ -28,13 +29,34 @@ ClickError: type[Exception] = next(
 
 app = typer.Typer(
     name="hearthring",
-    help="Run language models on machines you pool, and get a proof with every answer.\n\n"
-    "New here? `hearthring demo` shows the whole thing on this machine in a minute.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from hearthring import __version__
+
+        print(f"hearthring {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def hearthring(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Run language models on machines you pool, and get a proof with every answer.
+
+    New here? `hearthring demo` shows the whole thing on this machine in a minute.
+    """
+
+
 app.add_typer(model_app, name="model")
 app.add_typer(reputation_app, name="reputation")
 app.add_typer(proof_app, name="proof")
@@ -137,6 +159,7 @@ def swarm(join: Join = None, model: Model = None, as_json: Json = False) -> None
 def main(arguments: list[str] | None = None, hooks: Any = None) -> int:
     """Run a command; returns its exit code. Errors are one line on standard error."""
     command = typer.main.get_command(app)
+    failing = Failing(sys.argv[1:] if arguments is None else arguments)
     try:
         code = command.main(arguments, "hearthring", standalone_mode=False, obj=hooks)
         return int(code or 0)
@@ -145,19 +168,20 @@ def main(arguments: list[str] | None = None, hooks: Any = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except ClickError as error:
-        print(f"hearthring: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
-        return USAGE
+        message = error.format_message()  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message, file=sys.stderr)
+            return USAGE
+        return failing.usage(message, USAGE)
     except HearthringError as error:
-        print(f"hearthring: {error}", file=sys.stderr)
-        return error.exit_code
+        return failing.named(error)
     except ExceptionGroup as group:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         if not isinstance(first, HearthringError):
             raise
-        print(f"hearthring: {first}", file=sys.stderr)
-        return first.exit_code
+        return failing.named(first)
     except BrokenPipeError:
         sys.stderr.close()
         return 141

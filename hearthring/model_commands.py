@@ -7,7 +7,17 @@ import typer
 from hearthring.options import DiskBudget, Json
 from hearthring.terminal import Bars
 
-model_app = typer.Typer(help="Models on this machine.", no_args_is_help=True, rich_markup_mode=None)
+model_app = typer.Typer(rich_markup_mode=None)
+
+
+@model_app.callback(invoke_without_command=True)
+def model(context: typer.Context) -> None:
+    """Models on this machine. Without a command: which are here, and what the disk budget is."""
+    if context.invoked_subcommand is None:
+        from hearthring.models import disk_use
+
+        model_list()
+        print(disk_use())
 
 
 @model_app.command("import")

@@ -8,7 +8,7 @@ from typing import Any
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.atomic import replace_whole
-from hearthring.shards.disk import ENVIRONMENT, part_files, prune, read_size
+from hearthring.shards.disk import ENVIRONMENT, budget, part_files, prune, read_size
 from hearthring.shards.parts import describe_parts
 from hearthring.shards.store import ModelEntry, ModelStore
 from hearthring.terminal import Bars
@@ -48,6 +48,13 @@ def prune_parts(budget: str) -> None:
     print(f"removed {len(removed)} files, {sum(file.bytes for file in removed) / 2**20:.1f} MiB")
     left = sum(file.bytes for file in part_files(ModelStore().root))
     print(f"{left / 2**20:.1f} MiB of fetched layers are left")
+
+
+def disk_use() -> str:
+    """What fetched layers take of the disk, and of which budget."""
+    used, most = sum(file.bytes for file in part_files(ModelStore().root)), budget()
+    limit = "without a budget" if most is None else f"of a budget of {most / 2**20:.1f} MiB"
+    return f"fetched layers take {used / 2**20:.1f} MiB, {limit} ({ENVIRONMENT})"
 
 
 def print_json(value: Any) -> None:

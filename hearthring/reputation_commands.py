@@ -7,11 +7,14 @@ import typer
 
 from hearthring.options import Json
 
-reputation_app = typer.Typer(
-    help="What audits have shown of nodes; routes go by it.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+reputation_app = typer.Typer(rich_markup_mode=None)
+
+
+@reputation_app.callback(invoke_without_command=True)
+def reputation(context: typer.Context) -> None:
+    """What audits have shown of nodes; routes go by it. Without a command: the list."""
+    if context.invoked_subcommand is None:
+        reputation_list()
 
 
 @reputation_app.command("list")

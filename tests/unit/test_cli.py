@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import hearthring
 from hearthring.cli import main
 from hearthring.protocol.identity import Identity
 from hearthring.shards.store import ModelEntry
@@ -163,3 +164,40 @@ def test_help_teaches(capsys: Capture) -> None:
     for command in ([], ["node"], ["ask"], ["audit"], ["swarm"], ["demo"], ["model", "import"]):
         assert main([*command, "--help"]) == 0
         assert len(capsys.readouterr().out) > 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "field", "code"),
+    [
+        (["ask", "hi", "--join", NOBODY, "--json"], "SeedUnreachable", "join", 69),
+        (["ask", "hi", "--json", "--max-tokens", "x"], "UsageError", "", 64),
+        (["ask", "hi", "--json", "--join", NOBODY, "--temperature", "-1"], "BadOption", "temp", 64),
+        (["audit", "/nonsuch.proof", "--json"], "BadOption", "file", 64),
+        (["model", "show", "nonsuch", "--json"], "UnknownModel", "", 64),
+    ],
+)
+def test_with_json_an_error_is_an_object_too(
+    arguments: list[str], name: str, field: str, code: int, capsys: Capture
+) -> None:
+    assert main(arguments) == code
+    out, line = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert (error["name"], error["exit_code"]) == (name, code)
+    assert error["field"].startswith(field)
+    assert error["message"] in line
+    assert main([argument for argument in arguments if argument != "--json"]) == code
+    assert capsys.readouterr().out == ""
+
+
+def test_groups_alone_show_what_they_are_about(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEARTHRING_DISK", "3MB")
+    assert main(["model"]) == 0
+    assert "of a budget of 3.0 MiB" in capsys.readouterr().out
+    assert main(["reputation"]) == 0
+    assert capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hearthring {hearthring.__version__}\n"
+    assert main([]) == 64
+    assert capsys.readouterr().err.startswith("Usage: hearthring")
