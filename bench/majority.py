@@ -26,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests have
 
 from hearthring.client.auditing import audit_offline
+from hearthring.client.calibrations import calibration_of
 from hearthring.client.replay import EngineReplayer
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry, ModelStore
@@ -75,7 +76,8 @@ def judged(entry: ModelEntry, fault: str, place: int, seed: int) -> Case:
     first = proof.stages[(place + 1) % 3]
     slandered = Guilty(first.node, first.start, first.end)
     layers = entry.manifest.shape.layers
-    return Case(fault, slandered, audit_offline(proof, 1), audit(proof, layers, other))
+    elsewhere = audit(proof, layers, other, calibration=calibration_of(entry.model_id))
+    return Case(fault, slandered, audit_offline(proof, 1), elsewhere)
 
 
 def ballot(number: int, verdict: Verdict) -> Ballot:
