@@ -93,8 +93,10 @@ class Meter:
         """What the ring should take, until it is measured."""
         self._expected = ring
         self.cycle.slope = ring.marginal(1)
-        self.turn.slope = self._quiet.slope = max(stage.row for stage in ring.stages)
-        self._share = sum(s.row for s in ring.stages) / sum(s.seconds(1) for s in ring.stages)
+        first = [stage.seconds(1) for stage in ring.stages]
+        further = [stage.seconds(2) - one for stage, one in zip(ring.stages, first, strict=True)]
+        self.turn.slope = self._quiet.slope = max(further)
+        self._share = sum(further) / sum(first)
 
     @property
     def sure(self) -> bool:
