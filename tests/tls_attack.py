@@ -79,7 +79,11 @@ class Attack:
         """Honest sessions, one after the other, until cancelled."""
         transport = self.stage.client()
         while True:
-            story = await self.story(transport)
+            try:
+                story = await self.story(transport)
+            except QuotaExceeded:  # a flood holds all sessions that there are, for a moment
+                await asyncio.sleep(0.01)
+                continue
             await story.end()
             self.stories += 1
             self.slowest = max(self.slowest, story.slowest)
