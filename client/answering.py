@@ -136,7 +136,7 @@ class Answering:
                             yield piece
                 timings = generation.timings()
                 try:
-                    await checks.finish()
+                    await checks.finish(generation.flush)
                     proof = await self._prove(request, generation, model)
                     break
                 except RolledBack as back:  # the last stage to be lost had computed something else

@@ -27,15 +27,20 @@ from hearthring.verify.verdict import Verdict
 
 
 async def ask_commitment(
-    transport: Transport, address: str, node: str, session: bytes, start: int
+    transport: Transport,
+    address: str,
+    node: str,
+    session: bytes,
+    start: int,
+    whole: bool = False,
 ) -> Receipt:
     """What a stage whose layers begin at ``start`` has committed to so far in an open session of
-    ours.
+    ours: in full chunks, with ``whole`` in the last one, too.
 
     The signature isn't checked yet. Raises what the stage refused with, ``PeerUnreachable``,
     ``DeadlineExceeded`` or ``Malformed``.
     """
-    question = encode_cells_query(CommitmentQuery(session, start))
+    question = encode_cells_query(CommitmentQuery(session, start, whole))
     replies = await _ask(transport, address, node, question, 1)
     said = replies[0]
     if not isinstance(said, Commitment):

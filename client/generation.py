@@ -277,6 +277,16 @@ class Generation:
         self.final.extend(result.states)
         return Trip(result, time.perf_counter() - begun, False)
 
+    async def flush(self) -> None:
+        """Have every stage commit to all rows of the text; they ride on a step of no rows.
+
+        Raises as ``RingSession.result``.
+        """
+        if self.uncommitted:
+            await self.ring.result(
+                self._send([], np.empty((0, self.ends.shape.width), np.float32), [])
+            )
+
     # -- generated rows --------------------------------------------------------------------------
 
     def _decide(

@@ -54,8 +54,10 @@ async def check_live(
     runner_of: RunnerOf,
     verified: Coverage,
     chosen: Container[str] | None = None,
+    whole: bool = False,
 ) -> LiveCheck:
-    """Check the rows that all stages have committed to in full chunks, after those ``verified``.
+    """Check the rows that all stages have committed to in full chunks, after those ``verified``;
+    with ``whole`` those of the last chunk, too, if all stages have committed to as many.
 
     ``kinds``: of every row so far. ``chosen``: nodes whose cells are drawn, all if None; what they
     signed to each other is compared in any case. A stage that is alive and doesn't show what it
@@ -63,18 +65,23 @@ async def check_live(
     meanwhile, is for another time. Raises nothing for what peers do.
     """
     epoch, route = ring.epoch, ring.route
-    said = await asyncio.gather(*(_commitment(transport, ring, stage) for stage in route))
+    if ring.mending:  # some of its stages have no session yet
+        return LiveCheck()
+    said = await asyncio.gather(*(_commitment(transport, ring, stage, whole) for stage in route))
     bodies, failed = list[ReceiptBody](), dict[str, str]()
     for stage, body in zip(route, said, strict=True):
         if isinstance(body, ReceiptBody):
             bodies.append(body)
         elif await _withholds(transport, stage, body):
             failed[stage.node] = f"it didn't commit to its cells: {body}"
-    if ring.epoch != epoch:
+    if ring.epoch != epoch or ring.mending:
         return LiveCheck()
     if len(bodies) < len(route):
         return LiveCheck(failed=failed)
-    rows = min(_both_ends(ring), *(body.rows for body in bodies)) // CHUNK * CHUNK
+    counts = {_both_ends(ring), *(body.rows for body in bodies)}
+    rows = min(counts)
+    if not whole or len(counts) > 1:  # accounts of unlike length don't end in the same chunk
+        rows = rows // CHUNK * CHUNK
     due = [
         (stage, body)
         for stage, body in zip(route, bodies, strict=True)
@@ -106,7 +113,7 @@ async def check_live(
             return rejected(why, Guilty(stage.node, stage.start, stage.end))
 
     found = await asyncio.gather(*(one(*pair) for pair in due))
-    if ring.epoch != epoch:
+    if ring.epoch != epoch or ring.mending:
         return LiveCheck()
     judged = [(stage, verdict) for (stage, _), verdict in zip(due, found, strict=True)]
     verdicts = dict[str, Verdict]()
@@ -129,11 +136,12 @@ async def _withholds(transport: Transport, stage: Stage, error: HearthringError)
 
 
 async def _commitment(
-    transport: Transport, ring: RingSession, stage: Stage
+    transport: Transport, ring: RingSession, stage: Stage, whole: bool
 ) -> ReceiptBody | HearthringError:
     """What a stage has committed to, if it is about this session; else what is wrong."""
     try:
-        said = await ask_commitment(transport, stage.address, stage.node, ring.session, stage.start)
+        about = ring.session, stage.start, whole
+        said = await ask_commitment(transport, stage.address, stage.node, *about)
         body = receipts.read(said)
     except HearthringError as error:
         return error
@@ -159,7 +167,7 @@ async def _links(
     ring: RingSession, bodies: Sequence[ReceiptBody], first: int, rows: int
 ) -> dict[str, str]:
     """Who is to blame where two accounts of one link differ: by the sender's signatures."""
-    chunks = slice(first // CHUNK, rows // CHUNK)
+    chunks = slice(first // CHUNK, -(-rows // CHUNK))
     ids = ring.flight.committed[first:rows]
     ledger = ring.ledger
     ends = [

@@ -2,14 +2,15 @@
 
 When another 32 rows are committed, and when the text has ended, each stage is checked or isn't, by
 chance that none can foresee; newcomers and those with a bad past more often
-(``Standing.check_rate``). Cells are drawn from all rows since the stage's last check. One that
-fails is evicted, and the text taken back to the last row that is verified.
+(``Standing.check_rate``). Cells are drawn from all rows since the stage's last check: in full
+chunks while the text goes on, in the end from all of it. One that fails is evicted, and the text
+taken back to the last row that is verified.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 
 from hearthring.client.coverage import Coverage
 from hearthring.client.live_cells import RunnerOf, check_live
@@ -59,7 +60,9 @@ class SpotChecks:
 
     def look(self) -> None:
         """Begin a check if it is time for one, and none is under way."""
-        chunks = len(self._ring.flight.committed) // CHUNK
+        committed = len(self._ring.flight.committed)
+        self._coverage.cut(committed)
+        chunks = committed // CHUNK
         if self._task is not None and self._task.done():
             self._task.result()
             self._task = None
@@ -74,17 +77,21 @@ class SpotChecks:
             await self._task
             self._task = None
 
-    async def finish(self) -> None:
-        """The text has ended: end the check under way, and by the same chance make one last.
+    async def finish(self, flush: Callable[[], Awaitable[None]]) -> None:
+        """The text has ended: end the check under way, and by the same chance make one last, of
+        everything. ``flush`` has the stages commit to all rows.
 
         Raises ``RolledBack`` if that takes anything back, and what ended the session.
         """
         if not self.rate:
             return
         await self.settled()
-        full = len(self._ring.flight.committed) // CHUNK * CHUNK
-        if not self._ring.rollback.due and self.verified < full and (chosen := self._chosen()):
-            await self._check(chosen)
+        # An earlier end, of which rows were taken back, may have come further.
+        self._coverage.cut(len(self._ring.flight.committed) // CHUNK * CHUNK)
+        left = not self._ring.rollback.due and self.verified < len(self._kinds())
+        if left and (chosen := self._chosen()):
+            await flush()
+            await self._check(chosen, whole=True)
         if self._ring.rollback.due:
             await self._ring.whole()
             self._ring.rollback.tell(self._ring.flight.live)
@@ -107,16 +114,19 @@ class SpotChecks:
             if self._chance() < self._standing(stage.node).check_rate(self.rate)
         }
 
-    async def _check(self, chosen: Container[str]) -> None:
+    async def _check(self, chosen: Container[str], whole: bool = False) -> None:
         ring, known = self._ring, self._coverage
         known.cut(len(ring.flight.committed))
         found = await check_live(
-            self._transport, ring, self._kinds(), self._shape, self._runner_of, known, chosen
+            *(self._transport, ring, self._kinds(), self._shape, self._runner_of, known),
+            chosen,
+            whole,
         )
         for stage in found.passed:
             known.reach(stage, found.rows)
         # Rows that were taken back meanwhile aren't those that were checked.
-        known.cut(len(ring.flight.committed) // CHUNK * CHUNK)
+        left = len(ring.flight.committed)
+        known.cut(left if whole else left // CHUNK * CHUNK)
         for node, verdict in found.verdicts.items():
             if node not in found.failed:
                 self._learn(node, verdict, verdict.reason)

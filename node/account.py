@@ -36,14 +36,15 @@ class Account:
         kept = self._committed()
         return receipts.sign(self._body(wish, kept, tuple(self._digests(kept))), self.who)
 
-    def commitment(self, wish: Open) -> Receipt | None:
-        """Sign for the full chunks so far, without digests; None without cells."""
+    def commitment(self, wish: Open, whole: bool) -> Receipt | None:
+        """Sign for the full chunks so far, with ``whole`` for all that is committed, without
+        digests; None without cells."""
         if self.cells is None:
             return None
-        self.settle(whole=False)
+        self.settle(whole)
         ids = [row for chunk in self.cells.sealed for row in chunk.ids]
-        full = [self.kept[row] for row in ids[: len(ids) // CHUNK * CHUNK]]
-        return receipts.sign(self._body(wish, full, ()), self.who)
+        known = [self.kept[row] for row in (ids if whole else ids[: len(ids) // CHUNK * CHUNK])]
+        return receipts.sign(self._body(wish, known, ()), self.who)
 
     def record(self, wish: Open) -> Record:
         """What was sent for the committed rows, to be opened when they are audited."""

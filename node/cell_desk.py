@@ -52,7 +52,7 @@ class CellDesk:
         place = self._places.find(query.session, query.start)
         if place is None or place.session.client != stream.peer:
             raise UnknownSession("no session of yours is open here", field="cells.session")
-        receipt = await self._worker.run(place.session.commitment)
+        receipt = await self._worker.run(partial(place.session.commitment, query.whole))
         if receipt is None:
             raise StageFailed("this session commits to no cells", field="cells")
         return Commitment(receipt.body, receipt.signature)

@@ -326,9 +326,9 @@ class StageSession:
         """What it sent for the committed rows, to be opened when they are audited."""
         return self._account.record(self.wish)
 
-    def commitment(self) -> Receipt | None:
-        """Sign for the full chunks so far, without digests; None without cells."""
-        return self._account.commitment(self.wish)
+    def commitment(self, whole: bool) -> Receipt | None:
+        """Sign for what is committed so far, as ``Account.commitment``."""
+        return self._account.commitment(self.wish, whole)
 
     def inside(self) -> Live:
         """What can be shown of it; a little more often than it has chunks.

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chearthring/proto/cells.proto\x12\rhearthring.v1\"\'\n\x04\x43\x65ll\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\"1\n\x0f\x43ommitmentQuery\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05start\x18\x02 \x01(\r\"w\n\tCellsOpen\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\"\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x13.hearthring.v1.Cell\x12\r\n\x05grant\x18\x03 \x01(\x0c\x12\x17\n\x0fgrant_signature\x18\x04 \x01(\x0c\x12\r\n\x05start\x18\x05 \x01(\r\"s\n\nCellsQuery\x12\x34\n\ncommitment\x18\x01 \x01(\x0b\x32\x1e.hearthring.v1.CommitmentQueryH\x00\x12(\n\x04open\x18\x02 \x01(\x0b\x32\x18.hearthring.v1.CellsOpenH\x00\x42\x05\n\x03\x61sk\"-\n\nCommitment\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xc5\x01\n\x0cOpenedColumn\x12\x10\n\x08\x62oundary\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\r\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x11\n\tresiduals\x18\x04 \x01(\x0c\x12\t\n\x01k\x18\x05 \x01(\x0c\x12\x0e\n\x06k_hash\x18\x06 \x01(\x0c\x12\t\n\x01v\x18\x07 \x01(\x0c\x12\x0e\n\x06v_hash\x18\x08 \x01(\x0c\x12\x0c\n\x04path\x18\t \x03(\x0c\x12\x11\n\tpositions\x18\n \x03(\r\x12\x0c\n\x04rows\x18\x0b \x01(\x0c\x12\x0c\n\x04last\x18\x0c \x01(\x08\"v\n\nCellsReply\x12/\n\ncommitment\x18\x01 \x01(\x0b\x32\x19.hearthring.v1.CommitmentH\x00\x12-\n\x06\x63olumn\x18\x02 \x01(\x0b\x32\x1b.hearthring.v1.OpenedColumnH\x00\x42\x08\n\x06\x61nswerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chearthring/proto/cells.proto\x12\rhearthring.v1\"\'\n\x04\x43\x65ll\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\"@\n\x0f\x43ommitmentQuery\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05start\x18\x02 \x01(\r\x12\r\n\x05whole\x18\x03 \x01(\x08\"w\n\tCellsOpen\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\"\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x13.hearthring.v1.Cell\x12\r\n\x05grant\x18\x03 \x01(\x0c\x12\x17\n\x0fgrant_signature\x18\x04 \x01(\x0c\x12\r\n\x05start\x18\x05 \x01(\r\"s\n\nCellsQuery\x12\x34\n\ncommitment\x18\x01 \x01(\x0b\x32\x1e.hearthring.v1.CommitmentQueryH\x00\x12(\n\x04open\x18\x02 \x01(\x0b\x32\x18.hearthring.v1.CellsOpenH\x00\x42\x05\n\x03\x61sk\"-\n\nCommitment\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xc5\x01\n\x0cOpenedColumn\x12\x10\n\x08\x62oundary\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\r\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x11\n\tresiduals\x18\x04 \x01(\x0c\x12\t\n\x01k\x18\x05 \x01(\x0c\x12\x0e\n\x06k_hash\x18\x06 \x01(\x0c\x12\t\n\x01v\x18\x07 \x01(\x0c\x12\x0e\n\x06v_hash\x18\x08 \x01(\x0c\x12\x0c\n\x04path\x18\t \x03(\x0c\x12\x11\n\tpositions\x18\n \x03(\r\x12\x0c\n\x04rows\x18\x0b \x01(\x0c\x12\x0c\n\x04last\x18\x0c \x01(\x08\"v\n\nCellsReply\x12/\n\ncommitment\x18\x01 \x01(\x0b\x32\x19.hearthring.v1.CommitmentH\x00\x12-\n\x06\x63olumn\x18\x02 \x01(\x0b\x32\x1b.hearthring.v1.OpenedColumnH\x00\x42\x08\n\x06\x61nswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CELL']._serialized_start=47
   _globals['_CELL']._serialized_end=86
   _globals['_COMMITMENTQUERY']._serialized_start=88
-  _globals['_COMMITMENTQUERY']._serialized_end=137
-  _globals['_CELLSOPEN']._serialized_start=139
-  _globals['_CELLSOPEN']._serialized_end=258
-  _globals['_CELLSQUERY']._serialized_start=260
-  _globals['_CELLSQUERY']._serialized_end=375
-  _globals['_COMMITMENT']._serialized_start=377
-  _globals['_COMMITMENT']._serialized_end=422
-  _globals['_OPENEDCOLUMN']._serialized_start=425
-  _globals['_OPENEDCOLUMN']._serialized_end=622
-  _globals['_CELLSREPLY']._serialized_start=624
-  _globals['_CELLSREPLY']._serialized_end=742
+  _globals['_COMMITMENTQUERY']._serialized_end=152
+  _globals['_CELLSOPEN']._serialized_start=154
+  _globals['_CELLSOPEN']._serialized_end=273
+  _globals['_CELLSQUERY']._serialized_start=275
+  _globals['_CELLSQUERY']._serialized_end=390
+  _globals['_COMMITMENT']._serialized_start=392
+  _globals['_COMMITMENT']._serialized_end=437
+  _globals['_OPENEDCOLUMN']._serialized_start=440
+  _globals['_OPENEDCOLUMN']._serialized_end=637
+  _globals['_CELLSREPLY']._serialized_start=639
+  _globals['_CELLSREPLY']._serialized_end=757
 # @@protoc_insertion_point(module_scope)

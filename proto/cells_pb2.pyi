@@ -14,12 +14,14 @@ class Cell(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class CommitmentQuery(_message.Message):
-    __slots__ = ("session", "start")
+    __slots__ = ("session", "start", "whole")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     start: int
-    def __init__(self, session: _Optional[bytes] = ..., start: _Optional[int] = ...) -> None: ...
+    whole: bool
+    def __init__(self, session: _Optional[bytes] = ..., start: _Optional[int] = ..., whole: bool = ...) -> None: ...
 
 class CellsOpen(_message.Message):
     __slots__ = ("session", "cells", "grant", "grant_signature", "start")

@@ -17,10 +17,14 @@ _CHUNK, _HASH, _SESSION, _PATH = 32, 32, 16, 16
 
 @dataclass(frozen=True, slots=True)
 class CommitmentQuery:
-    """What is committed so far in an open session, at the window that begins at ``start``?"""
+    """What is committed so far in an open session, at the window that begins at ``start``?
+
+    In full chunks; with ``whole`` in the last one, too.
+    """
 
     session: bytes
     start: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,8 @@ CellsReply = Commitment | OpenedColumn
 def encode_cells_query(query: CellsQuery) -> bytes:
     """A question."""
     match query:
-        case CommitmentQuery(session, start):
-            question = pb.CommitmentQuery(session=session, start=start)
+        case CommitmentQuery(session, start, whole):
+            question = pb.CommitmentQuery(session=session, start=start, whole=whole)
             asked = pb.CellsQuery(commitment=question)
         case CellsOpen(session, start, cells, grant):
             wanted = pb.CellsOpen(
@@ -92,7 +96,8 @@ def decode_cells_query(data: bytes) -> CellsQuery:
     match asked.WhichOneof("ask"):
         case "commitment":
             exactly("cells.session", asked.commitment.session, _SESSION)
-            return CommitmentQuery(asked.commitment.session, asked.commitment.start)
+            about = asked.commitment
+            return CommitmentQuery(about.session, about.start, about.whole)
         case "open":
             wanted = asked.open
             exactly("cells.session", wanted.session, _SESSION)

@@ -132,7 +132,7 @@ VERIFY_DOWNS = (
 )
 
 SHOWN = st.none() | st.builds(verifying.Grant, st.binary(min_size=1, max_size=40), BYTES)
-CELL_QUERIES = st.builds(cells.CommitmentQuery, SESSIONS, U32) | st.builds(
+CELL_QUERIES = st.builds(cells.CommitmentQuery, SESSIONS, U32, st.booleans()) | st.builds(
     cells.CellsOpen, SESSIONS, U32, st.lists(st.tuples(U32, U32), max_size=6).map(tuple), SHOWN
 )
 SOME_HASHES = st.lists(HASHES, max_size=5).map(tuple)

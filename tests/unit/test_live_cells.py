@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -36,8 +37,8 @@ Runners = dict[tuple[int, int], CellRunner]
 class TwoFaced(StageSession):
     """Commits to other rows than it signed on the way."""
 
-    def commitment(self) -> Receipt | None:
-        honest = super().commitment()
+    def commitment(self, whole: bool) -> Receipt | None:
+        honest = super().commitment(whole)
         assert honest is not None
         body = receipts.read(honest)
         return receipts.sign(replace(body, out_roots=body.in_roots), self._who)
@@ -46,17 +47,24 @@ class TwoFaced(StageSession):
 class Framing(StageSession):
     """Claims rows that it wasn't sent."""
 
-    def commitment(self) -> Receipt | None:
-        honest = super().commitment()
+    def commitment(self, whole: bool) -> Receipt | None:
+        honest = super().commitment(whole)
         assert honest is not None
         body = receipts.read(honest)
         return receipts.sign(replace(body, in_roots=body.out_roots), self._who)
 
 
+class Behind(StageSession):
+    """Commits to full chunks only, as nodes of earlier versions do."""
+
+    def commitment(self, whole: bool) -> Receipt | None:
+        return super().commitment(False)
+
+
 class Silent(StageSession):
     """Commits to nothing."""
 
-    def commitment(self) -> Receipt | None:
+    def commitment(self, whole: bool) -> Receipt | None:
         return None
 
 
@@ -95,9 +103,13 @@ class Talk:
             raise EngineUnavailable("not here", field="engine")
         return self.runners[stage.start, stage.end]
 
-    async def check(self, verified: Coverage | None = None) -> LiveCheck:
+    async def check(self, verified: Coverage | None = None, whole: bool = False) -> LiveCheck:
         kinds, since = [PROMPT] * self.sent, verified or Coverage(self.shape.layers)
-        return await check_live(self.transport, self.ring, kinds, self.shape, self.runner_of, since)
+        about = self.transport, self.ring, kinds, self.shape, self.runner_of, since
+        return await check_live(*about, whole=whole)
+
+    async def flush(self) -> None:
+        """All rows are committed."""
 
     def spot_checks(self, rate: float, known: dict[str, Standing], chance: float) -> SpotChecks:
         """Checks with a memory of nodes, for whom chance is always the same."""
@@ -139,6 +151,42 @@ async def test_an_honest_ring_is_verified_chunk_by_chunk(
             assert all(v.strength is Strength.BITS for v in found.verdicts.values())
 
 
+async def test_a_text_that_has_ended_is_verified_to_its_last_row(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    async with talk(tiny, runners, {}) as one:
+        verified = Coverage(one.shape.layers)
+        for rows, expected in ((20, 20), (7, 27), (10, 37), (33, 70)):  # it goes on after all
+            await one.say(rows)
+            found = await one.check(verified, whole=True)
+            assert (found.rows, found.failed, len(found.passed)) == (expected, {}, 2)
+            for stage in found.passed:
+                verified.reach(stage, found.rows)
+        await one.say(26)
+        assert (await one.check(verified)).rows == 96
+
+
+async def test_accounts_of_unlike_length_are_compared_in_full_chunks(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    async with talk(tiny, runners, {1: NodeHooks(session=session(Behind))}) as one:
+        await one.say(40)
+        found = await one.check(whole=True)
+        assert (found.rows, found.failed) == (32, {})
+
+
+@pytest.mark.parametrize("begins", [0, 1])
+async def test_nobody_is_blamed_while_the_ring_is_mended(
+    tiny: ModelEntry, runners: Runners, monkeypatch: pytest.MonkeyPatch, begins: int
+) -> None:
+    """Who comes into a ring has no session yet: that it can't show anything is no fault."""
+    async with talk(tiny, runners, {1: NodeHooks(session=session(Silent))}) as one:
+        await one.say(40)
+        looks = chain([False] * begins, repeat(True))
+        monkeypatch.setattr(RingSession, "mending", property(lambda ring: next(looks)))
+        assert await one.check() == LiveCheck()
+
+
 async def test_only_rows_that_have_come_back_are_checked(
     tiny: ModelEntry, runners: Runners
 ) -> None:
@@ -177,13 +225,13 @@ async def test_newcomers_are_checked_more_often_than_proven_nodes(
         await checks.settled()
         assert [lesson.node for lesson in checks.lessons] == [newcomer]
         assert checks.verified == 0  # half the work on these rows was looked at
-        await checks.finish()
+        await checks.finish(one.flush)
         assert [lesson.node for lesson in checks.lessons] == [newcomer]
         checks = one.spot_checks(1.0, {}, chance=0.99)
-        await checks.finish()
+        await checks.finish(one.flush)
         assert {lesson.node for lesson in checks.lessons} == {proven, newcomer}
         assert all((lesson.good, lesson.bad) == (1.0, 0.0) for lesson in checks.lessons)
-        assert checks.verified == 64
+        assert checks.verified == 70
 
 
 @pytest.mark.parametrize(
@@ -199,11 +247,12 @@ async def test_newcomers_are_checked_more_often_than_proven_nodes(
         (1, NodeHooks(session=session(Silent))),
     ],
 )
+@pytest.mark.parametrize(("rows", "whole"), [(70, False), (20, True)])
 async def test_a_liar_at_work_is_named_and_nothing_of_it_verified(
-    tiny: ModelEntry, runners: Runners, place: int, hooks: NodeHooks
+    tiny: ModelEntry, runners: Runners, place: int, hooks: NodeHooks, rows: int, whole: bool
 ) -> None:
     async with talk(tiny, runners, {place: hooks}) as one:
-        await one.say(70)
-        found = await one.check()
+        await one.say(rows)
+        found = await one.check(whole=whole)
         assert one.ring.route[place] not in found.passed
         assert list(found.failed) == [one.ring.route[place].node]

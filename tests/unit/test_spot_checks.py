@@ -34,18 +34,31 @@ async def with_spare(
     return liar.node_id, {}
 
 
-async def test_an_honest_answer_is_verified_to_its_last_full_chunk(tiny: ModelEntry) -> None:
+async def test_an_honest_answer_is_verified_to_its_end(tiny: ModelEntry) -> None:
     expected = await plain(tiny)
     async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
         answer = await swarm.client().generate(**OPTIONS, spot_check=1.0)
         assert answer.token_ids == expected
-        rows = len(PROMPT_IDS) + len(expected) - 1
-        full = (rows - 1) // 32 * 32  # the last row is committed by the receipt only
-        assert answer.verified is not None
-        assert answer.verified >= full - len(PROMPT_IDS) + 1
+        assert answer.verified == len(expected)
         assert answer.caught == ()
         with pytest.raises(BadOption):
             await swarm.client().generate(**OPTIONS, spot_check=1.5)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_liar_in_a_short_answer_is_caught_when_it_has_ended(
+    tiny: ModelEntry, place: int
+) -> None:
+    """Its rows fill no chunk, so that nothing is looked at before."""
+    short = OPTIONS | {"prompt_ids": PROMPT_IDS[:6], "max_tokens": 12}
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        expected = (await swarm.client().generate(**short)).token_ids
+    hooks = hooks_for("scale:1.2", (CUTS[place], CUTS[place + 1]))
+    async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
+        liar, _ = await with_spare(swarm, place, hooks)
+        answer = await swarm.client().generate(**short, spot_check=1.0)
+        assert answer.caught == (liar,)
+        assert (answer.token_ids, answer.verified) == (expected, len(expected))
 
 
 @pytest.mark.parametrize("place", [0, 1])
