@@ -11,6 +11,7 @@ from hearthring.client.audits import remember
 from hearthring.client.classes import Classes, classes_of
 from hearthring.client.draft import Setting
 from hearthring.client.drafts import Make, needed_parts, open_speculation
+from hearthring.client.figures import timings_of
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
 from hearthring.client.lessons import Lesson, Lessons
@@ -134,7 +135,7 @@ class Answering:
                         checks.look()
                         if piece is not None:
                             yield piece
-                timings = generation.timings()
+                timings = timings_of(generation)
                 try:
                     await checks.finish(generation.flush)
                     proof = await self._prove(request, generation, model)

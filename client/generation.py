@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hearthring.client.acceptance import Place
-from hearthring.client.answer import Rerouting, Timings
 from hearthring.client.branches import Branch, Branches
 from hearthring.client.chunks import chunk_rows
 from hearthring.client.flight import Result
@@ -179,40 +178,6 @@ class Generation:
         await self.heads.run(self.speculation.begin, self.token_ids)
         return self._branches
 
-    def timings(self) -> Timings:
-        """Figures so far."""
-        now = time.monotonic()
-        made = self.made - self.resumed
-        spent = self.last_token - self.first_token
-        # Another route has other stages: the figures are those of the last one's.
-        stages_now = len(self.ring.route)
-        times = [trip.result.times for trip in self.trips]
-        decoded = [hops for hops in times if len(hops) == stages_now]
-        stages = zip(*decoded, strict=True) if decoded else ()
-        hops = [(np.mean([t.compute for t in s]), np.mean([t.queue for t in s])) for s in stages]
-        return Timings(
-            first_token_s=(self.first_token or now) - self.begun,
-            decode_tokens_per_s=(made - 1) / spent if made > 1 and spent > 0 else 0.0,
-            prefill_s=(self.first_token or now) - self.prefill_begun,
-            total_s=now - self.begun,
-            stage_compute_s=tuple(float(compute) for compute, _ in hops),
-            stage_queue_s=tuple(float(queue) for _, queue in hops),
-            hop_s=self._hop_seconds(),
-            reroutes=tuple(
-                Rerouting(m.lost, m.reason, m.at - self.begun, m.seconds, m.changed)
-                for m in self.ring.mended
-            ),
-        )
-
-    def _hop_seconds(self) -> float:
-        extra = [
-            (trip.seconds - sum(t.compute for t in trip.result.times))
-            / (len(trip.result.times) + 1)
-            for trip in self.trips
-            if trip.alone
-        ]
-        return float(np.median(extra)) if extra else 0.0
-
     # -- prompt ----------------------------------------------------------------------------------
 
     async def prefill(self) -> None:
@@ -283,9 +248,8 @@ class Generation:
         Raises as ``RingSession.result``.
         """
         if self.uncommitted:
-            await self.ring.result(
-                self._send([], np.empty((0, self.ends.shape.width), np.float32), [])
-            )
+            nothing = np.empty((0, self.ends.shape.width), np.float32)
+            await self.ring.result(self._send([], nothing, []))
 
     # -- generated rows --------------------------------------------------------------------------
 

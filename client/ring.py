@@ -49,9 +49,6 @@ from hearthring.verify.beacon import commitment
 if TYPE_CHECKING:
     from hearthring.verify.candidates import Candidate
 
-RECEIPT_SECONDS = LIMITS.receipt
-_FINISHES = 3
-
 
 @dataclass(frozen=True, slots=True)
 class _Behind:

@@ -133,8 +133,3 @@ def proven_rows(
             if digest not in proven.get(row, ()):
                 proven[row] = (*proven.get(row, ()), digest)
     return proven
-
-
-def sent_all(proven: dict[int, tuple[bytes, ...]], rows: Iterable[tuple[int, bytes]]) -> bool:
-    """Whether the sender signed every one of these ``(row id, hash)``."""
-    return all(digest in proven.get(row, ()) for row, digest in rows)
