@@ -153,7 +153,8 @@ class Spares:
         there: they may have been restarted. The directory is asked first if ``again``, else only
         if the records at hand show nobody. Raises ``NoRoute``, or what looking for records raises.
         """
-        lost = frozenset(stage.node for stage in down)
+        # Who was to come in an attempt that somebody else cut short isn't there, but hasn't failed.
+        lost = frozenset(stage.node for stage in down) & self.avoided.now()
         records = await self.look(again)
         try:
             return self._without(records, route, down, lost, anybody)

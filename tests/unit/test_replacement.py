@@ -107,3 +107,21 @@ async def test_the_directory_is_asked_only_if_nobody_known_is_left() -> None:
     spares.avoided.convict("failed")
     assert stages(await spares.instead(old, frozenset(old[1:]), False, True))[1][0] == "lost"
     assert asked == [False, False, True]
+
+
+async def test_who_was_to_come_in_an_attempt_that_another_let_fail_is_taken_again() -> None:
+    """Of two lost stages the newcomer for the first has done nothing wrong."""
+    records = [
+        *(node(name, (0, 2)) for name in ("dead first", "newcomer")),
+        *(node(name, (2, 6)) for name in ("dead second", "spare")),
+    ]
+
+    async def look(again: bool) -> list[NodeRecord]:
+        return records
+
+    spares = replacement.Spares(look, LAYERS, 10)
+    for name in ("dead first", "dead second"):
+        spares.avoided.add(name)
+    half = find_route([node("newcomer", (0, 2)), node("dead second", (2, 6))], LAYERS)
+    found = await spares.instead(half, frozenset(half), False, True)
+    assert [name for name, _, _ in stages(found)] == ["newcomer", "spare"]
