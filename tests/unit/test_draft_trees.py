@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hearthring.client import shaped
+from hearthring.client import drafts, shaped
 from hearthring.client.branches import Branch
 from hearthring.client.draft import Candidate, Setting
 from hearthring.client.draft_model import ModelDraft
@@ -54,16 +54,22 @@ async def test_a_pace_of_trees_gets_them(
 
 @pytest.mark.parametrize("rule", ["specinfer", "sequoia"])
 async def test_drawn_trees_are_judged_whole(
-    tiny: ModelEntry, tmp_path: Path, widest: list[int], rule: str
+    tiny: ModelEntry,
+    tmp_path: Path,
+    widest: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    rule: str,
 ) -> None:
+    """Drawn tokens depend on which guesses are judged, so as many are sent each time."""
+    monkeypatch.setattr(drafts, "siblings", lambda pace: 3)
     other = write_tiny_gguf(tmp_path / "other.gguf", seed=1, layers=1)
     asked = {"max_tokens": 10, "prompt_ids": PROMPT_IDS, "temperature": 0.8, "seed": 2}
     async with memory_swarm(tiny, (0, 2, 4)) as swarm:
         client = swarm.client()
-        client.answering.pace = "sequoia"
+        client.answering.pace = lambda: Fixed(6)
         wish = f"model:{other}"
         found = [await client.generate(draft=wish, acceptance=rule, **asked) for _ in range(2)]
-    assert found[0].token_ids == found[1].token_ids, "what is sent doesn't count"
+    assert found[0].token_ids == found[1].token_ids
     assert max(widest) > 1
 
 
