@@ -7,7 +7,7 @@ the errors on the same text, its mean and standard error over the texts: any rou
 moves the error of one text by a tenth or more, so few texts tell nothing. "greedy" is the share of
 rows whose largest logit is the same.
 
-Run: python bench/accuracy.py MODEL.gguf [--texts 48] [--seed 1] [--threads 1]
+Run: python -m bench.accuracy MODEL.gguf [--texts 48] [--seed 1] [--threads 1]
 """
 
 import argparse
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from llama import Llama
 
+from bench.llama import Llama
 from hearthring.client.texts import Text, write_texts
 from hearthring.protocol.errors import ResidualOverflow
 from hearthring.protocol.tensors import F32, Residual
@@ -69,7 +69,7 @@ class Errors:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--texts", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1)

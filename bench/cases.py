@@ -4,8 +4,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from answers import STAGES, Asked, Forge, ask
-from cheats import (
+from bench.answers import STAGES, Asked, Forge, ask
+from bench.cheats import (
     OUTPUTS,
     Cheat,
     by_engine,
@@ -16,8 +16,7 @@ from cheats import (
     of_output,
     stale_kv,
 )
-from replays import Replays
-
+from bench.replays import Replays
 from hearthring.client.calibrations import calibration_of
 from hearthring.client.texts import write_texts
 from hearthring.protocol.row_type import RowType

@@ -1,6 +1,6 @@
 """What do proofs cost a stage and an auditor, and what do cells catch?
 
-Run: python bench/cells.py [--tokens 512] [--runs 100] [--json FILE]
+Run: python -m bench.cells [--tokens 512] [--runs 100] [--json FILE]
 
 SmolLM2 in four stages of one process, no network: each stage's session takes signed steps, hashes,
 computes, signs, and with cells commits to them; CPU times of one thread. Then the answer is audited
@@ -11,7 +11,6 @@ against 1 - (1 - f)^n. `bench/path.py` holds rings with proofs against rings wit
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -22,12 +21,9 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests have
-
-from digest import measure as digest_cost
-from nodes import MACHINE, report
-from staged import MODEL, PROMPT_ROWS, Account, Clock, Ring, generate, records
-
+from bench.digest import measure as digest_cost
+from bench.nodes import MACHINE, report
+from bench.staged import MODEL, PROMPT_ROWS, Account, Clock, Ring, generate, records
 from hearthring.client.cells import promise_of
 from hearthring.client.window_replay import BATCH
 from hearthring.node.opening import Rebuilt, opened
@@ -278,7 +274,7 @@ def shares(draws: int = 2000) -> list[dict[str, float]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--json", type=Path)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from answers import Asked, chunks, rows_of, run
 
+from bench.answers import Asked, chunks, rows_of, run
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
 from hearthring.shards.engine import Engine, Segment
 from hearthring.verify.digest import top_points

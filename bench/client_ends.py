@@ -5,7 +5,7 @@ process wrote for itself meanwhile, imports included, heads of up to sixteen row
 /proc/self/smaps_rollup); what is mapped from a file and only read doesn't count, as every process
 shares it. Times are the best of a second.
 
-Run: python bench/client_ends.py MODEL.gguf [--ends ggml torch] [--threads 1] [--residual bf16]
+Run: python -m bench.client_ends MODEL.gguf [--ends ggml torch] [--threads 1] [--residual bf16]
 """
 
 import argparse

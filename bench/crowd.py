@@ -1,6 +1,6 @@
 """Many sessions on one ring: what they make together, and how evenly each one's tokens come.
 
-Run: python bench/crowd.py [--stages 2] [--sessions 16] [--tokens 32] [--engine ggml] [--json FILE]
+Run: python -m bench.crowd [--stages 2] [--sessions 16] [--tokens 32] [--engine ggml] [--json FILE]
 
 First every prompt alone, then all at once; every session's tokens must be those of its solo run.
 """
@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from nodes import MACHINE, STORY, report, ring
 
+from bench.nodes import MACHINE, STORY, report, ring
 from hearthring import AsyncClient
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from answers import TEMPERATURE
-
+from bench.answers import TEMPERATURE
 from hearthring.client.calibrations import calibration_of
 from hearthring.shards.store import ModelStore
 from hearthring.verify.tolerance import Tolerance

@@ -14,7 +14,7 @@ steps of 1, 5 and 8 rows, trees, chunks and threads (a check is a chunk at a bou
 routes of every kernel policy and both engines. Results are kept by text, so that a run can be
 broken off and gone on with, and several can share the work.
 
-Run: python bench/detection.py [--model smollm2] [--residual bf16] [--first 0 --last 100]
+Run: python -m bench.detection [--model smollm2] [--residual bf16] [--first 0 --last 100]
      [--results FILE.jsonl] [--honest-every 4] [--only-honest] [--short] [--report]
 """
 
@@ -24,19 +24,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests have
-
-from cases import Bench
-from detected import read, report
-from honest import Honest
-from refused import refused
-
+from bench.cases import Bench
+from bench.detected import read, report
+from bench.honest import Honest
+from bench.refused import refused
 from hearthring.protocol.tensors import Residual
 
 
 def main() -> int:
     """Run what isn't there yet, or report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--residual", default="bf16")
     parser.add_argument("--first", type=int, default=0)

@@ -4,7 +4,7 @@
 "hash" is the row hashes and Merkle roots of the same rows as fp16; "check" compares 32 digests with
 recomputed states. Medians, one core. "bytes" is what a stage's account of a token takes in a proof.
 
-Run: python bench/digest.py [--chunks 32] [--repeat 9]
+Run: python -m bench.digest [--chunks 32] [--repeat 9]
 """
 
 import argparse
@@ -34,7 +34,7 @@ def timed(work: Callable[[], object], chunks: int, repeat: int) -> float:
 
 def main() -> None:
     """Measure and print a line per width."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=9)
     options = parser.parse_args()

@@ -6,9 +6,9 @@ called through its C API (``llama_decode``, its defaults), without server or sam
 from token ids to logits: of the last row in a prompt, of every row else. Ours has the ends of
 ``ends.py``, which are ggml graphs too.
 
-Run: python bench/engine.py MODEL.gguf [--threads 1 2] [--rounds 3] [--sides low fast] [--json]
-     python bench/engine.py MODEL.gguf --cases "decode at 8000"
-     python bench/engine.py --random Q4_0 --sides packed --cases decode "8 sessions"
+Run: python -m bench.engine MODEL.gguf [--threads 1 2] [--rounds 3] [--sides low fast] [--json]
+     python -m bench.engine MODEL.gguf --cases "decode at 8000"
+     python -m bench.engine --random Q4_0 --sides packed --cases decode "8 sessions"
 """
 
 import argparse
@@ -68,8 +68,8 @@ Step = Callable[[Case, int], None]
 def ours(path: Path, threads: int, side: str, context: int) -> Step:
     """The ggml engine over all layers."""
     import numpy as np
-    from ends import GgmlEnds
 
+    from bench.ends import GgmlEnds
     from hearthring.protocol.tensors import Residual
     from hearthring.shards.engine import EngineRow, Kind, Segment
     from hearthring.shards.engines import EngineOptions, load_engine
@@ -97,7 +97,7 @@ def ours(path: Path, threads: int, side: str, context: int) -> Step:
 
 def theirs(path: Path, threads: int, side: str, context: int) -> Step:
     """llama.cpp."""
-    from llama import Llama
+    from bench.llama import Llama
 
     model = Llama(path, threads, SEQUENCES, context)
 
@@ -164,7 +164,7 @@ def compare(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--random", metavar="TYPE", help="a 1B Llama of random weights instead")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -185,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.model
         if options.random:
-            from random_model import write_random_model
+            from bench.random_model import write_random_model
 
             path = write_random_model(Path(folder) / f"random-1B.{options.random}", options.random)
         seconds = {}

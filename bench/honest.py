@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from answers import Asked, chunks, rows_of, run
-from cases import KV8, LOW, Bench
-from replays import Replays
 
+from bench.answers import Asked, chunks, rows_of, run
+from bench.cases import KV8, LOW, Bench
+from bench.replays import Replays
 from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment

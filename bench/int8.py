@@ -7,7 +7,7 @@ words, how often the likeliest token is the same and how far the logits are apar
 then how many tokens of answers, chosen greedily and each on its own, are the same until the first
 that isn't.
 
-Run: python bench/int8.py [--model smollm2] [--residual fp16] [--texts 24] [--answers 4]
+Run: python -m bench.int8 [--model smollm2] [--residual fp16] [--texts 24] [--answers 4]
 """
 
 import argparse

@@ -9,8 +9,8 @@ would take an hour, and every layer is computed alike), and on two layers of fix
 model's shape in every type. At the end the engines run beside themselves without invariance
 (``cost.py``).
 
-Run: python bench/invariance.py MODEL.gguf [--schedules 20] [--seed 1] [--short] [--costs]
-     python bench/invariance.py MODEL.gguf --only torch Q4_K [--torch-layers 30]
+Run: python -m bench.invariance MODEL.gguf [--schedules 20] [--seed 1] [--short] [--costs]
+     python -m bench.invariance MODEL.gguf --only torch Q4_K [--torch-layers 30]
 """
 
 import argparse
@@ -21,10 +21,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from cost import show_costs
 from gguf import GGMLQuantizationType
-from rows import Make, Session, Text, make_text
 
+from bench.cost import show_costs
+from bench.rows import Make, Session, Text, make_text
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.engine import Engine, Kind

@@ -1,6 +1,6 @@
 """How do layers come to nodes that have nothing but an invitation?
 
-Run: python bench/layers.py [--rate 3] [--json FILE]
+Run: python -m bench.layers [--rate 3] [--json FILE]
 
 One node has the file; three others, each with an empty models folder, join by its invitation for a
 quarter of the layers each. Midway the only source is killed, then started again at its address.
@@ -15,8 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nodes import MACHINE, report
-
+from bench.nodes import MACHINE, report
 from hearthring import Client
 from hearthring.processes import NodeProcess
 from hearthring.shards.parts import size_of, window_parts

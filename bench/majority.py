@@ -7,13 +7,13 @@ honest answer, and praise a liar's), and some are of the other class. The vote i
 audits take, splits and further draws included: verifiers of the route's class are drawn before all
 others. Beside it: what independent errors would give, and the figures of a paper on majorities.
 
-Run: python bench/majority.py [--model smollm2|tiny] [--answers 4] [--draws 20000] [--seed 1]
+Run: python -m bench.majority [--model tiny] [--answers 4] [--draws 20000] [--seed 1]
+     [--json FILE]
 """
 
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -22,8 +22,6 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests have
 
 from hearthring.client.auditing import audit_offline
 from hearthring.client.calibrations import calibration_of
@@ -121,8 +119,8 @@ def formula(seats: int, error: float) -> float:
 
 def main() -> None:
     """Judge answers, draw juries, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny", help="or one that hearthring knows: smollm2")
     parser.add_argument("--answers", type=int, default=4, help="of each kind")
     parser.add_argument("--draws", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)

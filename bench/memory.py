@@ -1,6 +1,6 @@
 """What memory does a node take for itself, and what takes it?
 
-Run: python bench/memory.py [--engine ggml] [--tokens 64] [--json FILE] [-- NODE FLAGS ...]
+Run: python -m bench.memory [--engine ggml] [--tokens 64] [--json FILE] [-- NODE FLAGS ...]
 
 Starts a real node with the whole of SmolLM2, runs one session of a client in this process, and
 looks at every process of the node (Linux: /proc/PID/smaps). Private memory (USS) is what would be

@@ -1,6 +1,6 @@
 """What do proofs cost on the path of a token: a ring's decode with them against one without?
 
-Run: python bench/path.py [--stages 3] [--tokens 48] [--seconds 60] [--json FILE]
+Run: python -m bench.path [--stages 3] [--tokens 48] [--seconds 60] [--json FILE]
 
 Two rings of real node processes on the loopback, one thread each; one hashes, signs and checks
 nothing (``bench/unproven.py``). Each round has an answer by every way, in turn:
@@ -23,12 +23,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
-from nodes import MACHINE, STORY, report, ring
-from unproven import unproven
-
+from bench.nodes import MACHINE, STORY, report, ring
+from bench.unproven import unproven
 from hearthring import Client
 
-UNPROVEN = ("bench/unproven.py",)
+UNPROVEN = ("-m", "bench.unproven")
 Decode = Callable[[], float]
 """Generates once; tokens per second."""
 

@@ -1,6 +1,6 @@
 """Does a second stage make a prompt faster? And does a shared prefix?
 
-Run: python bench/prefill.py [--prompt 512] [--delay 5] [--kernels auto] [--rounds 3] [--json FILE]
+Run: python -m bench.prefill [--prompt 512] [--delay 5] [--kernels auto] [--rounds 3] [--json FILE]
 
 One stage and two, one thread each; with ``--delay``, every link takes so many milliseconds longer
 each way. ``--kernels low`` multiplies prompt rows in 8 bits: slower than float32 on one stage, but
@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from nodes import MACHINE, STORY, report, ring
-
+from bench.nodes import MACHINE, STORY, report, ring
 from hearthring import Client
 
 SHARED, QUESTION = 400, 24

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from answers import Asked, run
-
+from bench.answers import Asked, run
 from hearthring.client.sampler import lead
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.ends import Ends

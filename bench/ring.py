@@ -1,6 +1,6 @@
 """How fast is a loopback ring, beside the same engine in one process, and beside Petals?
 
-Run: python bench/ring.py [--stages 4] [--engine ggml] [--tokens 64] [--rounds 3] [--json FILE]
+Run: python -m bench.ring [--stages 4] [--engine ggml] [--tokens 64] [--rounds 3] [--json FILE]
 
 Rounds of ring and single process alternate, one thread per process. A hop's cost is what a step
 round the ring takes beyond its stages' engines, over the number of hops (the client's two
@@ -13,8 +13,7 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from nodes import MACHINE, STORY, Single, report, ring
-
+from bench.nodes import MACHINE, STORY, Single, report, ring
 from hearthring import Client
 
 PETALS = (4.7, 6.8)

@@ -1,6 +1,6 @@
 """How long does choosing a route take in a large swarm?
 
-Run: python bench/route.py [--nodes 10000] [--layers 80] [--classes 4] [--signatures 2000]
+Run: python -m bench.route [--nodes 10000] [--layers 80] [--classes 4] [--signatures 2000]
 
 A simulated directory: windows of 2 to 12 layers, three classes of device, load, links and a table
 of measured peers. Printed are the median and the worst of 30 choices, from bare records and from

@@ -3,7 +3,7 @@
 Thousands of random inserts, commits, drops and reuses of slots, with compactions where no slot
 above a row's parent is free; every row is compared, bit for bit, with a fresh run of its path.
 
-Run: python bench/slots.py [--steps 10000] [--seed 1]
+Run: python -m bench.slots [--steps 10000] [--seed 1]
 """
 
 import argparse
@@ -92,7 +92,7 @@ def engines() -> dict[str, Engine]:
 
 def main() -> int:
     """Check both engines; the exit code tells whether all bits were equal."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """What do spot checks cost a ring at work, at which rate?
 
-Run: python bench/spot.py [--stages 3] [--rates 0.01,0.05] [--seconds 60] [--json FILE]
+Run: python -m bench.spot [--stages 3] [--rates 0.01,0.05] [--seconds 60] [--json FILE]
 
 Real node processes on the loopback, one thread each; a round has an answer at every rate, in turn,
 so that all meet the same machine. A cost is 1 - tokens/s over tokens/s without checks, at the
@@ -18,9 +18,8 @@ from pathlib import Path
 from statistics import mean
 from unittest import mock
 
-from nodes import MACHINE, STORY, report, ring
-from path import Decode, measure, shares
-
+from bench.nodes import MACHINE, STORY, report, ring
+from bench.path import Decode, measure, shares
 from hearthring import Client
 from hearthring.client.standing import open_reputation
 from hearthring.verify.reputation import OWN, Evidence

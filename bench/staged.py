@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from unproven import unproven
-
+from bench.unproven import unproven
 from hearthring.node.archive import CellRecord
 from hearthring.node.stage_session import StageSession
 from hearthring.protocol import identity

@@ -1,6 +1,6 @@
 """A node, or a client, that hashes, signs and checks no rows: what proofs are measured against.
 
-Run: python bench/unproven.py <flags of hearthring node>
+Run: python -m bench.unproven <flags of hearthring node>
 
 It works with its like only: row hashes and step signatures are constants, and nobody looks at
 them. Everything else, handshakes and receipts included, is as ever.

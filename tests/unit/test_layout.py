@@ -1,6 +1,7 @@
 """The rules that no compiler enforces: what is packaged, who imports whom, what stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,22 @@ def test_imports_point_one_way(folder: str) -> None:
         and name.split(".")[1] not in MAY_IMPORT[folder] | {folder}
     ]
     assert wrong == []
+
+
+def test_every_file_is_on_the_map() -> None:
+    """``docs/structure.md`` names every file of every folder, and none that isn't there."""
+    chapters = (ROOT / "docs/structure.md").read_text().split("\n**")[1:]
+    folders = [ROOT / chapter.partition("/")[0] for chapter in chapters]
+    assert {folder.name for folder in folders} >= {
+        *FOLDERS.values(),
+        "hearthring",
+        "tests",
+        "bench",
+    }
+    for folder, chapter in zip(folders, chapters, strict=True):
+        named = set(re.findall(r"`(\w+\.py)`", chapter))
+        files = {path.name for path in folder.rglob("[!_]*.py")} - {"conftest.py"}
+        assert named == {name for name in files if not re.search("^test_|_pb2", name)}
 
 
 def test_one_file_alone_imports_hivemind() -> None:
