@@ -15,7 +15,8 @@ from hearthring.protocol import records
 from hearthring.protocol.errors import DirectoryDown, HearthringError
 from hearthring.protocol.frames import DirectoryConfig, Frame, pack, unpack
 
-START = 30.0
+START = 120.0
+"""Seconds until it must be ready: a small board, or a busy machine, is slow to import it."""
 REQUEST = 10.0
 WITHDRAW = 1.5
 PING = 2.0
@@ -77,8 +78,9 @@ class DhtDirectory:
     async def start(config: DirectoryConfig) -> "DhtDirectory":
         """Start the child and join the swarm.
 
-        Raises ``DirectoryDown`` after 30 s, or earlier when nobody answers or the clock is wrong,
-        ``PortInUse`` or ``BadIdentityFile``; then, and when cancelled, no process is left.
+        Raises ``DirectoryDown`` after ``START`` seconds, or earlier when nobody answers or the
+        clock is wrong, ``PortInUse`` or ``BadIdentityFile``; then, and when cancelled, no process
+        is left.
         """
         directory = DhtDirectory(config)
         directory._child = await directory._spawn(config)
@@ -154,7 +156,11 @@ class DhtDirectory:
         except BaseException as error:
             await child.close()
             if isinstance(error, TimeoutError):
-                raise DirectoryDown(f"not ready in {START:g} s", field="directory") from None
+                raise DirectoryDown(
+                    f"not ready in {START:g} s",
+                    field="directory",
+                    mend="is the machine very busy? HEARTHRING_DEBUG=1 shows what it does",
+                ) from None
             if isinstance(error, Gone):
                 raise DirectoryDown(
                     "its process ended while it started",

@@ -64,6 +64,9 @@ class _Service:
                 self._reply(request, result=await self._do(request))
         except HearthringError as error:
             self._reply(request, error=error)
+        except TimeoutError:
+            late = DirectoryDown(f"took longer than {_DEADLINE:g} s", field="directory")
+            self._reply(request, error=late)
         except Exception as error:
             # hivemind raises what it likes; the process goes on, the parent judges by ``ping``.
             logging.getLogger(__name__).debug("request failed", exc_info=True)
