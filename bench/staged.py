@@ -7,18 +7,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bench.unproven import unproven
 from hearthring.node.archive import CellRecord
 from hearthring.node.stage_session import StageSession
-from hearthring.protocol import identity
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.messages import GENERATED, PROMPT, HopTime, Open, Row, Step
 from hearthring.shards.engine import Engine
 from hearthring.shards.tracing import TracingEngine
 from hearthring.verify import receipts
-from hearthring.verify.claims import claim
-from hearthring.verify.rowhash import row_hashes
+from hearthring.verify.claims import Check
+from hearthring.verify.sealing import Seal
 
 MODEL, PROMPT_ROWS = "ab" * 32, 64
 Account = tuple[receipts.ReceiptBody, CellRecord, bytes]
@@ -65,6 +65,8 @@ class Ring:
             )
             client = self.who[0].node_id
             self.stages.append(StageSession(wish, client, engine, self.who[place + 1]))
+        about = 0, 0, bytes.fromhex(MODEL), bytes.fromhex(classes[0])
+        self._sealing = Seal(self.who[0], self.session, *about)
 
     def run(self, step: Step) -> None:
         """One step through all stages."""
@@ -91,31 +93,14 @@ class Ring:
                 step = stage.complete(prepared, out, HopTime(0.0, 0.0), trace)
             with self.clock.on("cells"):
                 stage.settle()
-        with self.clock.on("checks"):  # a client makes it beside the head
-            last = self.stages[-1].wish
-            said = self._claim(step, last.end, last.fingerprint)
-            identity.verify(self.who[-1].node_id, said, step.signature)
+        last = self.stages[-1].wish  # a client checks it beside the head
+        about = last.end, bytes.fromhex(MODEL), bytes.fromhex(last.fingerprint)
+        with self.clock.on("checks"):
+            Check(self.who[-1].node_id, step, step.rows, *about).confirm()
 
     def _signed(self, step: Step) -> Step:
-        first = self.stages[0].wish
-        said = self._claim(step, first.start, first.previous_fingerprint)
-        return Step(
-            *(step.session, 0, step.step_id, step.rows, step.states, step.commit),
-            signature=self.who[0].sign(said),
-        )
-
-    def _claim(self, step: Step, boundary: int, fingerprint: str) -> bytes:
-        ids = [row.id for row in step.rows]
-        hashes = row_hashes(
-            bytes.fromhex(MODEL),
-            bytes.fromhex(fingerprint),
-            boundary,
-            [row.kind for row in step.rows],
-            [row.position for row in step.rows],
-            step.states,
-            len(ids),
-        )
-        return claim(self.session, 0, step.step_id, boundary, ids, hashes)
+        _, signature = self._sealing.put(step.step_id, step.rows, step.states)
+        return replace(step, signature=signature)
 
 
 def generate(ring: Ring, wire: bytes, size: int, rows: int) -> Iterator[dict[str, float]]:

@@ -7,26 +7,22 @@ them. Everything else, handshakes and receipts included, is as ever.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from hearthring.client import hearing, sending
+from hearthring.client import hearing
 from hearthring.node import stage_session
-from hearthring.protocol import identity
 from hearthring.protocol.messages import Row, SignedRows, Step
+from hearthring.verify.sealing import Seal
 
 _HASH, _SIGNATURE = bytes(32), bytes(64)
 
 
-def _no_hashes(*arguments: Any) -> list[bytes]:
-    return [_HASH] * arguments[-1]
-
-
-def _no_claim(*_: Any) -> bytes:
-    return _HASH
+def _no_seal(_: Seal, __: int, rows: Sequence[Row], ___: Any) -> tuple[list[bytes], bytes]:
+    return [_HASH] * len(rows), _SIGNATURE
 
 
 class _NoCheck:
@@ -50,24 +46,11 @@ class _NoCheck:
 
 @contextmanager
 def unproven(*more: ModuleType) -> Iterator[None]:
-    """Neither rows nor steps are proven within; ``more``: modules that do so beside the package."""
-    sign, verify = identity.Identity.sign, identity.verify
-
-    def unsigned(who: identity.Identity, message: bytes) -> bytes:
-        return _SIGNATURE if message is _HASH else sign(who, message)
-
-    def unchecked(node: str, message: bytes, signature: bytes) -> None:
-        if message is not _HASH:
-            verify(node, message, signature)
-
+    """Neither rows nor steps are proven within; ``more``: modules that check beside the package."""
     with ExitStack() as stack:
-        for module in (stage_session, sending, *more):
-            stack.enter_context(mock.patch.object(module, "row_hashes", _no_hashes))
-            stack.enter_context(mock.patch.object(module, "claim", _no_claim))
-        for module in (stage_session, hearing):
+        stack.enter_context(mock.patch.object(Seal, "put", _no_seal))
+        for module in (stage_session, hearing, *more):
             stack.enter_context(mock.patch.object(module, "Check", _NoCheck))
-        stack.enter_context(mock.patch.object(identity.Identity, "sign", unsigned))
-        stack.enter_context(mock.patch.object(identity, "verify", unchecked))
         yield
 
 

@@ -91,6 +91,7 @@ class RingSession:
         self._who, self.places = transport.identity, Places(self, transport, ends_fingerprint)
         self.row_type, self.width = RowType(Residual(self.route[0].residual), int8), 0
         self._step, self._owed = 0, tuple[int, ...]()
+        self._sender: Sender | None = None
         self._failed: HearthringError | None = None
         self._recovery = Recovery(self, spares) if spares is not None else None
         self._mending: asyncio.Task[None] | None = None
@@ -296,7 +297,10 @@ class RingSession:
         drop: Sequence[int] = (),
     ) -> Step:
         """Rows as the client sends them in this epoch."""
-        sender = Sender(self._who, self.session, self.epoch, self._ends, self.model_id)
+        sender = self._sender
+        if sender is None or sender.epoch != self.epoch:
+            sender = Sender(self._who, self.session, self.epoch, self._ends, self.model_id)
+            self._sender = sender
         step, hashes = sender.step(step_id, sent, commit, drop)
         self.ledger.sent.update(hashes)
         return step

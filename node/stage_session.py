@@ -51,7 +51,8 @@ from hearthring.shards.engine import Engine, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.tracing import Trace, TracingEngine
 from hearthring.verify.claims import Check, claim
-from hearthring.verify.rowhash import CHUNK, row_hashes
+from hearthring.verify.rowhash import CHUNK
+from hearthring.verify.sealing import Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class StageSession:
         self._class = bytes.fromhex(engine.numerics.fingerprint)
         self._previous_class = bytes.fromhex(wish.previous_fingerprint)
         self._cache = engine.new_cache(wish.max_rows, (wish.start, wish.end))
+        self._sealing: Seal | None = None
         self._slots = SlotMap(wish.max_rows)
         self._kept = Retention()
         self._received: list[SignedRows] = []
@@ -233,20 +235,13 @@ class StageSession:
 
     def _seal(self, prepared: Prepared, wire: bytes, time: HopTime) -> Step:
         wish, rows, step = self.wish, prepared.rows, prepared.step
-        hashes = row_hashes(
-            self._model,
-            self._class,
-            wish.end,
-            [r.kind for r in rows],
-            [r.position for r in rows],
-            wire,
-            len(rows),
-        )
+        if self._sealing is None:
+            about = wish.session, wish.epoch, wish.end, self._model, self._class
+            self._sealing = Seal(self._who, *about)
+        hashes, signature = self._sealing.put(step.step_id, rows, wire)
         view, width = memoryview(wire), self._rows.row_bytes(self._engine.width)
         for i, (row, digest) in enumerate(zip(rows, hashes, strict=True)):
             self._kept.sent(row.id, digest, view[i * width : (i + 1) * width])
-        ids = [row.id for row in rows]
-        signed = claim(wish.session, wish.epoch, step.step_id, wish.end, ids, hashes)
         return Step(
             session=wish.session,
             epoch=wish.epoch,
@@ -257,7 +252,7 @@ class StageSession:
             drop=step.drop,
             dead=prepared.dead,
             want_output=step.want_output,
-            signature=self._who.sign(signed),
+            signature=signature,
             times=(*step.times, time),
             boundary=wish.end,
         )
@@ -279,7 +274,7 @@ class StageSession:
         self._slots.commit(row for row in order.committed if row <= newest)
         self._cancelled.clear()
         self._previous_class = bytes.fromhex(order.previous_fingerprint)
-        self._jump, self._repeatable = True, set(self._kept.ids())
+        self._jump, self._repeatable, self._sealing = True, set(self._kept.ids()), None
         self.wish = replace(
             self.wish,
             epoch=order.epoch,

@@ -15,6 +15,8 @@ from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.messages import Evidence, Row, SignedRows, Step
 from hearthring.verify.rowhash import row_hashes
 
+_TAG = b"hearthring/step/1"
+_head, _id = struct.Struct(">17s16sIIII").pack, struct.Struct(">I").pack
 _HEAD_START = 0.0004
 """Seconds that whoever works beside a check is given to come to its kernels."""
 
@@ -28,10 +30,8 @@ def claim(
     hashes: Sequence[bytes],
 ) -> bytes:
     """The bytes a sender signs for one step: 32 of them, whatever the number of rows."""
-    head = struct.pack(">16sIIII", session, epoch, step_id, boundary, len(ids))
-    return sha256(
-        b"hearthring/step/1" + head + struct.pack(f">{len(ids)}I", *ids) + b"".join(hashes)
-    ).digest()
+    head = _head(_TAG, session, epoch, step_id, boundary, len(ids))
+    return sha256(b"".join((head, *map(_id, ids), *hashes))).digest()
 
 
 class Check:
@@ -42,7 +42,17 @@ class Check:
     ``boundary``. ``confirm`` tells; ``begin`` is for the thread that has time for it.
     """
 
-    __slots__ = ("_about", "_boundary", "_error", "_hashes", "_live", "_lock", "_open", "_step")
+    __slots__ = (
+        "_about",
+        "_boundary",
+        "_error",
+        "_hashes",
+        "_live",
+        "_lock",
+        "_open",
+        "_signed",
+        "_step",
+    )
 
     def __init__(
         self,
@@ -58,6 +68,7 @@ class Check:
         self._lock, self._open = threading.Lock(), True
         self._hashes: tuple[bytes, ...] | None = None
         self._error: HearthringError | None = None
+        self._signed: SignedRows | None = None
 
     def hashes(self) -> tuple[bytes, ...]:
         """Of the live rows, whoever signed them or not."""
@@ -69,7 +80,7 @@ class Check:
         with self._lock:
             if self._open:
                 try:
-                    self._verify()
+                    self._signed = self._verify()
                 except HearthringError as error:
                     self._error = error
                 self._open = False
@@ -82,8 +93,8 @@ class Check:
         self.begin()
         if self._error is not None:
             raise self._error
-        step, ids = self._step, tuple(row.id for row in self._live)
-        return SignedRows(step.epoch, step.step_id, ids, self.hashes(), step.signature)
+        assert self._signed is not None
+        return self._signed
 
     def _hashed(self) -> tuple[bytes, ...]:
         if self._hashes is None:
@@ -101,10 +112,11 @@ class Check:
             )
         return self._hashes
 
-    def _verify(self) -> None:
-        step, ids = self._step, [row.id for row in self._live]
+    def _verify(self) -> SignedRows:
+        step, ids, hashes = self._step, tuple(row.id for row in self._live), self._hashed()
         about = step.session, step.epoch, step.step_id, self._boundary
-        identity.verify(self._about[0], claim(*about, ids, self._hashed()), step.signature)
+        identity.verify(self._about[0], claim(*about, ids, hashes), step.signature)
+        return SignedRows(step.epoch, step.step_id, ids, hashes, step.signature)
 
 
 def begin(checks: Iterable[Check]) -> None:

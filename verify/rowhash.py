@@ -27,14 +27,14 @@ from hearthring.protocol.errors import BadReceipt, BadShape
 from hearthring.verify.merkle import HASH_BYTES, root
 
 if TYPE_CHECKING:
-    from hashlib import _Hash
+    from hashlib import _Hash as RowHashBegun
 
 CHUNK = 32
 """Rows under one Merkle root: a chunk holds the positions with the same ``position // CHUNK``."""
 
 _TAG = b"hearthring/row/1"
 _JOINED = b"hearthring/rows/1"
-_ROW = struct.Struct(">BI")
+_place = struct.Struct(">BI").pack
 _U32 = 1 << 32
 
 
@@ -60,30 +60,33 @@ def row_hashes(
     width, rest = divmod(size, rows) if rows else (0, size)
     if rest or (rows and not width):
         raise BadShape(f"{size} bytes for {rows} rows", field="row hash")
-    begun = _begun(model_id, fingerprint, boundary)
+    begun, view = row_hash_begun(model_id, fingerprint, boundary), memoryview(wire).cast("B")
+    return [
+        row_hash(begun, kind, position, view[at * width : (at + 1) * width])
+        for at, (kind, position) in enumerate(zip(kinds, positions, strict=True))
+    ]
+
+
+def row_hash(begun: "RowHashBegun", kind: int, position: int, wire: bytes | memoryview) -> bytes:
+    """The hash of one row: ``begun`` goes on with it.
+
+    Raises ``BadShape`` when a number doesn't fit its field.
+    """
+    state = begun.copy()
     try:
-        places = list(map(_ROW.pack, kinds, positions))
+        state.update(_place(kind, position))
     except struct.error:
-        raise BadShape(
-            f"kinds {list(kinds)[:4]} at positions {list(positions)[:4]}", field="row hash"
-        ) from None
-    if rows == 1:  # a token on its way, between two runs of an engine that empty all caches
-        state = begun.copy()
-        state.update(places[0])
-        state.update(wire)
-        return [state.digest()]
-    view, hashes = memoryview(wire).cast("B"), []
-    for at, place in enumerate(places):
-        state = begun.copy()
-        state.update(place)
-        state.update(view[at * width : (at + 1) * width])
-        hashes.append(state.digest())
-    return hashes
+        raise BadShape(f"kind {kind} at position {position}", field="row hash") from None
+    state.update(wire)
+    return state.digest()
 
 
 @lru_cache(256)
-def _begun(model_id: bytes, fingerprint: bytes, boundary: int) -> "_Hash":
-    """SHA-256 over what all rows at a boundary begin with. To be copied, never updated."""
+def row_hash_begun(model_id: bytes, fingerprint: bytes, boundary: int) -> "RowHashBegun":
+    """SHA-256 over what all rows at a boundary begin with. To be copied, never updated.
+
+    Raises ``BadShape`` for a hash of another length, or a boundary that doesn't fit its field.
+    """
     if len(model_id) != HASH_BYTES or len(fingerprint) != HASH_BYTES:
         raise BadShape("a model id or fingerprint that isn't 32 bytes", field="row hash")
     if not 0 <= boundary < _U32:
