@@ -11,12 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import base58
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
 
+from hearthring.protocol import ed25519
 from hearthring.protocol.errors import BadIdentityFile, BadSignature, Malformed
 
 _ID_PREFIX = bytes.fromhex("002408011220")
@@ -38,23 +38,22 @@ def public_key_of(node_id: str) -> bytes:
         raw = b""
     public = raw[len(_ID_PREFIX) :]
     # The decoder forgives blanks: a key must have one id only.
-    if len(public) != 32 or node_id_of(public) != node_id:
+    if len(public) != 32 or node_id_of(public) != node_id or not ed25519.sound(public):
         raise Malformed("not the id of an ed25519 key (12D3KooW…)", field="node id")
     return public
 
 
 def verify(node_id: str, message: bytes, signature: bytes) -> None:
     """Check a signature of the peer with that id. Raises ``BadSignature`` or ``Malformed``."""
-    try:
-        _key_of(node_id).verify(signature, message)
-    except InvalidSignature:
-        raise BadSignature(f"not signed by {node_id}", field="signature") from None
+    if not ed25519.verify(*_key_of(node_id), message, signature):
+        raise BadSignature(f"not signed by {node_id}", field="signature")
 
 
 @lru_cache(1024)
-def _key_of(node_id: str) -> Ed25519PublicKey:
+def _key_of(node_id: str) -> tuple[Ed25519PublicKey, bytes]:
     """Kept, because reading an id takes as long as the check: neighbours sign every step."""
-    return Ed25519PublicKey.from_public_bytes(public_key_of(node_id))
+    public = public_key_of(node_id)
+    return Ed25519PublicKey.from_public_bytes(public), public
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +113,7 @@ class Identity:
     def sign(self, message: bytes) -> bytes:
         """A 64-byte ed25519 signature."""
         return self._key.sign(message)
+
+    def signer(self) -> ed25519.Sign:
+        """The same for one thread at a time, and sooner."""
+        return ed25519.signer(self._key)

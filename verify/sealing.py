@@ -32,7 +32,7 @@ class Seal:
     ) -> None:
         self._about = model_id, fingerprint, boundary
         self._begun = row_hash_begun(*self._about)
-        self._until, self._boundary, self._sign = (session, epoch), boundary, who.sign
+        self._until, self._boundary, self._sign = (session, epoch), boundary, who.signer()
 
     def put(
         self, step_id: int, rows: Sequence[Row], wire: bytes | memoryview
