@@ -97,6 +97,8 @@ class Generation:
     _flying: deque[_Flying] = field(default_factory=deque)
     _end: int = 0
     """Rows from this position on would come after the last token."""
+    _looking: bool = False
+    """The thread is busy with guesses, and the tree is its own meanwhile."""
 
     async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncGenerator[int | None]:
         """Generate until the answer has ``limit`` tokens; the one in ``ends_at`` is the last.
@@ -130,8 +132,8 @@ class Generation:
                     if branch is not None:
                         self._accept(branch)
                 self._discard(decided.fallen)
-                for step, states in decided.steps:
-                    self._launch(branches, step, states)
+                self._launch(branches, decided.steps)
+                await self._go_on(branches)
                 try:
                     await self._arrival(branches)
                 except RolledBack as back:
@@ -293,11 +295,22 @@ class Generation:
         if missed:
             branches.plant(history[-1])
         flying = 0 if missed else len(self._flying)
-        planned = self.speculation.plan(branches, flying, self._end)
-        return _Decided(chosen, fallen, [(step, self._embed(step)) for step in planned])
+        return _Decided(chosen, fallen, self._plan(branches, flying))
 
-    def _embed(self, step: Sequence[Branch]) -> F32:
-        return self.ends.embed([branch.token for branch in step])
+    def _plan(self, branches: Branches, flying: int) -> list[tuple[list[Branch], F32]]:
+        """On the thread: steps to send, with their embeddings."""
+        planned = self.speculation.plan(branches, flying, self._end)
+        return [(step, self.ends.embed([branch.token for branch in step])) for step in planned]
+
+    async def _go_on(self, branches: Branches) -> None:
+        """Look for guesses that take time to be found, while the step that is awaited is out."""
+        self._looking = True
+        try:
+            while self.speculation.more and not self._flying[0].waiting.done():
+                planned = await self.heads.run(self._plan, branches, len(self._flying))
+                self._launch(branches, planned)
+        finally:
+            self._looking = False
 
     def _accept(self, branch: Branch) -> None:
         """A row that was sent belongs to the text."""
@@ -307,19 +320,20 @@ class Generation:
         if branch.state is not None:
             self.final.append(branch.state)
 
-    def _launch(self, branches: Branches, step: list[Branch], states: F32) -> None:
-        rows, certain = branches.sent(step), list[int]()
-        if step[0] is branches.cursor:
-            self.rows.append(rows[0])
-            certain = [rows[0].id]
-        flying = _Flying(
-            self._send(rows, states, certain), step, time.perf_counter(), not self._flying
-        )
-        self._flying.append(flying)
+    def _launch(self, branches: Branches, steps: Sequence[tuple[list[Branch], F32]]) -> None:
+        for step, states in steps:
+            rows, certain = branches.sent(step), list[int]()
+            if step[0] is branches.cursor:
+                self.rows.append(rows[0])
+                certain = [rows[0].id]
+            flying = _Flying(
+                self._send(rows, states, certain), step, time.perf_counter(), not self._flying
+            )
+            self._flying.append(flying)
 
     def _early(self, rows: Sequence[Row], states: F32) -> bool:
         """Begin with the head of rows that aren't checked yet, if that takes longer than it."""
-        if self._branches is None or self.heads.seconds < LONG:
+        if self._branches is None or self._looking or self.heads.seconds < LONG:
             return False
         if found := self._branches.early(rows, states, LIKELY):
             self.heads.begin(self.ends, np.stack(found))

@@ -53,10 +53,10 @@ class Pace(Protocol):
         """
 
     def drafted(self, candidates: int, seconds: float) -> None:
-        """Looking for candidates took so long, while nothing else was done here; so many came."""
+        """Looking for candidates took so long, while nothing was under way; so many came."""
 
     def sent(self, steps: Sequence[int], flying: int) -> None:
-        """Steps of so many rows go out, while ``flying`` others are under way."""
+        """Steps of so many rows go out, while ``flying`` others are under way, if only just."""
 
     def back(self, trip: Trip) -> None:
         """A step is back."""

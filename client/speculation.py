@@ -17,6 +17,10 @@ ROOM = 64
 """Rows beyond the text that may be at the stages at once: slots are reserved for so many."""
 STEPS = 24
 """Steps that may fly at once, well below what a stage lets wait."""
+LONG = 0.001
+"""Seconds of looking for guesses from which on what was found leaves before more is looked for."""
+FADE = 0.8
+"""What the longest search counts for after the next one: of several drafts not all take long."""
 
 
 @dataclass(slots=True)
@@ -38,8 +42,13 @@ class Speculation:
     lesson: Lesson | None = None
     tally: Tally = field(default_factory=Tally)
     clock: Callable[[], float] = time.perf_counter
+    more: bool = False
+    """Further steps may pay, but looking for them takes time: ``plan`` again for those, once the
+    ones that it gave are on their way."""
     _calibration: Calibration = field(default_factory=Calibration)
     _wrote: float = 0.0
+    _late: float = 0.0
+    """The longest search for guesses of late, in seconds."""
 
     def __post_init__(self) -> None:
         """The name outlives the draft."""
@@ -96,7 +105,7 @@ class Speculation:
 
     def wrote(self, tokens: Sequence[int], hits: int) -> None:
         """Tokens were chosen, ``hits`` of them as guessed."""
-        now = self.clock()
+        now, self.more = self.clock(), False
         self.tokens += len(tokens)
         self.hits += hits
         self.pace.wrote(len(tokens), now - self._wrote)
@@ -112,13 +121,19 @@ class Speculation:
         self.pace.back(trip)
 
     def plan(self, branches: Branches, flying: int, end: int) -> list[list[Branch]]:
-        """The steps to send now, hung into the tree. ``flying`` steps are under way already; with
-        none, the cursor is a token to be sent. No row is at position ``end`` or beyond.
+        """Steps to send now, hung into the tree. ``flying`` steps are under way already; with none,
+        the cursor is a token to be sent. No row is at position ``end`` or beyond.
+
+        All there are to send, unless ``more``.
         """
+        again, self.more = self.more, False
         steps = list[list[Branch]]()
         if not flying:
             steps.append([branches.cursor, *self._grow(branches, 0, end)])
         while len(steps) + flying < STEPS:
+            if steps and self._late >= LONG:
+                self.more = True
+                break
             grown = self._grow(branches, flying + len(steps), end)
             if not grown:
                 break
@@ -126,7 +141,8 @@ class Speculation:
         sent = sum(map(len, steps))
         self.steps += len(steps)
         self.guesses += sent - (not flying)
-        self.pace.sent([len(step) for step in steps], flying)
+        if steps or not again:
+            self.pace.sent([len(step) for step in steps], flying)
         return steps
 
     def _grow(self, branches: Branches, flying: int, end: int) -> list[Branch]:
@@ -140,10 +156,10 @@ class Speculation:
         if place.room < 1 or reach < 1 or (most := self.pace.ask(place)) < 1:
             return []
         fresh = not self.draft_s
-        found = self._ask(tip, min(most, place.room))
+        found = self._ask(tip, min(most, place.room), flying)
         # The first candidates show what they cost: it may be worth to look for more at once.
         if fresh and len(found) == most < (more := self.pace.ask(place)):
-            found = self._ask(tip, min(more, place.room))
+            found = self._ask(tip, min(more, place.room), flying)
         if isinstance(self.draft, DrawingDraft) and tip.branch.offer is None:
             tip.branch.offer = self.draft.offered()
         proposed = within(found, reach)
@@ -155,14 +171,17 @@ class Speculation:
         left_out(proposed, wanted, tip.branch)
         return grown
 
-    def _ask(self, tip: Tip, most: int) -> list[Candidate]:
-        """What the draft has to say, and what that took."""
+    def _ask(self, tip: Tip, most: int, flying: int) -> list[Candidate]:
+        """What the draft has to say, and what that took; the pace hears of it if nothing else was
+        under way."""
         assert self.draft is not None
         begun = self.clock()
         found = self.draft.propose(tip.tail, most)
         spent = self.clock() - begun
         self.draft_s += spent
-        self.pace.drafted(len(found), spent)
+        self._late = max(spent, FADE * self._late)
+        if not flying:
+            self.pace.drafted(len(found), spent)
         return found
 
 

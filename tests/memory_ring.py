@@ -102,7 +102,9 @@ class MemorySwarm:
         await node.transport.close()
         await node.stage.close()
 
-    def client(self, patience: float = PATIENCE, remember: bool = False) -> AsyncClient:
+    def client(
+        self, patience: float = PATIENCE, remember: bool = False, sharing: str = "own"
+    ) -> AsyncClient:
         """A client that knows the first node only."""
         client = AsyncClient(
             [self.nodes[0].invitation],
@@ -111,6 +113,7 @@ class MemorySwarm:
             transport=MemoryTransport(self.network),
             patience=patience,
             remember=remember,
+            sharing=sharing,
         )
         self.stack.push_async_callback(client.close)
         return client

@@ -21,6 +21,7 @@ from hearthring.verify import receipts
 from hearthring.verify.proof import StageProof
 from tests.drafts import Knowing, Whim
 from tests.memory_ring import MemoryNode, memory_swarm
+from tests.wrapped import WrappedEngine
 
 PROMPT_IDS = [int(x) for x in np.random.default_rng(3).integers(3, 280, 40)]
 KINDS: dict[str, dict[str, Any]] = {
@@ -32,28 +33,22 @@ CUTS = (0, 1, 3, 4)
 
 
 @dataclass
-class Uneven:
+class Uneven(WrappedEngine):
     """An engine that takes its time now and then, and may call out before its n-th batch."""
 
-    honest: Engine
     random: np.random.Generator
     batch: int = 0
     burn: Callable[[], object] = lambda: None
     seen: int = 0
     rows: int = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.honest, name)
-
-    def forward(
-        self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
-    ) -> tuple[F32, dict[int, F32]]:
+    def before(self, segments: tuple[Segment, ...], states: F32) -> tuple[Segment, ...]:
         self.seen, self.rows = self.seen + 1, self.rows + len(states)
         if self.seen == self.batch:
             self.burn()
         if self.random.random() < 0.3:
             time.sleep(self.random.random() * 0.003)
-        return self.honest.forward(segments, states, taps)
+        return segments
 
 
 def uneven(seed: int) -> dict[int, NodeHooks]:
@@ -104,7 +99,8 @@ async def schedules(
 ) -> list[Guessing]:
     """Answers under so many schedules, each compared with the plain one."""
     async with memory_swarm(entry, CUTS, hooks=uneven(seeds[0])) as swarm:
-        client = swarm.client()
+        # Without sharing: rows of earlier answers would be copied instead of computed.
+        client = swarm.client(sharing="none")
         options = {"max_tokens": tokens, **KINDS[kind]}
         plain = await ask(client, **options)
         truth, found = PROMPT_IDS + plain.token_ids, list[Guessing]()

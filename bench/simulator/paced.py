@@ -168,12 +168,18 @@ class PacedClient:
             return
         if missed:
             branches.plant(chosen[-1])
-        flying = 0 if missed else len(self._flying)
-        for planned in self.speculation.plan(branches, flying, len(self._text) - 1):
+        self._plan(0 if missed else len(self._flying))
+
+    def _plan(self, flying: int) -> None:
+        """Send what is found, and look for more while what is awaited is out."""
+        for planned in self.speculation.plan(self._branches, flying, len(self._text) - 1):
             self._launch(planned)
         self._later(self._planned)
 
     def _planned(self) -> None:
+        if self.speculation.more and not self._flying[0].back:
+            self._plan(len(self._flying))
+            return
         self._busy = False
         self._take()
 

@@ -89,7 +89,7 @@ async def test_refuted_rows_are_cancelled_and_their_slots_come_back(tiny: ModelE
 
     hooks = {place: NodeHooks(engine=watch) for place in range(3)}
     async with memory_swarm(tiny, CUTS, hooks=hooks) as swarm:
-        client = swarm.client()
+        client = swarm.client(sharing="none")
         plain = await ask(client, max_tokens=16)
         before = engines[-1].rows
         draft = Knowing([3] * 400, 5, hit=1.0, wide=1)
@@ -97,7 +97,9 @@ async def test_refuted_rows_are_cancelled_and_their_slots_come_back(tiny: ModelE
     same(answer, plain)
     sent = len(PROMPT_IDS) + answer.guessing.guesses + len(plain.token_ids)
     assert answer.guessing.guesses > 20 * len(plain.token_ids)
-    assert engines[-1].rows - before < sent / 2, "the last stage ran what was refuted"
+    ran = engines[-1].rows - before
+    assert len(PROMPT_IDS) + len(plain.token_ids) - 1 <= ran, "whose rows were these?"
+    assert ran < 0.8 * sent, "the last stage ran what was refuted"
 
 
 async def test_drafts_have_names(tiny: ModelEntry) -> None:
