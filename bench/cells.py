@@ -1,19 +1,17 @@
-"""What do proofs cost a stage and an auditor, and what do cells catch?
+"""What do proofs cost a stage and an auditor?
 
-Run: python -m bench.cells [--tokens 512] [--runs 100] [--json FILE]
+Run: python -m bench.cells [--tokens 512] [--json FILE]
 
 SmolLM2 in four stages of one process, no network: each stage's session takes signed steps, hashes,
 computes, signs, and with cells commits to them; CPU times of one thread. Then the answer is audited
 at every depth, with loaded layers: the whole replayed, one stage replayed from its record, and
 every stage opening what a beacon draws, from its record. Digests are those of `bench/digest.py`.
-Last, liars of `tests/liar.py` on a tiny model are audited with as many beacons, and draws are held
-against 1 - (1 - f)^n. `bench/path.py` holds rings with proofs against rings without.
+`bench/path.py` holds rings with proofs against rings without; `bench/drawn.py` tells what cells
+catch.
 """
 
 import argparse
-import tempfile
-from collections.abc import Callable, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -35,21 +33,14 @@ from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.ends import open_ends
 from hearthring.shards.engine import Engine, EngineRow, Kind, Segment
 from hearthring.shards.engines import load_engine
-from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
 from hearthring.shards.store import ModelStore
 from hearthring.verify.cell_check import check_cells
 from hearthring.verify.draw import draw
 from hearthring.verify.rowhash import chunk_roots, row_hashes
 from hearthring.verify.verdict import Outcome
-from tests.liar import hooks_for
-from tests.tiny import write_tiny_gguf
 
 STAGES = 4
-FAULTS = (
-    *("noise:0.01", "scale:1.01", "flip-sign", "replay", "stale-kv"),
-    *("skip-layer:2", "swap-layer", "other-weights:8"),
-)
 
 
 def audit(
@@ -209,85 +200,14 @@ def digests() -> dict[str, Any]:
     }
 
 
-def catch(runs: int) -> dict[str, float]:
-    """The share of audits that reject, by fault, and for an honest stage."""
-    rows, residual = 96, Residual.FP16
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        gguf = GgufFile(write_tiny_gguf(Path(folder) / "tiny.gguf"))
-        shape = gguf.shape
-        own = load_engine("torch", gguf, (0, 4), residual, 1)
-        runner = EngineCells(own, shape.kv_heads * shape.head_width)
-        states = np.random.default_rng(1).standard_normal((rows, shape.width))
-        wire = states.astype("<f2").tobytes()
-        for fault in ("honest", *FAULTS):
-            engine = load_liar(gguf, fault, residual)
-            ring = Ring([engine], rows, True)
-            for _ in generate(ring, wire, shape.width * 2, rows):
-                pass
-            ((body, taken, sent),) = records(ring)
-            promise = promise_of(body, taken.kinds, shape)
-            beacons = [sha256(f"{fault} {run}".encode()).digest() for run in range(runs)]
-            drawn = [
-                draw(beacon, (body.start, body.end), rows, 0, PROMPT_ROWS) for beacon in beacons
-            ]
-            rebuilt = Rebuilt(engine, taken, sent, [cell for cells in drawn for cell in cells])
-            while rebuilt.advance():
-                pass
-            verdicts = [
-                check_cells(promise, cells, list(opened(rebuilt, cells)), runner) for cells in drawn
-            ]
-            found[fault] = sum(v.outcome is Outcome.REJECTED for v in verdicts) / runs
-    return found
-
-
-def load_liar(gguf: GgufFile, fault: str, residual: Residual) -> Engine:
-    """A stage of the last two layers."""
-    if fault == "honest":
-        return load_engine("torch", gguf, (2, 4), residual, 1)
-    hooks = hooks_for(fault, (2, 4))
-    load = hooks.load(gguf.dequantised)
-    return hooks.engine(load_engine("torch", gguf, (2, 4), residual, 1, load=load))
-
-
-def shares(draws: int = 2000) -> list[dict[str, float]]:
-    """Cheats on a share of all cells: how often a draw meets one, and 1 - (1 - f)^n."""
-    random, window, rows = np.random.default_rng(2), (0, 8), 512
-    table = []
-    for share in (0.01, 0.03, 0.1, 0.3):
-        hit = count = 0
-        for run in range(draws):
-            wrong = random.random((window[1], rows)) < share
-            cells = draw(sha256(f"{share} {run}".encode()).digest(), window, rows)
-            hit, count = hit + any(wrong[cell] for cell in cells), count + len(cells)
-        mean = count / draws
-        table.append(
-            {
-                "share": share,
-                "cells": round(mean, 2),
-                "caught": round(hit / draws, 4),
-                "expected": round(1 - (1 - share) ** mean, 4),
-            }
-        )
-    return table
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    steps: dict[str, Callable[[], Any]] = {
-        "cost": lambda: measure(options.tokens),
-        "digests, width 4096": digests,
-        "caught": lambda: catch(options.runs),
-        "shares": shares,
-    }
-    found = {name: step() for name, step in steps.items()}
-    cost = found.pop("cost")
-    report({"machine": MACHINE} | cost | found, options.json)
+    cost = measure(options.tokens)
+    report({"machine": MACHINE, **cost, "digests, width 4096": digests()}, options.json)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,14 @@ def main() -> int:
     bench = Bench(options.model, Residual(options.residual))
     honest = Honest(bench)
     for number in range(options.first, options.first + runs):
-        if number in done:
+        its_turn = number % options.honest_every == 0
+        if number in done or (options.only_honest and not its_turn):
             continue
         asked = bench.answered(number, honest.engines[1])
         line: dict[str, Any] = {"text": number, "numerics": bench.numerics}
         if not options.only_honest:
             line["cases"] = bench.dishonest(asked)
-        if number % options.honest_every == 0:
+        if its_turn:
             line["in_class"] = honest.in_class(asked)
             line["wire8"] = honest.lossy(asked)
             line["between"] = honest.between_classes(asked)

@@ -4,7 +4,8 @@ Every side runs in a process of its own and they take turns, one measurement at 
 is the best step of all rounds, since on a shared machine only delays are random. llama.cpp is
 called through its C API (``llama_decode``, its defaults), without server or sampler. All cases go
 from token ids to logits: of the last row in a prompt, of every row else. Ours has the ends of
-``ends.py``, which are ggml graphs too.
+``ends.py``, which are ggml graphs too. "load" is the time until a side is ready in a process of its
+own, its imports included, with the file in memory already.
 
 Run: python -m bench.engine MODEL.gguf [--threads 1 2] [--rounds 3] [--sides low fast] [--json]
      python -m bench.engine MODEL.gguf --cases "decode at 8000"
@@ -139,6 +140,9 @@ def compare(
     path: Path, threads: int, rounds: int, sides: list[str], cases: list[str]
 ) -> dict[str, dict[str, float]]:
     """Best seconds per step of each side, by case, and load time."""
+    with path.open("rb") as file:  # or the first side alone would wait for the disk
+        while file.read(1 << 24):
+            pass
     spawn = get_context("spawn")
     best: dict[str, dict[str, float]] = {name: {} for name in ("load", *cases)}
     workers = []

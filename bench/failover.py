@@ -21,8 +21,6 @@ import argparse
 import asyncio
 import contextlib
 import math
-import os
-import platform
 import signal
 import sys
 import tempfile
@@ -36,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from bench.homelab import Home, Machine, why_not
+from bench.nodes import MACHINE
 from hearthring import AsyncClient
 from hearthring.shards.store import ModelStore
 from tests.chaos import campaign as kinds
@@ -194,9 +193,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="only show what --results has")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores; model {options.model}; seed {options.seed}"
-    )
+    print(f"{MACHINE}; model {options.model}; seed {options.seed}")
     if options.short:
         outcomes = short(options.model, options.seed).all
         return 0 if show("short", report(outcomes)) else 1

@@ -14,8 +14,6 @@ What other processes on the machine map too isn't private, so the column `shared
 
 import argparse
 import json
-import os
-import platform
 import re
 import tempfile
 import threading
@@ -23,6 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.nodes import MACHINE
 from hearthring import Client
 from hearthring.processes import NodeProcess
 from hearthring.shards.shape import Shape
@@ -161,7 +160,7 @@ def measure(engine: str, tokens: int, more: list[str]) -> dict[str, object]:
         for file, kilobytes in one.files.most_common(4):
             print(f"{'':<18}{kilobytes / 1024:8.1f} {Path(file).name}")
     result: dict[str, object] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": MACHINE,
         "engine": engine,
         "flags": more,
         "session_rows": rows,

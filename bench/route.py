@@ -9,14 +9,13 @@ directory), of a replacement for one stage, and what checking signatures costs b
 """
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from bench.nodes import MACHINE
 from hearthring.client.offers import Offers, View
 from hearthring.client.peers import PeerTable
 from hearthring.client.route import find_cover, find_route
@@ -91,7 +90,7 @@ def main() -> None:
     swarm = directory(options.nodes, options.layers, options.classes, draw)
     view = View(measured(swarm, draw), row_bytes=ROW_BYTES, spread=0.05, seed=3)
     piped = View(view.peers, row_bytes=ROW_BYTES, spread=0.05, seed=3, once=False)
-    print(f"{platform.machine()}, {os.cpu_count()} cores; seed {options.seed}")
+    print(f"{MACHINE}; seed {options.seed}")
     print(f"{options.nodes} nodes, {options.layers} layers, {options.classes} numerics classes")
     offers, layers = Offers(swarm), options.layers
     route = find_route(offers, layers, rows=500, view=view)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.simulator import PLAIN, Policy, simulate
 from hearthring.client.cost import CHUNKS, Hop, Plan, Ring, best, plans
@@ -139,11 +140,24 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1200)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.clients:
-        print(f"{'clients':>7} {'steps':>8} {'tok/s':>8} {'slowest':>8} {'busy':>6}")
-        for clients, name, rate, slowest, busy in crowd(options):
-            print(f"{clients:7} {name:>8} {rate:8.2f} {slowest:8.3f} {busy:6.0%}", flush=True)
-        return
+    table = show_crowd(options) if options.clients else show_cells(options)
+    if options.json:
+        options.json.write_text(json.dumps({"options": vars(options), "cells": table}, default=str))
+
+
+def show_crowd(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print the table of crowds, a line at a time."""
+    heads, table = ("clients", "steps", "tok/s", "slowest", "busy"), list[dict[str, Any]]()
+    print(f"{heads[0]:>7} {heads[1]:>8} {heads[2]:>8} {heads[3]:>8} {heads[4]:>6}")
+    for line in crowd(options):
+        table.append(dict(zip(heads, line, strict=True)))
+        clients, name, rate, slowest, busy = line
+        print(f"{clients:7} {name:>8} {rate:8.2f} {slowest:8.3f} {busy:6.0%}", flush=True)
+    return table
+
+
+def show_cells(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print the table of one client, a line at a time."""
     heads = ("chain", "tree", "following", "branching", "by the model")
     print(f"{'hop ms':>6} {'accept':>6} {'plain':>6}", *(f"{head:>15}" for head in heads))
     table = []
@@ -156,8 +170,7 @@ def main() -> None:
             *(f"{factor:>15}" for factor in factors),
             flush=True,
         )
-    if options.json:
-        options.json.write_text(json.dumps({"options": vars(options), "cells": table}, default=str))
+    return table
 
 
 if __name__ == "__main__":

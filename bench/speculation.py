@@ -17,8 +17,6 @@ should have brought is foretold by ``bench/predict.py``.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +29,7 @@ from statistics import mean, median
 from typing import Any
 
 from bench.homelab import Home, Machine, why_not
+from bench.nodes import MACHINE
 from bench.spoken import KINDS, Dialled
 from bench.tolls import measure as tolls_of
 from bench.tolls import meter_of
@@ -201,7 +200,7 @@ def main() -> int:
     if reason := why_not():
         print(f"left out: {reason}")
         return 2
-    print(f"{platform.machine()}, {os.cpu_count()} cores; SmolLM2, {options.tokens} tokens")
+    print(f"{MACHINE}; SmolLM2, {options.tokens} tokens")
     found = dict[str, Any]()
     for hop in options.hops:
         # A process each: threads of the last home's client would stay in a network that is gone.

@@ -4,21 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.memory import descendants
 from hearthring import Client
 from hearthring.shards.store import ModelEntry
 from tests.swarm.conftest import running
 
 pytestmark = [pytest.mark.swarm, pytest.mark.model]
 ABSENT = ("libtorch", "/scipy/", "/transformers/", "/pandas/")
-
-
-def processes(pid: int) -> list[int]:
-    """A process and its children's children."""
-    found = [pid]
-    for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
-    return found
 
 
 def private_megabytes(pid: int) -> float:
@@ -31,7 +23,7 @@ def test_neither_engine_nor_directory_loads_torch(smollm2: ModelEntry, tmp_path:
     flags = ("--engine", "ggml", "--prompt", "low")
     with running(tmp_path, ("0:30",), *flags) as (node,), Client([node.invitation]) as client:
         answer = client.generate("Why is the sky blue?", max_tokens=8)
-        pids = processes(node.process.process.pid)
+        pids = descendants(node.process.process.pid)
         assert len(pids) == 3  # the node, its directory, p2pd
         for pid in pids:
             maps = Path(f"/proc/{pid}/maps").read_text()
