@@ -25,6 +25,7 @@ from hearthring.verify.proof import Proof, ProofSampling, StageProof, sign
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
 
+NONCE = bytes(32)
 CLIENT, STAGES = Identity.new(), tuple(Identity.new() for _ in range(3))
 GENERATED_ROWS = 16
 TEMPERATURE = 0.8
@@ -140,7 +141,6 @@ class Forge:
         session; ``claimed``, a receipt of other outputs than were sent, which the receiver shows;
         ``prints``, a fingerprint of its own.
         """
-        nonce = bytes(32)
         sent = [self.ends.embed(asked.ids[: asked.rows]), *outputs]
         kinds = [self.ends.numerics.fingerprint, *[self.engine[1]] * 3]
         for place, other in (prints or {}).items():
@@ -157,29 +157,11 @@ class Forge:
             claims[place + 1] = _roots(self.hashes(asked, states, kind, boundary))
             says[place] = states
             shown[place + 1] = self.evidence(session, place, hashes[place + 1])
-        names = [CLIENT.node_id, *(one.node_id for one in STAGES), CLIENT.node_id]
         stages = []
         for place, (start, end) in enumerate(pairwise(self.cuts)):
-            body = ReceiptBody(
-                node=names[place + 1],
-                client=CLIENT.node_id,
-                session=(stale or {}).get(place, session),
-                epoch=0,
-                nonce_hash=commitment(nonce, ()),
-                model_id=self.model_id,
-                start=start,
-                end=end,
-                residual=str(self.rows),
-                numerics=self.engine[0],
-                fingerprint=kinds[place + 1],
-                previous=names[place],
-                previous_fingerprint=kinds[place],
-                next=names[place + 2],
-                rows=asked.rows,
-                in_roots=roots[place],
-                out_roots=claims[place + 1],
-                digests=tuple(digests(chunks(self.arrived(says[place])))),
-            )
+            its = (stale or {}).get(place, session)
+            ends = roots[place], claims[place + 1]
+            body = self._body(asked.rows, place, its, kinds, ends, says[place])
             receipt = receipts.sign(body, STAGES[place])
             stages.append(StageProof(body.node, start, end, receipt, shown.get(place)))
         said = asked.sampling
@@ -187,7 +169,7 @@ class Forge:
             Proof(
                 client=CLIENT.node_id,
                 session=session,
-                nonce=nonce,
+                nonce=NONCE,
                 model_id=self.model_id,
                 model_name="",
                 residual=str(self.rows),
@@ -204,6 +186,38 @@ class Forge:
                 received=shown.get(3),
             ),
             CLIENT,
+        )
+
+    def _body(
+        self,
+        rows: int,
+        place: int,
+        session: bytes,
+        kinds: Sequence[str],
+        ends: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+        states: F32,
+    ) -> ReceiptBody:
+        """What a stage signs of ``states``: ``kinds`` and ``ends`` are fingerprints and roots."""
+        names = [CLIENT.node_id, *(one.node_id for one in STAGES), CLIENT.node_id]
+        return ReceiptBody(
+            node=names[place + 1],
+            client=CLIENT.node_id,
+            session=session,
+            epoch=0,
+            nonce_hash=commitment(NONCE, ()),
+            model_id=self.model_id,
+            start=self.cuts[place],
+            end=self.cuts[place + 1],
+            residual=str(self.rows),
+            numerics=self.engine[0],
+            fingerprint=kinds[place + 1],
+            previous=names[place],
+            previous_fingerprint=kinds[place],
+            next=names[place + 2],
+            rows=rows,
+            in_roots=ends[0],
+            out_roots=ends[1],
+            digests=tuple(digests(chunks(self.arrived(states)))),
         )
 
 
