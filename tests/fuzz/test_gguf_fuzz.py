@@ -10,8 +10,8 @@ from hearthring.protocol.errors import HearthringError
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.manifest import build
 from hearthring.shards.tokenizer import Tokenizer
+from tests.weight_files import EXTREMES
 
-EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
 FILES = 250
 
 

@@ -1,6 +1,5 @@
 """Mutated safetensors files: each opens and reads, or is one named error."""
 
-import json
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -12,23 +11,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from hearthring.protocol.errors import BadModelFile
-from hearthring.shards.safetensors_file import SafetensorsFile
-from tests.fuzz.test_gguf_fuzz import EXTREMES
+from tests.weight_files import EXTREMES, read_all, with_header
 
 FILES = 400
-
-
-def read_all(path: Path) -> int:
-    """Bytes of everything in the file, read as an import reads it."""
-    opened = SafetensorsFile(path)
-    return sum(
-        opened.rows(name, 0, stored.shape[0]).nbytes for name, stored in opened.tensors.items()
-    )
-
-
-def with_header(header: object, data: bytes = bytes(64)) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
 
 
 @pytest.mark.parametrize("seed", range(3))

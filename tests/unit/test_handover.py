@@ -11,12 +11,9 @@ from hearthring.client.answer import Answer
 from hearthring.client.handover import FEW
 from hearthring.client.ring import RingSession
 from hearthring.shards.store import ModelEntry
+from tests.doomed import CUTS, OPTIONS, TOKENS, Doomed, Turncoat, doomed, same
 from tests.memory_ring import MemoryNode
 from tests.stage_peer import until
-from tests.unit.test_failover import CUTS, OPTIONS, TOKENS, Doomed, doomed, same, undisturbed
-from tests.unit.test_rollback import Turncoat
-
-__all__ = ["undisturbed"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hearthring.client.prior import Experience, History
 from hearthring.client.situation import LOOK, Situation
 from hearthring.shards.store import ModelEntry
 from tests.memory_ring import memory_swarm
-from tests.unit.test_speculation import CUTS
+from tests.schedules import CUTS
 
 HERE = Situation("m", 0.0, 30, False, 2, 0.01, 0.001, 0.001)
 

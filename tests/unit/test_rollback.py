@@ -4,86 +4,21 @@ back to where it was right, and goes on from there. And a request that failed go
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from hearthring.client.answer import Answer
-from hearthring.client.auditing import audit_offline
 from hearthring.client.closing import finish
 from hearthring.client.generation import Generation
 from hearthring.client.ring import RingSession
 from hearthring.client.rollback import RolledBack
 from hearthring.client.sampler import Sampling
 from hearthring.client.transcript import Transcript
-from hearthring.node.config import NodeHooks
 from hearthring.protocol.errors import BadOption, HearthringError, NoRoute
-from hearthring.protocol.tensors import F32
-from hearthring.shards.engine import Segment
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
-from hearthring.verify.verdict import Outcome, Strength
-from tests.memory_ring import MemoryNode, MemorySwarm, memory_swarm
-from tests.wrapped import WrappedEngine
-
-PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 200)]
-TOKENS = 10
-SAMPLING = {"temperature": 0.9, "seed": 4}
-OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": TOKENS, **SAMPLING}
-CUTS = (0, 1, 2, 4)
-
-
-@dataclass
-class Turncoat(WrappedEngine):
-    """An engine that lies from its n-th batch on, and calls out before its m-th."""
-
-    lies: int
-    dies: int = 0
-    burn: Callable[[], None] = lambda: None
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    seen: int = 0
-
-    def before(self, segments: tuple[Segment, ...], states: F32) -> tuple[Segment, ...]:
-        self.seen += 1
-        if self.seen == self.dies:
-            self.loop.call_soon_threadsafe(self.burn)
-        return segments
-
-    def after(self, segments: tuple[Segment, ...], output: F32) -> F32:
-        return output * np.float32(1.5) if self.seen >= self.lies else output
-
-
-async def swarm_with_a_liar(
-    swarm: MemorySwarm, place: int, lies: int, dies: int = 0
-) -> tuple[MemoryNode, MemoryNode]:
-    """The liar that is chosen first, and its honest replacement."""
-    dying: list[asyncio.Task[None]] = []
-    node: list[MemoryNode] = []
-
-    def burn() -> None:
-        dying.append(asyncio.create_task(swarm.kill(node[0])))
-
-    for at, window in enumerate(pairwise(CUTS)):
-        if at == place:
-            hooks = NodeHooks(engine=lambda e: Turncoat(e, lies, dies, burn))
-            node.append(await swarm.node(window, hooks=hooks))
-        else:
-            await swarm.node(window)
-    return node[0], await swarm.node((CUTS[place], CUTS[place + 1]), row_seconds=0.5)
-
-
-_KNOWN: list[Answer] = []
-
-
-@pytest.fixture
-async def undisturbed(tiny: ModelEntry) -> Answer:
-    """The answer of honest stages; asked for once, since it is always the same."""
-    if not _KNOWN:
-        async with memory_swarm(tiny, CUTS) as swarm:
-            _KNOWN.append(await swarm.client().generate(**OPTIONS))  # type: ignore[arg-type]
-    return _KNOWN[0]
-
+from tests.doomed import CUTS, OPTIONS, PROMPT_IDS, TOKENS, Turncoat, doomed, same
+from tests.memory_ring import MemorySwarm, memory_swarm
 
 LIES = {"in the prompt": (2, 4), "all the time": (1, 9), "at a token": (7, 10)}
 
@@ -93,9 +28,10 @@ LIES = {"in the prompt": (2, 4), "all the time": (1, 9), "at a token": (7, 10)}
 async def test_what_a_dead_liar_said_is_taken_back(
     tiny: ModelEntry, undisturbed: Answer, place: int, batches: tuple[int, int]
 ) -> None:
-    async with memory_swarm(tiny, ()) as swarm:
-        _, spare = await swarm_with_a_liar(swarm, place, *batches)
-        stream = swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
+    lies, dies = batches
+    async with doomed(tiny, {place: dies}, {place: lambda e: Turncoat(e, lies)}) as swarm:
+        spare = await swarm.node((CUTS[place], CUTS[place + 1]))
+        stream = swarm.swarm.client().stream(**OPTIONS)  # type: ignore[arg-type]
         text, taken_back = "", 0
         async with asyncio.timeout(60):
             async for piece in stream:
@@ -103,11 +39,8 @@ async def test_what_a_dead_liar_said_is_taken_back(
                 text = text[: len(text) - piece.taken_back] + piece.text
         answer = stream.answer
     assert answer.route[place].node == spare.node_id
-    assert answer.token_ids == undisturbed.token_ids
     assert answer.text == text == undisturbed.text
-    assert answer.proof.out_roots == undisturbed.proof.out_roots
-    verdict = audit_offline(answer.proof, 1)
-    assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+    same(answer, undisturbed)
 
 
 @dataclass
@@ -158,9 +91,9 @@ async def test_a_convicted_stage_is_replaced_and_all_it_spoilt_is_found(
     tiny: ModelEntry, undisturbed: Answer, place: int
 ) -> None:
     """It lies from its eighth batch on; the check knows only of the last token."""
-    async with memory_swarm(tiny, ()) as swarm:
-        liar, spare = await swarm_with_a_liar(swarm, place, 8)
-        run = await start(swarm)
+    async with doomed(tiny, {}, {place: lambda e: Turncoat(e, 8)}) as swarm:
+        liar, spare = swarm.swarm.nodes[place], await swarm.node((CUTS[place], CUTS[place + 1]))
+        run = await start(swarm.swarm)
         async with run.ring:
             last = len(PROMPT_IDS) + 6
             made = await run.go(8, lambda: run.ring.roll_back(last, liar.node_id, "it lied"))
@@ -220,11 +153,9 @@ async def test_a_request_that_failed_goes_on_when_the_swarm_is_whole(
         stream = swarm.client().resume_stream(again.value)
         pieces = [piece async for piece in stream]
         answer = stream.answer
-        assert answer.token_ids == undisturbed.token_ids
         assert answer.text == undisturbed.text
         assert [p.token_id for p in pieces] == undisturbed.token_ids[4:]
-        verdict = audit_offline(answer.proof, 1)
-        assert (verdict.outcome, verdict.strength) == (Outcome.ACCEPTED, Strength.BITS), verdict
+        same(answer, undisturbed)
 
     await broken(tiny, act)
 

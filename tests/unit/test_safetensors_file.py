@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from hearthring.protocol.errors import BadModelFile
 from hearthring.shards.safetensors_file import SafetensorsFile, Stored, refuse_pickle
-from tests.fuzz.test_safetensors_fuzz import read_all, with_header
+from tests.weight_files import read_all, with_header
 
 
 def entry(dtype: str, shape: list[int], start: int, stop: int) -> dict[str, object]:

@@ -14,11 +14,11 @@ from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.layer_reference import reference_layer
 from hearthring.shards.self_check import FP32, check_layer
 from hearthring.shards.torch_engine import TorchEngine
-from hearthring.shards.torch_fast import FastTorchEngine, choose_place
+from hearthring.shards.torch_fast import FastTorchEngine
+from tests.shapes import CPU, SHAPES, apart, engine, states, weights
 from tests.tiny import write_tiny_gguf
-from tests.unit.test_torch_fast import SHAPES, apart, engine, states, weights
 
-CPU = choose_place("cpu")
+pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -36,9 +36,7 @@ def test_plain_arithmetic_is_what_torch_computes(name: str) -> None:
 
 @pytest.fixture
 def file(tmp_path):
-    before = torch.get_num_threads()
-    yield GgufFile(write_tiny_gguf(tmp_path / "tiny.gguf", quant="Q4_1"))
-    torch.set_num_threads(before)
+    return GgufFile(write_tiny_gguf(tmp_path / "tiny.gguf", quant="Q4_1"))
 
 
 @pytest.mark.parametrize("kind", Residual)

@@ -16,7 +16,7 @@ from hearthring.protocol.errors import BadOption
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.timings import Fit
 from tests.memory_ring import memory_swarm
-from tests.unit.test_speculation import CUTS
+from tests.schedules import CUTS
 
 
 class Counting:

@@ -11,9 +11,8 @@ from hearthring.protocol.errors import BadModelFile, BadOption
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.spm import SentencePieces
 from hearthring.shards.tokenizer import StreamDecoder, Tokenizer
-from tests.llama_cpp import LlamaVocabulary
 from tests.sentences import CORPUS, SPECIALS, USER, normalizer, train, write_sentences_gguf
-from tests.unit.test_tokenizer import TEXTS
+from tests.texts import TEXTS, Pair
 
 OURS = [
     *(*TEXTS, *CORPUS, "▁▁ a ▁b", "<s>Why</s> is<|end|>\n \t the", "<0x0A><0x41>"),
@@ -23,17 +22,6 @@ PIECES = st.sampled_from([*SPECIALS, USER, " ", "  ", "\n", "▁", "the", " sky"
 ANY_TEXT = st.lists(
     st.one_of(PIECES, st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
 ).map("".join)
-
-
-class Case:
-    def __init__(self, path: Path) -> None:
-        self.ours = Tokenizer.from_gguf(GgufFile(path))
-        self.theirs = LlamaVocabulary(path)
-
-    def check(self, text: str) -> None:
-        for specials in (True, False):
-            ids = self.ours.encode(text, specials=specials)
-            assert ids == self.theirs.encode(text, specials=specials), (text, specials)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +34,13 @@ def case(
     request: pytest.FixtureRequest,
     trained: tokenizers.Tokenizer,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Case:
+) -> Pair:
     path = tmp_path_factory.mktemp(request.param) / "tiny.gguf"
     prefix = False if request.param == "gemma" else None
-    return Case(write_sentences_gguf(path, trained, prefix=prefix, name=f"Tiny {request.param}"))
+    return Pair(write_sentences_gguf(path, trained, prefix=prefix, name=f"Tiny {request.param}"))
 
 
-def test_ids_are_llama_cpps(case: Case) -> None:
+def test_ids_are_llama_cpps(case: Pair) -> None:
     for text in OURS:
         case.check(text)
     assert case.ours.eos_ids == case.theirs.ends()
@@ -61,11 +49,11 @@ def test_ids_are_llama_cpps(case: Case) -> None:
 
 @given(ANY_TEXT)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_ids_are_llama_cpps_for_any_text(case: Case, text: str) -> None:
+def test_ids_are_llama_cpps_for_any_text(case: Pair, text: str) -> None:
     case.check(text)
 
 
-def test_ids_are_the_models_own(trained: tokenizers.Tokenizer, case: Case) -> None:
+def test_ids_are_the_models_own(trained: tokenizers.Tokenizer, case: Pair) -> None:
     theirs = tokenizers.Tokenizer.from_str(trained.to_str())
     theirs.normalizer = normalizer(prefix=case.ours._space_first)
     for text in TEXTS:
@@ -74,7 +62,7 @@ def test_ids_are_the_models_own(trained: tokenizers.Tokenizer, case: Case) -> No
             assert found == theirs.encode(text, add_special_tokens=False).ids, text
 
 
-def test_text_comes_back(case: Case) -> None:
+def test_text_comes_back(case: Pair) -> None:
     for text in (*CORPUS, "\x00\U0010ffff 🔥"):
         ids = case.ours.encode(text, specials=False)
         space = " " if case.ours._space_first else ""

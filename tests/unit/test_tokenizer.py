@@ -10,35 +10,9 @@ from hearthring.protocol.errors import BadModelFile, BadOption
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import StreamDecoder, Tokenizer
-from tests.llama_cpp import LlamaVocabulary
+from tests.texts import TEXTS, Pair
 from tests.tiny import SPECIALS, write_tiny_gguf
 
-TEXTS = [
-    "",
-    " ",
-    "Why is the sky blue?",
-    "In 2024, 1234567890 people paid 3.14159 or ½ or ٣٤٥ or Ⅻ or ²³.",
-    "It's I'M they'LL we've he'd 'S 't 'twas don''t rock'n'roll",
-    "🔥👩‍👩‍👧‍👦🇩🇪 emoji😀😀 end",
-    "今天天气很好。日本語のテキスト、한국어 문장",
-    "def f(x):\n\tif x > 1:\n\t\treturn [i**2 for i in range(x)]  # ok\n\n\n",
-    "long" + " " * 70 + "run" + " " * 3 + "\t\t\t\n \n  \r\n\r\n x",
-    "   leading and trailing   ",
-    "\n\n\n\nfour",
-    "e\u0301a\u0308\u0323 combining Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞",
-    "مرحبا بالعالم ١٢٣ شكراً",
-    "नमस्ते दुनिया क्षत्रिय १२३",
-    "สวัสดีชาวโลก ภาษาไทย ๑๒๓",
-    "\u00a0\u2003\u3000\u200b\u2028\ufeff\u0085 odd spaces \u00a0\u00a0x",
-    "\x00\x01\x1f\x7f control",
-    " \x06{ \x06 a\x06b t\x06he",
-    "a" * 300 + "!?" * 50 + "_" * 33,
-    "https://example.org/a?b=c&d=%20#e <b>html</b> $1,000.00 C++ C# x->y",
-    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
-    "<|endoftext|><|endoftext|> x<|im_end|>",
-    "<|im_start|<|im_end|>|> <|im_ end|> <|IM_END|>",
-    "\U0010ffff\ue000\ufffd\ufffe",
-]
 PRE = ["smollm", "gpt-2", "default", "llama-bpe", "qwen2", "tekken", "gpt-4o", "deepseek-coder"]
 
 # Letters and digits new in Unicode 15.1 and 16, and assigned symbols of theirs: llama.cpp's tables
@@ -63,26 +37,15 @@ RANDOM_TEXT = (
 )
 
 
-class Case:
-    def __init__(self, path: Path) -> None:
-        self.ours = Tokenizer.from_gguf(GgufFile(path))
-        self.theirs = LlamaVocabulary(path)
-
-    def check(self, text: str) -> None:
-        for specials in (True, False):
-            ids = self.ours.encode(text, specials=specials)
-            assert ids == self.theirs.encode(text, specials=specials), (text, specials)
-
-
 @pytest.fixture(scope="module")
-def real(smollm2: ModelEntry) -> Case:
-    return Case(smollm2.path)
+def real(smollm2: ModelEntry) -> Pair:
+    return Pair(smollm2.path)
 
 
 @pytest.fixture(scope="module", params=PRE)
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     pre = request.param
-    return Case(write_tiny_gguf(tmp_path_factory.mktemp(pre) / "tiny.gguf", pre=pre, layers=1))
+    return Pair(write_tiny_gguf(tmp_path_factory.mktemp(pre) / "tiny.gguf", pre=pre, layers=1))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +54,7 @@ def tokenizer(tiny_gguf: Path) -> Tokenizer:
 
 
 @pytest.mark.model
-def test_real_model_has_llama_cpps_ids(real: Case) -> None:
+def test_real_model_has_llama_cpps_ids(real: Pair) -> None:
     for text in TEXTS:
         real.check(text)
     assert real.ours.eos_ids == real.theirs.ends()
@@ -101,11 +64,11 @@ def test_real_model_has_llama_cpps_ids(real: Case) -> None:
 @pytest.mark.model
 @given(RANDOM_TEXT)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_real_model_has_llama_cpps_ids_for_any_text(real: Case, text: str) -> None:
+def test_real_model_has_llama_cpps_ids_for_any_text(real: Pair, text: str) -> None:
     real.check(text)
 
 
-def test_every_pre_tokenizer_has_llama_cpps_ids(tiny: Case) -> None:
+def test_every_pre_tokenizer_has_llama_cpps_ids(tiny: Pair) -> None:
     for text in TEXTS:
         tiny.check(text)
     assert tiny.ours.eos_ids == tiny.theirs.ends()
@@ -113,7 +76,7 @@ def test_every_pre_tokenizer_has_llama_cpps_ids(tiny: Case) -> None:
 
 @given(RANDOM_TEXT)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_pre_tokenizer_has_llama_cpps_ids_for_any_text(tiny: Case, text: str) -> None:
+def test_every_pre_tokenizer_has_llama_cpps_ids_for_any_text(tiny: Pair, text: str) -> None:
     tiny.check(text)
 
 

@@ -29,7 +29,7 @@ from hearthring.verify.toploc import (
     find_injective_modulus,
     get_fp_parts,
 )
-from tests.unit.test_digest import VECTORS
+from tests.digest_vectors import VECTORS
 
 K, BATCH = 16, 4
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
@@ -13,11 +12,7 @@ SHAPE = Shape("llama", 1, 64, 4, 2, 16, 128, 160, 512, 1e-5, 10_000.0)
 Q8 = GGMLQuantizationType.Q8_0
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 class File:

@@ -1,7 +1,5 @@
 """The fast torch engine, on the CPU: right within its type's rounding, for every family."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from hearthring.protocol.errors import (
-    BadOption,
     BadShape,
     EngineUnavailable,
     LayersOutOfRange,
@@ -19,85 +16,15 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.tensors import Residual
 from hearthring.shards import torch_int4
 from hearthring.shards.engine import EngineRow, Kind, Segment
-from hearthring.shards.engines import EngineFallback, EngineOptions, load_engine, options_of
-from hearthring.shards.families import layer_tensors
-from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.shape import Shape
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.torch_engine import TorchEngine
 from hearthring.shards.torch_fast import FastTorchEngine, Place, choose_place
-from tests.tiny import write_tiny_gguf
+from tests.shapes import CPU, LLAMA, SHAPES, apart, engine, states, weights
 
-LLAMA = Shape("llama", 3, 64, 4, 2, 16, 96, 300, 512, 1e-5, 10_000.0)
-SHAPES = {
-    "llama": LLAMA,
-    "mistral": replace(LLAMA, windows=(5, 5, 5)),
-    "mixtral": replace(LLAMA, experts=4, experts_used=2),
-    "qwen2": replace(LLAMA, architecture="qwen2", interleaved_rope=False),
-    "qwen3": replace(LLAMA, architecture="qwen3", interleaved_rope=False, head_width=24),
-    "qwen3moe": replace(
-        LLAMA,
-        architecture="qwen3moe",
-        interleaved_rope=False,
-        experts=6,
-        experts_used=3,
-        experts_normed=False,
-    ),
-    "gemma2": replace(
-        LLAMA,
-        architecture="gemma2",
-        interleaved_rope=False,
-        windows=(6, 0, 6),
-        attention_cap=5.0,
-        query_scale=0.2,
-    ),
-    "gemma3": replace(
-        LLAMA,
-        architecture="gemma3",
-        interleaved_rope=False,
-        windows=(4, 4, 0),
-        sliding_rope_base=1000.0,
-        kv_heads=1,
-    ),
-    "phi3": replace(
-        LLAMA,
-        architecture="phi3",
-        interleaved_rope=False,
-        rope_width=8,
-        rope_factors=(1.0, 1.5, 2.0, 4.0),
-        rope_magnitude=1.1,
-    ),
-}
-CPU = choose_place("cpu")
 PROMPT, GENERATED = Kind.PROMPT, Kind.GENERATED
 TIGHT = 2e-5
 """Relative error of float32 sums in another order."""
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def weights(shape, seed=0):
-    draw = np.random.default_rng(seed)
-    found = {}
-    for layer in range(shape.layers):
-        for name, size in layer_tensors(shape, layer).items():
-            noise = draw.standard_normal(size) * (0.1 if len(size) == 1 else size[-1] ** -0.5)
-            found[name] = (noise + ("norm" in name)).astype(np.float32)
-    return found
-
-
-def engine(shape=LLAMA, start=0, end=None, residual=Residual.FP32, place=CPU):
-    load = weights(shape).__getitem__
-    return FastTorchEngine(load, shape, start, end or shape.layers, residual, place=place)
-
-
-def states(count, shape=LLAMA, seed=1):
-    return np.random.default_rng(seed).standard_normal((count, shape.width)).astype(np.float32)
+pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 def chain(cache, first, count, kind=PROMPT, slots=None):
@@ -116,10 +43,6 @@ def run(engine, states, *steps, slots=None, capacity=64):
         out.append(engine.forward((segment,), states[at : at + count])[0])
         at += count
     return np.concatenate(out)
-
-
-def apart(one, other):
-    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
 def test_llama_layers_are_those_of_the_reference() -> None:
@@ -293,45 +216,3 @@ def test_layers_of_packed_weights_are_those_of_dense_ones(monkeypatch, most: int
     assert packed._layers[0].qkv.packed is (most > 0)
     x = states(20)
     assert apart(run(packed, x, 16, 1, 3), run(dense, x, 20)) < TIGHT
-
-
-def test_devices_and_types_choose_the_engine(tmp_path) -> None:
-    file = GgufFile(write_tiny_gguf(tmp_path / "tiny.gguf", quant="Q4_1"))
-
-    def chosen(name, **options):
-        return load_engine(name, file, (0, 1), None, 1, options=EngineOptions(**options))
-
-    assert isinstance(chosen("torch"), TorchEngine)
-    assert chosen("auto").numerics.name.startswith("ggml-")
-    assert "inexact" in chosen("auto", exact=False).numerics.name
-    assert isinstance(chosen("torch", exact=False), FastTorchEngine)
-    assert isinstance(chosen("auto", compute="bf16"), FastTorchEngine)
-    assert isinstance(chosen("torch", compute="bf16"), FastTorchEngine)
-    with pytest.raises(BadOption, match="ggml computes on the CPU"):
-        chosen("ggml", compute="bf16")
-    assert "inexact" in chosen("ggml", exact=False).numerics.name
-    assert "prompt-dot" in chosen("ggml", prompt="low").numerics.name
-    assert "-fp32/" in chosen("ggml").numerics.name
-    told = {"prompt": "fast", "kv": "f16", "repack": True}
-    assert options_of(chosen("auto", **told).numerics.name) == EngineOptions(**told)
-    for wrong in (*({"device": "tpu"}, {"compute": "fp8"}, {"prompt": "slow"}, {"kv": "q4_0"}),):
-        with pytest.raises(BadOption, match="there is no"):
-            EngineOptions(**wrong)
-
-
-def test_where_ggml_fails_torch_takes_over_and_says_so(tmp_path, monkeypatch) -> None:
-    def missing():
-        raise EngineUnavailable("there is no library", field="engine")
-
-    monkeypatch.setattr("hearthring.shards.ggml_engine.load_ggml", missing)
-    file = GgufFile(write_tiny_gguf(tmp_path / "tiny.gguf", quant="Q4_1"))
-    said: list[str] = []
-    assert isinstance(load_engine("auto", file, (0, 1), None, 1, say=said.append), TorchEngine)
-    assert said == ["torch, as ggml can't be used: there is no library"]
-    with pytest.warns(EngineFallback, match="no library"):
-        load_engine("auto", file, (0, 1), None, 1)
-    with pytest.raises(EngineUnavailable, match="no library"):
-        load_engine("ggml", file, (0, 1), None, 1)
-    wide = GgufFile(write_tiny_gguf(tmp_path / "wide.gguf", quant="F32"))
-    assert isinstance(load_engine("auto", wide, (0, 1), None, 1, say=said.append), TorchEngine)
-    assert len(said) == 1
