@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from hearthring.client.api import AsyncClient
 from hearthring.client.auditing import OfflineJudge
-from hearthring.client.replacement import PATIENCE
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import NodeHooks
 from hearthring.node.desk import Desk
@@ -102,18 +102,14 @@ class MemorySwarm:
         await node.transport.close()
         await node.stage.close()
 
-    def client(
-        self, patience: float = PATIENCE, remember: bool = False, sharing: str = "own"
-    ) -> AsyncClient:
+    def client(self, **options: Any) -> AsyncClient:
         """A client that knows the first node only."""
         client = AsyncClient(
             [self.nodes[0].invitation],
             str(self.entry.path),
             threads=1,
             transport=MemoryTransport(self.network),
-            patience=patience,
-            remember=remember,
-            sharing=sharing,
+            **options,
         )
         self.stack.push_async_callback(client.close)
         return client

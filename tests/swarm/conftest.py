@@ -1,13 +1,16 @@
 """Rings of real node processes, shared by the tests of this folder."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from hearthring.processes import NodeProcess
+from hearthring.processes import NodeProcess, repository
 from hearthring.shards.store import ModelEntry
 
 Start = Callable[..., "list[RunningNode]"]
@@ -52,6 +55,21 @@ def running(
     finally:
         for process in reversed(started):
             process.stop()
+
+
+def hearthring(
+    *arguments: str, seconds: float = 120, input: str = "", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command as a user runs it, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "hearthring", *arguments],
+        input=input,
+        cwd=repository(),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=os.environ | environment,
+    )
 
 
 @pytest.fixture(scope="session")

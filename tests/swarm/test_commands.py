@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,24 +11,10 @@ from pathlib import Path
 import pytest
 
 from hearthring import Client
-from hearthring.processes import repository
 from hearthring.protocol.limits import LIMITS
-from tests.swarm.conftest import RunningNode, running
+from tests.swarm.conftest import RunningNode, hearthring, running
 
 pytestmark = [pytest.mark.swarm, pytest.mark.model]
-
-
-def hearthring(
-    *arguments: str, seconds: float = 120, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "hearthring", *arguments],
-        cwd=repository(),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env=os.environ | environment,
-    )
 
 
 def test_ask_audit_and_swarm(ring: list[RunningNode], tmp_path: Path) -> None:
@@ -59,17 +44,22 @@ def test_ask_audit_and_swarm(ring: list[RunningNode], tmp_path: Path) -> None:
 
 
 def test_chat_remembers_its_turns(ring: list[RunningNode]) -> None:
+    first, second = "Name a colour.", "Name another one."
+    join, greedy = ring[0].invitation, {"max_tokens": 6, "temperature": 0.0}
     flags = ["--max-tokens", "6", "--temperature", "0", "--threads", "1"]
-    talked = subprocess.run(
-        [sys.executable, "-m", "hearthring", "chat", "--join", ring[0].invitation, *flags],
-        input="Name a colour.\nAnother one.\n\n",
-        cwd=repository(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    talked = hearthring("chat", "--join", join, *flags, input=f"{first}\n{second}\n\n")
     assert talked.returncode == 0, talked.stderr
-    assert len(talked.stdout.strip().splitlines()) >= 2
+    with Client([join], threads=1) as client:
+
+        def said(*turns: str) -> str:
+            roles = ("user", "assistant", "user")
+            messages = [{"role": r, "content": c} for r, c in zip(roles, turns, strict=False)]
+            return client.generate(messages=messages, **greedy).text  # type: ignore[arg-type]
+
+        reply = said(first)
+        remembered = said(first, reply, second)
+        assert remembered != said(second)
+    assert talked.stdout == f"{reply}\n{remembered}\n"
 
 
 def test_leaving_dying_and_joining(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import pytest
 from hearthring import Client
 from hearthring.client.standing import open_reputation
 from hearthring.shards.store import ModelEntry
-from tests.swarm.conftest import running
-from tests.swarm.test_commands import hearthring
+from tests.swarm.conftest import hearthring, running
 
 pytestmark = [pytest.mark.swarm, pytest.mark.model]
 GGML = ("--engine", "ggml", "--prompt", "low")

@@ -10,7 +10,6 @@ from hearthring.client.answer import Answer
 from hearthring.client.api import AsyncClient
 from hearthring.client.auditing import audit_offline
 from hearthring.protocol.errors import BadProof, NoRoute
-from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.proof import read, sign
@@ -23,16 +22,7 @@ LOST_AT = 5
 
 
 def client(swarm: MemorySwarm, *, allow: bool, patience: float = 0.5) -> AsyncClient:
-    found = AsyncClient(
-        [swarm.nodes[0].invitation],
-        str(swarm.entry.path),
-        threads=1,
-        transport=MemoryTransport(swarm.network),
-        patience=30.0 if allow else patience,
-        allow_class_change=allow,
-    )
-    swarm.stack.push_async_callback(found.close)
-    return found
+    return swarm.client(patience=30.0 if allow else patience, allow_class_change=allow)
 
 
 async def killed(swarm: MemorySwarm, asking: AsyncClient) -> Answer:

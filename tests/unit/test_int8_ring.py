@@ -7,29 +7,16 @@ import pytest
 from hearthring.client.answer import Answer
 from hearthring.client.api import AsyncClient
 from hearthring.protocol.errors import BadOption
-from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
 from hearthring.verify.proof import sign
 from hearthring.verify.verdict import Guilty, Outcome, Strength
 from tests.liar import hooks_for
-from tests.memory_ring import MemorySwarm, memory_swarm
+from tests.memory_ring import memory_swarm
 
 CUTS = (0, 1, 3, 4)
 PROMPT_IDS = list(range(10, 50))
-
-
-def asking(swarm: MemorySwarm, wire: str = "int8") -> AsyncClient:
-    client = AsyncClient(
-        [swarm.nodes[0].invitation],
-        str(swarm.entry.path),
-        threads=1,
-        transport=MemoryTransport(swarm.network),
-        wire=wire,
-    )
-    swarm.stack.push_async_callback(client.close)
-    return client
 
 
 async def ask(client: AsyncClient, **options: object) -> Answer:
@@ -39,7 +26,7 @@ async def ask(client: AsyncClient, **options: object) -> Answer:
 async def test_an_answer_in_int8_is_audited_in_every_way(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
         await swarm.node((0, 4), Residual.FP16, row_seconds=1.0)
-        client = asking(swarm)
+        client = swarm.client(wire="int8")
         answer = await ask(client, draft="none")
         assert (await ask(client, draft="suffix")).token_ids == answer.token_ids
         proof = answer.proof
@@ -47,7 +34,7 @@ async def test_an_answer_in_int8_is_audited_in_every_way(tiny: ModelEntry) -> No
         for stage in proof.stages:
             assert stage.receipt is not None
             assert receipts.read(stage.receipt).residual == "fp16+int8"
-        exact = (await ask(asking(swarm, "exact"))).proof
+        exact = (await ask(swarm.client(wire="exact"))).proof
         assert not set(exact.in_roots) & set(proof.in_roots)
         for options in ({}, {"depth": "cells"}, {"verifiers": 1}):
             verdict = await client.audit(proof, **options)  # type: ignore[arg-type]
@@ -59,7 +46,7 @@ async def test_an_answer_in_int8_is_audited_in_every_way(tiny: ModelEntry) -> No
 
 async def test_a_proof_can_t_say_that_rows_travelled_otherwise(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
-        client = asking(swarm)
+        client = swarm.client(wire="int8")
         proof = (await ask(client)).proof
         said = sign(replace(proof, residual="fp16"), client.transport().identity)
         verdict = await client.audit(said)
@@ -70,7 +57,7 @@ async def test_a_proof_can_t_say_that_rows_travelled_otherwise(tiny: ModelEntry)
 async def test_a_liar_in_int8_is_named(tiny: ModelEntry) -> None:
     hooks = {1: hooks_for("noise:0.05", (1, 3))}
     async with memory_swarm(tiny, CUTS, Residual.FP16, hooks) as swarm:
-        client = asking(swarm)
+        client = swarm.client(wire="int8")
         proof = (await ask(client)).proof
         for depth in ("whole", "cells"):
             verdict = await client.audit(proof, depth=depth)
@@ -82,7 +69,7 @@ async def test_another_class_doesn_t_judge_int8(
     tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
-        client = asking(swarm)
+        client = swarm.client(wire="int8")
         proof = (await ask(client)).proof
         monkeypatch.setattr("hearthring.client.window_replay.WindowReplayer.fingerprint", "e" * 64)
         verdict = await client.audit(proof)
@@ -93,7 +80,7 @@ async def test_another_class_doesn_t_judge_int8(
 async def test_a_lost_stage_costs_no_token_in_int8(tiny: ModelEntry) -> None:
     async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
         spare = await swarm.node((1, 3), Residual.FP16, row_seconds=0.5)
-        client = asking(swarm)
+        client = swarm.client(wire="int8")
         whole = await ask(client, draft="none")
         stream, said = client.stream(prompt_ids=PROMPT_IDS, max_tokens=30, draft="none"), 0
         async for _ in stream:

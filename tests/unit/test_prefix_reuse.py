@@ -7,7 +7,6 @@ import pytest
 
 from hearthring.client.api import AsyncClient
 from hearthring.protocol.errors import BadOption, Malformed
-from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.messages import (
     GENERATED,
     PROMPT,
@@ -150,21 +149,12 @@ async def test_a_proof_of_reused_rows_holds(tiny: ModelEntry) -> None:
 async def test_the_client_says_whose_rows_it_shares(
     tiny: ModelEntry, sharing: str, kept: bool
 ) -> None:
-    async with memory_swarm(tiny, (0, 4)) as swarm:
-        transport = MemoryTransport(swarm.network)
-        client = AsyncClient(
-            [swarm.nodes[0].invitation],
-            str(tiny.path),
-            threads=1,
-            transport=transport,
-            sharing=sharing,
-        )
-        async with client:
-            await client.generate(prompt_ids=[5, 6, 7, 8], max_tokens=2)
-            stage = swarm.nodes[0].stage
-            await until(lambda: stage.sessions == 0)
-            await stage._worker.run(lambda: None)
-            assert (stage._places.prefixes.rows > 0) == kept
+    async with memory_swarm(tiny, (0, 4)) as swarm, swarm.client(sharing=sharing) as client:
+        await client.generate(prompt_ids=[5, 6, 7, 8], max_tokens=2)
+        stage = swarm.nodes[0].stage
+        await until(lambda: stage.sessions == 0)
+        await stage._worker.run(lambda: None)
+        assert (stage._places.prefixes.rows > 0) == kept
 
 
 def test_a_client_knows_the_ways_to_share() -> None:

@@ -52,7 +52,7 @@ async def prove(
     hooks = {place: hooks_for(fault, (1, 3))} if fault else None
     async with memory_swarm(tiny, CUTS, hooks=hooks) as swarm:
         options = {"prompt_ids": PROMPT_IDS, "max_tokens": 20} | options
-        return (await swarm.client(patience).generate(**options)).proof  # type: ignore[arg-type]
+        return (await swarm.client(patience=patience).generate(**options)).proof  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 4}])

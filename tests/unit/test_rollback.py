@@ -65,7 +65,7 @@ class Run:
 
 
 async def start(swarm: MemorySwarm, patience: float = 30.0) -> Run:
-    client = swarm.client(patience)
+    client = swarm.client(patience=patience)
     ring, ends = await client.sessions.open(len(PROMPT_IDS) + 4 * TOKENS)
     sampling = Sampling(temperature=0.9, seed=4)
     return Run(ring, Generation(ring, ends, client.heads, sampling, list(PROMPT_IDS)))
