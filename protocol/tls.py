@@ -50,7 +50,7 @@ class Leaf:
     """SHA-256 of the certificate in DER; callers sign it."""
 
 
-def make_leaf(who: identity.Identity, days: int = 36_500) -> Leaf:
+def make_leaf(who: identity.Identity, days: float = 36_500) -> Leaf:
     """A fresh leaf that ``who`` vouches for. Nodes run for long, and its dates prove nothing."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = dt.datetime.now(dt.UTC)

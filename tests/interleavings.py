@@ -14,7 +14,7 @@ from random import Random
 
 import numpy as np
 
-from hearthring.client.branches import Branches
+from hearthring.client.branches import Branch, Branches
 from hearthring.client.draft import Candidate
 from hearthring.client.flight import Flight, Sent
 from hearthring.client.speculation import within
@@ -74,6 +74,7 @@ class Session:
     results: deque[Step] = field(default_factory=deque)
     line: dict[int, tuple[int, ...]] = field(default_factory=dict)
     flight: Flight = field(default_factory=Flight)
+    branches: Branches = field(init=False)
     text: list[int] = field(default_factory=list)
     """Ids of the rows that are text."""
     unsaid: list[int] = field(default_factory=list)
@@ -129,7 +130,7 @@ class Session:
         if self.random.random() < 0.4:
             self.grow([])
 
-    def grow(self, first: list) -> None:
+    def grow(self, first: list[Branch]) -> None:
         """Send a random tree beneath the likeliest tip, after ``first``."""
         under = sum(1 for _ in self.branches.cursor.below()) - 1
         tip = self.branches.tip().branch
@@ -188,7 +189,7 @@ class Session:
         self.dead += len(step.dead)
         live = step.live
         self.flight.land(step.step_id, live, np.zeros((len(live), 1), np.float32), ())
-        if hasattr(self, "branches"):
+        if step.step_id > 1:  # the first is the prompt
             self.branches.back(rows, np.zeros((len(rows), 1), np.float32))
 
     def flush(self) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,14 @@ from typing import Any
 import pytest
 
 from hearthring.node.directory import DhtDirectory
-from hearthring.protocol import entries, frames, records, scratch
+from hearthring.protocol import frames, records, scratch
 from hearthring.protocol.errors import BadIdentityFile, DirectoryDown, PortInUse
 from hearthring.protocol.frames import DirectoryConfig
 from hearthring.protocol.identity import Identity
+from tests.swarm.stranger import LAYERS, MODEL, record
 
 pytestmark = pytest.mark.swarm
-MODEL = "ab" * 32
-LAYERS = 30
 ROOT = Path(__file__).parents[2]
-
-
-def record(who: Identity, life: float = 24.0, **fields: Any) -> records.NodeRecord:
-    return records.NodeRecord(
-        **{"windows": ((0, LAYERS),), "model_id": MODEL} | fields,
-        node=who.node_id,
-        addresses=("127.0.0.1:9",),
-        expires=time.time() + life,
-    )
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
@@ -148,11 +137,11 @@ async def test_a_newer_record_outlives_the_replay_of_an_older(temp: Path) -> Non
 
 @contextlib.asynccontextmanager
 async def stranger(order: dict[str, Any]) -> AsyncIterator[str]:
-    """A process that runs ``attack``, and the line it printed when it was done."""
+    """A process that runs ``stranger.py``, and the line it printed when it was done."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.swarm.test_directory",
+        "tests.swarm.stranger",
         json.dumps(order),
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -196,55 +185,6 @@ async def test_a_wrong_clock_is_said(temp: Path) -> None:
         _, settings = config(temp, "late", peers=(address,))
         with pytest.raises(DirectoryDown, match="clock"):
             await DhtDirectory.start(settings)
-
-
-async def attack(order: dict[str, Any]) -> None:
-    """A node without a validator, with forgeries or another time; stays until stdin closes."""
-    import hivemind.dht.protocol as protocol
-    from hivemind.dht import DHTNode
-
-    ahead = order.get("ahead", 0.0)
-    protocol.get_dht_time = lambda: time.time() + ahead
-    node = await DHTNode.create(
-        initial_peers=order.get("peers"),
-        identity_path=order["identity"],
-        check_if_identity_free=False,
-    )
-    if "victim" in order:
-        await forge(node, order)
-    print(*await node.get_visible_maddrs(), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await node.shutdown()
-
-
-async def forge(node: Any, order: dict[str, Any]) -> None:
-    """Store one honest record, and every forgery that comes to mind."""
-    liar = Identity.load_or_create(Path(order["identity"]))
-    victim, signed = order["victim"], bytes.fromhex(order["signed"])
-    now = time.time()
-    honest = record(liar, sequence=7)
-    far = record(liar, life=6000.0, sequence=8)
-    narrow = record(liar, life=30.0, sequence=9, windows=((40, 41),))
-    later = record(liar, life=30.0, sequence=10)
-    altered = signed[:20] + bytes([signed[20] ^ 1]) + signed[21:]
-    for layer in (0, 7, LAYERS - 1):
-        key = entries.layer_key(MODEL, layer)
-        for value, subkey, expires in [
-            (
-                records.sign(honest, liar),
-                liar.node_id,
-                records.read(records.sign(honest, liar)).expires,
-            ),
-            (records.sign(far, liar), liar.node_id, round(far.expires, 3)),
-            (records.sign(narrow, liar), liar.node_id, round(narrow.expires, 3)),
-            (records.sign(later, liar), victim, round(later.expires, 3)),
-            (records.sign(later, liar), liar.node_id, round(later.expires, 3) + 60),
-            (altered, victim, now + 60),
-            (signed, victim, now + 500),
-            (signed, None, now + 500),
-            (b"nonsense", victim, now + 500),
-        ]:
-            await node.store(key, value, expires, subkey=subkey)
 
 
 async def test_a_killed_child_is_replaced_and_announces_again(temp: Path) -> None:
@@ -387,7 +327,3 @@ async def test_the_next_start_sweeps_what_a_kill_left(temp: Path) -> None:
         assert mine[0].exists()
         assert await directory.fetch(MODEL, 1) == []
     assert strange.exists()
-
-
-if __name__ == "__main__":
-    asyncio.run(attack(json.loads(sys.argv[1])))

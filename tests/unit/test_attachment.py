@@ -21,6 +21,7 @@ from hearthring.protocol.messages import (
     Trouble,
 )
 from hearthring.protocol.wire import encode_down, encode_up
+from tests.stage_peer import until
 
 
 class SlowStream:
@@ -75,7 +76,7 @@ async def test_a_question_that_is_cancelled_is_still_written() -> None:
         await asking
     assert not stream.broken
     stream.room.set()
-    await asyncio.sleep(0.01)
+    await until(lambda: bool(stream.written))
     assert stream.written == [encode_up(Probe(1))]
     await attached.close()
 
@@ -84,7 +85,7 @@ async def test_frames_are_written_one_by_one_and_in_order() -> None:
     stream = SlowStream()
     attached = Attachment(Stage("n", "h:1", 0, 2, "fp32", "", ""), stream, Deaf())
     posts = [attached.post(Probe(number)) for number in range(5)]
-    await asyncio.sleep(0.01)
+    await until(lambda: bool(stream.writing))
     stream.room.set()
     await asyncio.gather(*posts)
     assert stream.written == [encode_up(Probe(number)) for number in range(5)]
@@ -95,7 +96,7 @@ async def test_closing_ends_a_write_that_waits() -> None:
     stream = SlowStream()
     attached = Attachment(Stage("n", "h:1", 0, 2, "fp32", "", ""), stream, Deaf())
     saying = asyncio.create_task(attached.say(Probe(1)))
-    await asyncio.sleep(0.01)
+    await until(lambda: bool(stream.writing))
     await attached.close()
     with pytest.raises(asyncio.CancelledError):
         await saying

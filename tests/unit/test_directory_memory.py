@@ -1,3 +1,5 @@
+"""A directory in this process keeps the promises of the real one."""
+
 from typing import TYPE_CHECKING
 
 import pytest

@@ -1,3 +1,5 @@
+"""Embedding, norm and head in ggml: the numbers of numpy, and the same bits in any company."""
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType

@@ -1,6 +1,7 @@
 """The ggml engine on tiny files: what it computes is right, and what it refuses."""
 
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -114,7 +115,7 @@ def test_an_empty_batch_is_nothing():
 def test_a_cache_takes_memory_as_it_is_written_and_gives_it_back():
     def resident():
         with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * 4096
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     if sys.platform != "linux":
         pytest.skip("reads /proc")

@@ -1,5 +1,6 @@
 """The kernels a user may choose: whichever they are, a row keeps its bits; and they are right."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -135,8 +136,6 @@ def test_an_inexact_class_equals_nobodys():
 
 
 def test_heads_that_do_not_fit_q8_are_refused():
-    from dataclasses import replace
-
     narrow = weights("F32", replace(SHAPE, heads=16, kv_heads=8, head_width=16))
     with pytest.raises(BadOption, match="q8_0"):
         GgmlEngine(narrow, 0, 1, policy=Policy(kv="q8_0"), check=False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hearthring.protocol import links as module
+from hearthring.protocol import memory
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
@@ -21,6 +22,7 @@ from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
 from hearthring.protocol.transport import Method, Stream
+from tests.stage_peer import until
 
 
 class Reader:
@@ -177,8 +179,9 @@ async def test_a_slow_reader_ends_the_poster_not_the_link(links: Links, reader: 
     link = await links.get(await reader.start(), reader.node_id)
     for sent in range(module._DEPTH):
         link.post(sent.to_bytes(2))
-    await asyncio.sleep(0.01)  # the writer takes some, then it waits as well
-    sent = 2 * module._DEPTH - link._queue.qsize()
+    taken = memory._DEPTH + 1  # on the way, and in the writer's hands
+    await until(lambda: link._queue.qsize() == module._DEPTH - taken)
+    sent = module._DEPTH + taken
     for number in range(module._DEPTH, sent):
         link.post(number.to_bytes(2))
     with pytest.raises(QuotaExceeded, match="reads too slowly") as caught:

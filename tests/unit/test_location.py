@@ -1,4 +1,5 @@
-"""Wherever liars stand in a ring, alone or as neighbours in one plot: who is named."""
+"""Wherever liars stand in a ring, alone or as neighbours in one plot: whom a replay names, whom
+cells do, after the answer and while it is made."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -21,9 +22,11 @@ from tests.plot import Plot, conspirators
 from tests.tiny import write_tiny_gguf
 
 LAYERS = 6
-RINGS = [(*tuple(range(0, stages)), LAYERS) for stages in range(2, LAYERS + 1)]
+RINGS = [(*range(stages), LAYERS) for stages in range(2, LAYERS + 1)]
 PROMPT = {"prompt_ids": list(range(10, 50)), "max_tokens": 3}
 FAULTS = ("noise:0.02", "scale:1.01", "flip-sign", "skip-layer", "other-weights:7", "replay")
+SEEN_IN_CELLS = ("noise:0.02", "flip-sign", "skip-layer", "other-weights:7")
+"""Replays of old rows and single rows are for a replay: cells look at some rows only."""
 
 
 @pytest.fixture
@@ -52,17 +55,29 @@ async def proven(
         yield proof, [Guilty(n.node_id, *w) for n, w in zip(swarm.nodes, windows, strict=True)]
 
 
+def lying(
+    cuts: tuple[int, ...], place: int, faults: tuple[str, ...] = FAULTS
+) -> dict[int, NodeHooks]:
+    """A liar at a place, whose fault is another one in every ring."""
+    fault = faults[(place + len(cuts)) % len(faults)]
+    return {place: hooks_for(fault, (cuts[place], cuts[place + 1]))}
+
+
+def plotting(place: int) -> dict[int, NodeHooks]:
+    """A plot of the node at a place with the next one."""
+    pair = conspirators(Plot())
+    return {place + at: NodeHooks(session=session(one)) for at, one in enumerate(pair)}
+
+
 @pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")
 async def test_a_liar_is_named_at_every_position(
     six: ModelEntry, judge: Callable[[Proof], Verdict], cuts: tuple[int, ...]
 ) -> None:
     for place in range(len(cuts) - 1):
-        fault = FAULTS[(place + len(cuts)) % len(FAULTS)]
-        hooks = {place: hooks_for(fault, (cuts[place], cuts[place + 1]))}
-        async with proven(six, cuts, hooks) as (proof, stages):
+        async with proven(six, cuts, lying(cuts, place)) as (proof, stages):
             verdict = judge(proof)
             assert verdict.strength is Strength.BITS
-            assert (fault, verdict.guilty) == (fault, (stages[place],))
+            assert verdict.guilty == (stages[place],)
 
 
 # -- neighbours that cover for each other --------------------------------------------------------
@@ -74,12 +89,7 @@ async def test_neighbours_that_cover_for_each_other_are_named(
 ) -> None:
     """One of the two is guilty wherever they stand, and nobody else ever is."""
     for place in range(len(cuts) - 2):
-        first, second = conspirators(Plot())
-        hooks = {
-            place: NodeHooks(session=session(first)),
-            place + 1: NodeHooks(session=session(second)),
-        }
-        async with proven(six, cuts, hooks) as (proof, stages):
+        async with proven(six, cuts, plotting(place)) as (proof, stages):
             verdict = judge(proof)
             assert verdict.outcome is Outcome.REJECTED
             assert verdict.guilty == (stages[place + 1],)
@@ -96,3 +106,51 @@ async def test_of_two_liars_side_by_side_the_first_is_named(
         }
         async with proven(six, cuts, hooks) as (proof, stages):
             assert judge(proof).guilty == (stages[place],)
+
+
+# -- cells ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", RINGS, ids=lambda cuts: f"{len(cuts) - 1} stages")
+async def test_cells_name_a_liar_at_every_position(six: ModelEntry, cuts: tuple[int, ...]) -> None:
+    for place in range(len(cuts) - 1):
+        async with memory_swarm(six, cuts, hooks=lying(cuts, place, SEEN_IN_CELLS)) as swarm:
+            client = swarm.client()
+            answer = await client.generate(**PROMPT)  # type: ignore[arg-type]
+            verdict = await client.audit(answer.proof, depth="cells")
+            assert verdict.outcome is Outcome.REJECTED
+            assert [g.node for g in verdict.guilty] == [swarm.nodes[place].node_id]
+
+
+@pytest.mark.parametrize("cuts", RINGS[::2], ids=lambda cuts: f"{len(cuts) - 1} stages")
+async def test_cells_name_neighbours_in_a_plot_and_nobody_else(
+    six: ModelEntry, cuts: tuple[int, ...]
+) -> None:
+    for place in range(len(cuts) - 2):
+        async with memory_swarm(six, cuts, hooks=plotting(place)) as swarm:
+            client = swarm.client()
+            answer = await client.generate(**PROMPT)  # type: ignore[arg-type]
+            verdict = await client.audit(answer.proof, depth="cells")
+            assert verdict.outcome is Outcome.REJECTED
+            named = {g.node for g in verdict.guilty}
+            assert named
+            assert named <= {swarm.nodes[place].node_id, swarm.nodes[place + 1].node_id}
+
+
+@pytest.mark.parametrize("cuts", RINGS[::2], ids=lambda cuts: f"{len(cuts) - 1} stages")
+async def test_spot_checks_evict_a_liar_at_every_position(
+    six: ModelEntry, cuts: tuple[int, ...]
+) -> None:
+    """It is left, a node of all layers takes its place, and the answer is the honest one."""
+    asked = PROMPT | {"max_tokens": 12}
+    async with memory_swarm(six, (0, LAYERS), Residual.FP16) as swarm:
+        honest = await swarm.client().generate(**asked)  # type: ignore[arg-type]
+    for place in range(len(cuts) - 1):
+        async with memory_swarm(
+            six, cuts, Residual.FP16, lying(cuts, place, SEEN_IN_CELLS)
+        ) as swarm:
+            await swarm.node((0, LAYERS), Residual.FP16, row_seconds=1.0)
+            client = swarm.client()
+            answer = await client.generate(**asked, spot_check=1.0)  # type: ignore[arg-type]
+            assert answer.token_ids == honest.token_ids
+            assert answer.caught == (swarm.nodes[place].node_id,)

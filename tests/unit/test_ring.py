@@ -21,6 +21,7 @@ from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
 from tests.memory_ring import memory_swarm
+from tests.stage_peer import until
 
 PROMPT_IDS = [int(x) for x in np.random.default_rng(3).integers(3, 280, 100)]
 SAMPLED = {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "min_p": 0.01, "seed": 5}
@@ -34,16 +35,8 @@ async def test_a_client_gets_an_answer_and_leaves_nothing_behind(tiny: ModelEntr
         assert [(s.start, s.end) for s in answer.route] == [(0, 1), (1, 3), (3, 4)]
         assert [s.node for s in answer.route] == [node.node_id for node in swarm.nodes]
         assert answer.timings.first_token_s > 0
-        await _until(lambda: all(node.stage.sessions == 0 for node in swarm.nodes))
+        await until(lambda: all(node.stage.sessions == 0 for node in swarm.nodes))
         assert all(node.stage.free_rows == 1 << 14 for node in swarm.nodes)
-
-
-async def _until(condition) -> None:  # type: ignore[no-untyped-def]
-    for _ in range(200):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to be")
 
 
 @pytest.mark.parametrize("residual", list(Residual))
@@ -123,7 +116,7 @@ async def test_a_stream_left_early_closes_its_session(tiny: ModelEntry) -> None:
         pieces = aiter(swarm.client().stream(prompt_ids=PROMPT_IDS, max_tokens=400))
         await anext(pieces)
         await pieces.aclose()  # type: ignore[attr-defined]
-        await _until(lambda: all(node.stage.sessions == 0 for node in swarm.nodes))
+        await until(lambda: all(node.stage.sessions == 0 for node in swarm.nodes))
 
 
 async def test_end_of_sequence_ends_the_answer(tiny: ModelEntry) -> None:
@@ -223,13 +216,15 @@ async def test_a_lost_stage_that_nobody_replaces_ends_the_request_by_name(
         await pieces.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_withdrawn_node_is_not_used(tiny: ModelEntry) -> None:
+async def test_a_withdrawn_node_is_not_used(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hearthring.node.desk.FRESH", -1.0)  # every question is a look
     async with memory_swarm(tiny, (0, 4)) as swarm:
         other = await swarm.node((0, 4))
         client = swarm.client()
         assert {r.node for r in await client.records()} == {n.node_id for n in swarm.nodes}
         await other.announcer.withdraw()
-        await asyncio.sleep(1.1)  # the desk answers for a second from one look
         assert [r.node for r in await client.records()] == [swarm.nodes[0].node_id]
 
 

@@ -1,3 +1,5 @@
+"""Where rows lie: slots of a chain, of its branches, and of what was dropped."""
+
 import numpy as np
 import pytest
 

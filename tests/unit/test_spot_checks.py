@@ -23,15 +23,13 @@ async def plain(tiny: ModelEntry) -> list[int]:
         return answer.token_ids
 
 
-async def with_spare(
-    swarm: MemorySwarm, place: int, hooks: NodeHooks
-) -> tuple[str, dict[str, object]]:
+async def with_spare(swarm: MemorySwarm, place: int, hooks: NodeHooks) -> str:
     """A node that lies, which is chosen first, and an honest one of the same layers."""
     window = (CUTS[place], CUTS[place + 1])
     liar = await swarm.node(window, Residual.FP16, hooks, row_seconds=0.0001)
     for other in range(2):
         await swarm.node((CUTS[other], CUTS[other + 1]), Residual.FP16, row_seconds=0.01)
-    return liar.node_id, {}
+    return liar.node_id
 
 
 async def test_an_honest_answer_is_verified_to_its_end(tiny: ModelEntry) -> None:
@@ -55,7 +53,7 @@ async def test_a_liar_in_a_short_answer_is_caught_when_it_has_ended(
         expected = (await swarm.client().generate(**short)).token_ids
     hooks = hooks_for("scale:1.2", (CUTS[place], CUTS[place + 1]))
     async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
-        liar, _ = await with_spare(swarm, place, hooks)
+        liar = await with_spare(swarm, place, hooks)
         answer = await swarm.client().generate(**short, spot_check=1.0)
         assert answer.caught == (liar,)
         assert (answer.token_ids, answer.verified) == (expected, len(expected))
@@ -68,7 +66,7 @@ async def test_a_liar_is_evicted_and_the_answer_is_the_honest_one(
     expected = await plain(tiny)
     hooks = hooks_for("scale:1.2", (CUTS[place], CUTS[place + 1]))
     async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
-        liar, _ = await with_spare(swarm, place, hooks)
+        liar = await with_spare(swarm, place, hooks)
         client = swarm.client()
         client.swarm.reputation = memory = Reputation()
         answer = await client.generate(**OPTIONS, spot_check=1.0)
@@ -99,7 +97,7 @@ async def test_a_liar_that_turns_in_the_middle_is_caught(
     monkeypatch.setattr(RingSession, "roll_back", told)
     hooks = hooks_for(f"scale:1.2@{turns}", (CUTS[place], CUTS[place + 1]))
     async with memory_swarm(tiny, (0,), Residual.FP16) as swarm:
-        liar, _ = await with_spare(swarm, place, hooks)
+        liar = await with_spare(swarm, place, hooks)
         answer = await swarm.client().generate(**longer, spot_check=1.0)
         route = [stage.node for stage in answer.route]
         assert answer.timings.reroutes[-1].nodes == (liar,)

@@ -271,6 +271,7 @@ async def test_closing_a_swarm_ends_its_jobs(tiny: ModelEntry) -> None:
         stream = await client.transport().dial(node.invitation.address, node.node_id, Method.VERIFY)
         await stream.send(encode_verify_up(VerifyQuery(proof.file)))
         await stream.receive()  # at work
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 # -- what is remembered --------------------------------------------------------------------------

@@ -156,11 +156,11 @@ async def test_a_client_that_does_not_read_is_ended(stage: Rig) -> None:
 async def test_steps_renew_a_lease_and_what_the_client_says_later_is_heard(
     stage: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, "lease", idle=0.4)
+    limited(monkeypatch, "lease", idle=1.0)
     peer = await stage.open()
     for at in range(6):  # together longer than a lease
         await peer.run(chain(at + 1, 1, at))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.25)
     assert len((await peer.evidence()).received) == 6
     assert (await peer.finish(range(1, 7))).rows == 6
 

@@ -1,13 +1,12 @@
 """A stage's commitment to its cells depends on the committed rows only, not on how they came."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
-import pytest
 
-from hearthring.protocol.messages import GENERATED, ROOT, Receipt, Row
+from hearthring.protocol.identity import Identity
+from hearthring.protocol.messages import GENERATED, ROOT, Row
 from hearthring.protocol.tensors import Residual, pack
 from hearthring.shards.engine import EngineRow, Kind, Segment
 from hearthring.shards.torch_engine import TorchEngine
@@ -15,22 +14,10 @@ from hearthring.verify import receipts
 from hearthring.verify.cells import Column, chunk_root
 from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots, row_hashes
-from tests.stage_peer import MODEL, WINDOW, Peer, Rig, chain, rig, states_of, tiny_engine
+from tests.stage_peer import MODEL, WINDOW, Peer, Rig, chain, states_of
 
 ROWS = 75
 PATH = [*chain(1, 40, ROOT), *chain(41, ROWS - 40, 40, GENERATED)]
-COMMITTED = tuple(range(1, ROWS + 1))
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_gguf: Path) -> TorchEngine:
-    return tiny_engine(tiny_gguf)
-
-
-@pytest.fixture
-async def stage(engine: TorchEngine) -> AsyncIterator[Rig]:
-    async with rig(engine) as stage:
-        yield stage
 
 
 def expected(engine: TorchEngine, rows: Sequence[Row]) -> tuple[bytes, ...]:
@@ -130,19 +117,10 @@ async def test_the_last_layer_s_cells_hold_what_was_sent(stage: Rig) -> None:
     assert body.out_roots == tuple(chunk_roots(range(ROWS), hashes))
 
 
-def test_a_receipt_of_the_first_version_is_read(stage_receipt: Receipt) -> None:
-    body = receipts.read(stage_receipt)
-    assert (body.version, body.cell_roots, body.kv) == (1, (), "")
-
-
-@pytest.fixture
-def stage_receipt() -> Receipt:
+def test_a_receipt_of_the_first_version_is_read() -> None:
     """As earlier releases signed it."""
-    from hearthring.protocol.identity import Identity
-
-    who = Identity.new()
-    zero = "00" * 32
-    return receipts.sign(
+    who, zero = Identity.new(), "00" * 32
+    receipt = receipts.sign(
         ReceiptBody(
             *(who.node_id, who.node_id, bytes(16), 0, bytes(32), zero, 0, 1, "fp16", "x", zero),
             *(who.node_id, zero, who.node_id, 1, (bytes(32),), (bytes(32),), (b"",)),
@@ -150,3 +128,5 @@ def stage_receipt() -> Receipt:
         ),
         who,
     )
+    body = receipts.read(receipt)
+    assert (body.version, body.cell_roots, body.kv) == (1, (), "")

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ from hearthring.verify.draw import Cell, draw
 from hearthring.verify.opening import Promise
 from hearthring.verify.tolerance import Calibration, Tolerance, sort_of
 from hearthring.verify.verdict import Outcome, Strength
-from tests.stage_peer import WINDOW, Peer, Rig, chain, rig, tiny_engine
+from tests.stage_peer import WINDOW, Peer, Rig, chain
 
 PROMPT_ROWS, ROWS = 40, 100
 FULL = ROWS // 32 * 32
@@ -38,19 +37,8 @@ KINDS = [PROMPT] * PROMPT_ROWS + [GENERATED] * (ROWS - PROMPT_ROWS)
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_gguf: Path) -> TorchEngine:
-    return tiny_engine(tiny_gguf)
-
-
-@pytest.fixture(scope="module")
 def cells(engine: TorchEngine) -> EngineCells:
     return EngineCells(engine, engine.shape.kv_heads * engine.shape.head_width)
-
-
-@pytest.fixture
-async def stage(engine: TorchEngine) -> AsyncIterator[Rig]:
-    async with rig(engine) as stage:
-        yield stage
 
 
 @asynccontextmanager

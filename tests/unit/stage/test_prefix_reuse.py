@@ -1,8 +1,5 @@
 """Sessions that begin alike: known rows aren't computed, and only time tells."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from hearthring.client.api import AsyncClient
@@ -16,22 +13,10 @@ from hearthring.protocol.messages import (
     SHARE_OWN,
 )
 from hearthring.shards.store import ModelEntry
-from hearthring.shards.torch_engine import TorchEngine
 from tests.memory_ring import memory_swarm
-from tests.stage_peer import Peer, Rig, alone, chain, rig, tiny_engine, until
+from tests.stage_peer import Peer, Rig, alone, chain, until
 
 PROMPT_ROWS = chain(1, 20, ROOT)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_gguf: Path) -> TorchEngine:
-    return tiny_engine(tiny_gguf)
-
-
-@pytest.fixture
-async def stage(engine: TorchEngine) -> AsyncIterator[Rig]:
-    async with rig(engine) as stage:
-        yield stage
 
 
 async def run(peer: Peer, *steps: tuple[int, int, int]) -> tuple[dict[int, bytes], list[int]]:
