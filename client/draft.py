@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hearthring.client.remembered import Remembered
     from hearthring.client.request import PromptModel
     from hearthring.shards.gguf_file import GgufFile
+    from hearthring.shards.timings import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,14 @@ class ReadingDraft(Draft, Protocol):
 
     def read(self, prompt: Sequence[int]) -> bool:
         """Read a bounded part of a prompt that will be observed; whether nothing is left to do."""
+
+
+@runtime_checkable
+class ThriftyDraft(Draft, Protocol):
+    """A draft that heeds whether it pays to look for something."""
+
+    def trip(self, trip: "Fit") -> None:
+        """What a step takes round the ring, by its rows, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from hearthring.client.paces import MakePace, open_pace, siblings
 from hearthring.client.several import SeveralDrafts
 from hearthring.client.speculation import Speculation
 from hearthring.client.suffix import SuffixDraft
-from hearthring.protocol.errors import BadOption
+from hearthring.protocol.errors import BadOption, HearthringError
+from hearthring.shards.draft_file import draft_path
 
 if TYPE_CHECKING:
     from hearthring.client.request import PromptModel
@@ -85,14 +86,27 @@ def open_speculation(
     if wish == NONE:
         return Speculation()
     setting = replace(setting, explain=explain, wide=siblings(pace))
-    if wish == AUTO:
-        wish = "suffix" if setting.remembered is None else "suffix+ngrams"
-    draft = _named(wish, setting) if isinstance(wish, str) else wish(setting)
+    if not isinstance(wish, str):
+        draft = wish(setting)
+    else:
+        draft = _as_one(_automatic(setting) if wish == AUTO else _named(wish, setting))
     return Speculation(draft, open_pace(pace, explain), explain)
 
 
-def _named(wish: str, setting: Setting) -> Draft:
-    """One draft, or several as one. What was made is given up if another can't be."""
+def _automatic(setting: Setting) -> list[Draft]:
+    """What costs nothing, and the draft that was trained for this very model, if it can be had."""
+    made = _named("suffix" if setting.remembered is None else "suffix+ngrams", setting)
+    if draft_path(setting.model.entry.model_id).exists():
+        try:
+            made.append(open_distilled(setting))
+        except HearthringError as error:
+            if setting.explain is not None:
+                setting.explain(f"no guesses of the trained draft: {error.message}")
+    return made
+
+
+def _named(wish: str, setting: Setting) -> list[Draft]:
+    """The drafts of a wish. What was made is given up if another can't be."""
     made: list[Draft] = []
     try:
         for part in wish.split("+"):
@@ -102,4 +116,8 @@ def _named(wish: str, setting: Setting) -> Draft:
         for draft in made:
             draft.close()
         raise
-    return made[0] if len(made) == 1 else SeveralDrafts(made)
+    return made
+
+
+def _as_one(drafts: list[Draft]) -> Draft:
+    return drafts[0] if len(drafts) == 1 else SeveralDrafts(drafts)

@@ -9,9 +9,11 @@ from hearthring.client.answer import Guessing
 from hearthring.client.branches import Branch, Branches, Tip
 from hearthring.client.calibration import Calibration
 from hearthring.client.cost import Ring
-from hearthring.client.draft import Candidate, Draft, ReadingDraft
+from hearthring.client.draft import Candidate, Draft, ReadingDraft, ThriftyDraft
 from hearthring.client.lessons import Lesson, Tally
+from hearthring.client.meter import Line
 from hearthring.client.pace import Explain, Fixed, Pace, Place, Trip, subtree
+from hearthring.shards.timings import Fit
 
 ROOM = 64
 """Rows beyond the text that may be at the stages at once: slots are reserved for so many."""
@@ -46,6 +48,7 @@ class Speculation:
     """Further steps may pay, but looking for them takes time: ``plan`` again for those, once the
     ones that it gave are on their way."""
     _calibration: Calibration = field(default_factory=Calibration)
+    _trips: Line = field(default_factory=Line)
     _wrote: float = 0.0
     _late: float = 0.0
     """The longest search for guesses of late, in seconds."""
@@ -88,6 +91,8 @@ class Speculation:
     def expect(self, ring: Ring) -> None:
         """What the ring should take, by what is known of it before the first generated row."""
         self.pace.expect(ring)
+        self._trips.slope = ring.marginal(1)
+        self._tell(Fit(ring.trip(1) - ring.marginal(1), ring.marginal(1)))
 
     def read(self, prompt: Sequence[int]) -> bool:
         """Let the draft read some of the prompt while it is on its way; whether that's all."""
@@ -119,6 +124,13 @@ class Speculation:
         """A step is back."""
         self.trips += 1
         self.pace.back(trip)
+        if trip.alone:
+            self._trips.add(len(trip.result.rows), trip.seconds)
+            self._tell(self._trips.fit())
+
+    def _tell(self, trip: Fit) -> None:
+        if isinstance(self.draft, ThriftyDraft):
+            self.draft.trip(trip)
 
     def plan(self, branches: Branches, flying: int, end: int) -> list[list[Branch]]:
         """Steps to send now, hung into the tree. ``flying`` steps are under way already; with none,

@@ -51,7 +51,8 @@ def draft_train(
     """Train a small draft for a model, from texts that the model writes, here or in a swarm.
 
     Ctrl-C keeps what there is, and the same command goes on. At the end it tells what the draft
-    saves on questions that it hasn't seen. Guess with it by `--draft distilled`.
+    saves on questions that it hasn't seen. From then on `--draft auto` guesses with it where that
+    pays, and `--draft distilled` with it alone.
     """
     from hearthring.client.config import threads_of
     from hearthring.client.prompts import published, read_prompts
@@ -85,7 +86,10 @@ def draft_train(
 
 @draft_app.command("list")
 def draft_list(as_json: Json = False) -> None:
-    """Show what is remembered of earlier sessions (`--remember`), and trained drafts, by model."""
+    """Show what is remembered of earlier sessions (`--remember`), and trained drafts, by model.
+
+    `--draft auto` guesses from both.
+    """
     from hearthring.client.remembered import open_remembered
     from hearthring.models import print_json
     from hearthring.shards.draft_file import draft_folder

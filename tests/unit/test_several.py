@@ -10,7 +10,7 @@ from hearthring.client.cost import Hop, Ring, chain, pipeline, plain
 from hearthring.client.draft import Candidate
 from hearthring.client.drafts import DRAFTS, check_draft
 from hearthring.client.pace import Fixed, Place
-from hearthring.client.several import SeveralDrafts, right
+from hearthring.client.several import SeveralDrafts, depth, right
 from hearthring.client.trying import ARMS, HOLD, WIDTH, Trying, describe
 from hearthring.protocol.errors import BadOption
 from hearthring.shards.store import ModelEntry
@@ -64,31 +64,6 @@ def test_the_draft_that_would_have_been_right_guesses() -> None:
     assert (ones.closed, twos.closed) == (1, 1)
 
 
-def test_a_slow_draft_is_asked_only_when_it_guesses() -> None:
-    class Slow(Counting):
-        asked = 0
-
-        def read(self, prompt: Sequence[int]) -> bool:
-            return True
-
-        def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
-            self.asked += 1
-            return super().propose(tail, most)
-
-    slow, cheap = Slow(2), Counting(1)
-    several = SeveralDrafts([slow, cheap])
-    several.observe([0])
-    for number in range(1, 60):
-        assert several.propose((), 2)
-        several.observe([number])
-    assert several.propose((), 1)[0].token == 60, "the cheap one was right"
-    assert 0 < slow.asked < 20
-    before = slow.asked
-    for number in range(60, 90):
-        several.observe([number])
-    assert slow.asked == before, "nobody asked for guesses"
-
-
 def test_whoever_has_nothing_to_say_is_passed_over() -> None:
     several = SeveralDrafts([Counting(1, start=100), Counting(3)])
     several.observe([1])
@@ -99,13 +74,14 @@ def test_whoever_has_nothing_to_say_is_passed_over() -> None:
 
 def test_how_right_a_proposal_was() -> None:
     tree = [Candidate(1, -1, 0.5), Candidate(2, -1, 0.5), Candidate(3, 1, 0.5), Candidate(4, 2, 1)]
-    assert right(tree, [2, 3, 4, 5]) == 0.75
-    assert right(tree, [2, 3]) == 1
-    assert right(tree, [1, 3]) == 0.5
+    assert right(tree, [2, 3, 4, 5]) == 3
+    assert right(tree, [2, 3]) == 2
+    assert right(tree, [1, 3]) == 1
     assert right(tree, [3]) == 0
     assert right([], [3]) == 0
     assert right(tree, []) == 0
-    assert right([Candidate(7, i - 1, 1) for i in range(9)], [7] * 9) == 1
+    assert right([Candidate(7, i - 1, 1) for i in range(9)], [7] * 4) == 4
+    assert (depth([]), depth(tree), depth(tree[:2])) == (0, 3, 1)
 
 
 def test_several_are_wished_for_by_a_plus() -> None:
