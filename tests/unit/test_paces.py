@@ -47,9 +47,10 @@ def test_other_names_are_refused(wish: str) -> None:
         check_pace(wish)
 
 
-def metered(row: float, plain: float = 0.1) -> Shaped:
-    """A pace that has measured what a plain step takes, and a row more."""
+def metered(row: float, plain: float = 0.1, each: float = 0.0) -> Shaped:
+    """A pace that has measured what a plain step takes, and a row and a candidate more."""
     pace = Shaped()
+    pace.drafted(1, each)
     for rows in (1, 1, 1, 9, 9, 9):
         pace.meter.round(rows, plain + row * (rows - 1))
     return pace
@@ -66,6 +67,30 @@ def test_a_row_that_costs_little_makes_a_large_tree() -> None:
     assert len(metered(0.0001).keep(PLACE, FULL)) > 10
     assert len(metered(0.03).keep(PLACE, FULL)) < 4
     assert len(metered(0.2).keep(PLACE, FULL)) == 0
+
+
+def test_a_draft_that_takes_time_is_asked_for_less() -> None:
+    sizes = [metered(0.001, each=each).ask(PLACE) for each in (0.0001, 0.003, 0.01, 0.09)]
+    assert sizes[0] == ROWS
+    assert sizes == sorted(sizes, reverse=True)
+    assert 1 < sizes[2] < sizes[1] < ROWS
+    assert sizes[3] == 1
+    assert metered(0.001).ask(Place(0, 1.0, 3)) == 3
+    unknown = Shaped(meter=metered(0.001).meter)
+    assert unknown.ask(PLACE) == 1
+    unknown.drafted(0, 0.5)  # it was reading
+    assert unknown.ask(PLACE) == 1
+    unknown.drafted(1, 0.0)
+    assert unknown.ask(PLACE) == ROWS
+
+
+def test_siblings_that_nobody_said_are_not_wrong() -> None:
+    pace = metered(0.01)
+    before = pace.acceptance
+    for _ in range(50):
+        pace.judged([True])
+    assert pace.acceptance[0] > 0.9
+    assert pace.acceptance[1:] == before[1:]
 
 
 def test_it_learns_what_siblings_are_worth() -> None:
