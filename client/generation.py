@@ -122,17 +122,20 @@ class Generation:
                 states = np.stack([branch.state for branch in likely if branch.state is not None])
                 decide = partial(self._decide, branches, likely, limit, ends_at)
                 decided = await self.heads.logits(self.ends, states, decide)
-                for token, branch in decided.chosen:
-                    self.token_ids.append(token)
-                    self.last_token = time.monotonic()
-                    self.first_token = self.first_token or self.last_token
+                *guessed, (last, branch) = decided.chosen
+                for token, row in guessed:
+                    self._append(token)
                     yield token
-                    if token in ends_at or self.made == limit:
-                        return
-                    if branch is not None:
-                        self._accept(branch)
-                self._discard(decided.fallen)
-                self._launch(branches, decided.steps)
+                    self._accept(row)
+                self._append(last)
+                over = last in ends_at or self.made == limit
+                if not over:  # before whoever reads has done with the token
+                    self._discard(decided.fallen)
+                    self._launch(branches, decided.steps)
+                yield last
+                if over:
+                    return
+                self._accept(branch)
                 await self._go_on(branches)
                 try:
                     await self._arrival(branches)
@@ -312,8 +315,15 @@ class Generation:
         finally:
             self._looking = False
 
-    def _accept(self, branch: Branch) -> None:
-        """A row that was sent belongs to the text."""
+    def _append(self, token: int) -> None:
+        self.token_ids.append(token)
+        self.last_token = time.monotonic()
+        self.first_token = self.first_token or self.last_token
+
+    def _accept(self, branch: Branch | None) -> None:
+        """A row that was sent belongs to the text, if there is one."""
+        if branch is None:
+            return
         assert branch.row is not None
         self.rows.append(branch.row)
         self.uncommitted.append(branch.row.id)
@@ -373,7 +383,10 @@ class Generation:
         self._flying = deque(flying)
 
     def _abandon(self) -> None:
-        """Whatever was sent beyond the last token is nobody's."""
+        """Whatever was sent beyond the last token is nobody's; so is a row that went ahead for that
+        token itself, and isn't back."""
+        del self.rows[len(self.final) :]
         kept = {row.id for row in self.rows}
+        self.uncommitted = [row for row in self.uncommitted if row in kept]
         self.ring.discard([row for row in self.ring.flight.undecided() if row not in kept])
         self._flying.clear()
