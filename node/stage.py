@@ -291,14 +291,16 @@ class StageServer:
         self._busy = False
         for ready, outcome in zip(batch, outcomes, strict=True):
             self._deliver(ready.place, outcome)
+        unsettled = [ready.place for ready in batch if ready.place.session.unsettled]
         self._start()
-        self._loop.call_later(_AFTERWARDS, self._settle, batch)
+        if unsettled:
+            self._loop.call_later(_AFTERWARDS, self._settle, unsettled)
 
-    def _settle(self, batch: list[_Ready]) -> None:
+    def _settle(self, places: list[Place]) -> None:
         """What nobody waits for, once the steps have left."""
-        for ready in batch:
-            if not (self._closed or ready.place.failed.done()):
-                self._worker.submit(ready.place.session.settle)
+        for place in places:
+            if not (self._closed or place.failed.done()):
+                self._worker.submit(place.session.settle)
 
     def _run(self, batch: list[_Ready]) -> list[Outcome]:
         """On the engine's thread: check, compute, sign. One session's error is its own."""

@@ -74,10 +74,10 @@ class Prepared:
     check: Check
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """Slots of the cache, rows, and the highest slot among them."""
+    def size(self) -> tuple[int, int]:
+        """Rows, and the highest slot among them."""
         rows = self.segment.rows
-        return self.segment.cache.capacity, len(rows), max((row.slot for row in rows), default=0)
+        return len(rows), max((row.slot for row in rows), default=0)
 
 
 class StageSession:
@@ -133,10 +133,15 @@ class StageSession:
         """Whether its rows are to be run with a trace."""
         return self._cells is not None
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether ``settle`` has something to do. From any thread, which may be told too late."""
+        cells = self._cells
+        return cells is not None and len(self._slots.committed) >= (len(cells.sealed) + 1) * CHUNK
+
     def settle(self) -> None:
         """What can wait until a step has left: commit to the cells of full chunks."""
-        cells = self._cells
-        if cells is not None and len(self._slots.committed) >= (len(cells.sealed) + 1) * CHUNK:
+        if self.unsettled:
             self._account.settle(whole=False)
 
     @property

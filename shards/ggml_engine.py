@@ -207,6 +207,8 @@ class GgmlEngine:
         out = np.empty((count, self.width), np.float32)
         tapped = {boundary: np.empty_like(out) for boundary in wanted}
         for runs in passes(segments):
+            if len(runs) > 1:  # one graph serves the same sizes in any order
+                runs.sort(key=_part)
             rows = _rows_of(runs)
             parts = tuple(_part(run) for run in runs)
             graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, trace is not None))
@@ -267,7 +269,8 @@ def _rows_of(runs: Sequence[Run]) -> "slice | NDArray[np.int64]":
 
 
 def _part(run: Run) -> tuple[int, int, int]:
-    """Rows, slots in sight (rounded up, so that few graphs do) and slots of the cache."""
+    """Rows, slots in sight (rounded up, so that few graphs do) and slots that the cache has room
+    for."""
     used = max(row.slot for row in run.rows) + 1
-    capacity = run.cache.capacity
-    return len(run.rows), min(capacity, -(-used // VISIBLE_STEP) * VISIBLE_STEP), capacity
+    room = run.cache.room
+    return len(run.rows), min(room, -(-used // VISIBLE_STEP) * VISIBLE_STEP), room

@@ -46,8 +46,7 @@ class Graph:
         self._memory = build.memory
         self._handle = build.handle
         # Other attention tiles the keys, or cuts them by threads: see ``ggml_layer.py``.
-        self._tiled = key.kind is Kind.PROMPT
-        self._use_ref = not self._tiled and model.policy.exact
+        self._use_ref = key.kind is not Kind.PROMPT and model.policy.exact
         allocator = call.ggml_gallocr_new(call.ggml_backend_cpu_buffer_type())
         weakref.finalize(self, call.ggml_gallocr_free, allocator)
         if not call.ggml_gallocr_alloc_graph(allocator, self._handle):
@@ -101,13 +100,16 @@ class Graph:
                 mask.fill(_MASKED)
                 for seen, row in zip(mask, rows, strict=False):  # padding stays masked
                     first = max(0, row.position + 1 - window) if window else 0
-                    if self._tiled:  # prompt rows lie where their positions are
-                        seen[first : row.position + 1] = 0
+                    # Slots grow along a path, so its end says whether all are where positions are.
+                    # A prompt's always are.
+                    if row.slot == row.position:
+                        seen[first : row.slot + 1] = 0
                     else:
                         seen[row.path[first:]] = 0
-            part.homes[:] = cache.homes([row.slot for row in rows])
-            self._positions[at : at + len(rows)] = [row.position for row in rows]
-            at += len(rows)
+            cache.homes([row.slot for row in rows], part.homes)
+            for row in rows:
+                self._positions[at] = row.position
+                at += 1
         self._call.ggml_backend_cpu_set_use_ref(backend, self._use_ref)
         if self._wide is None:
             status = self._call.ggml_backend_graph_compute(backend, self._handle)

@@ -11,6 +11,8 @@ from hearthring.shards.engine import EngineRow, KvCache, Slots, Window
 from hearthring.shards.ggml_memory import EVERYWHERE
 
 KEY, VALUE = 0, 1
+LEAST = 128
+"""Slots that there is room for at least."""
 
 
 def first_row(row: int) -> int:
@@ -28,7 +30,8 @@ class GgmlKv:
 
     A head's slots lie side by side: attention reads them one after the other, which is twice as
     fast at long contexts as in strides. ``rows`` is of float16, or of bytes for ``q8_0``. The
-    system hands out the memory as rows are written, and takes it back with the object.
+    system hands out the memory as rows are written, and takes it back with the object, so there is
+    ``room`` for a power of two of slots: few graphs serve sessions of all lengths.
     ``addresses[layer, which]`` is where each K or V begins.
     """
 
@@ -37,19 +40,24 @@ class GgmlKv:
     ) -> None:
         self.window, self.capacity, self.kind = window, slots, kind
         self.heads, self.width = heads, width
-        row = kv_bytes(kind, width)
-        shape = (window[1] - window[0], 2, heads, slots, row)
+        row, self.room = kv_bytes(kind, width), max(LEAST, 1 << (slots - 1).bit_length())
+        shape = (window[1] - window[0], 2, heads, self.room, row)
         memory = _lazy_zeros(shape)
         self.rows: NDArray[Any] = memory.view(np.float16) if kind == "f16" else memory
         steps = np.arange(shape[0] * 2, dtype=np.uint64) * np.uint64(np.prod(shape[2:]))
         self.addresses = (steps + np.uint64(self.rows.ctypes.data)).reshape(shape[0], 2)
         begins = self.addresses.astype(np.int64).reshape(-1, 1) // row - first_row(row)
-        self._begins, self._heads_at = begins, np.arange(heads, dtype=np.int64) * slots
+        self._begins, self._heads_at = begins, np.arange(heads, dtype=np.int64) * self.room
+        self._first_homes = begins + self._heads_at
 
-    def homes(self, slots: list[int]) -> NDArray[np.int64]:
-        """Where slots lie, ``[layers and K or V, slots and heads]``, as rows of all memory."""
-        within = np.array(slots, np.int64)[:, None] + self._heads_at
-        return self._begins + within.reshape(-1)
+    def homes(self, slots: list[int], out: NDArray[np.int64]) -> None:
+        """Put where slots lie, as rows of all memory, into ``[layers and K or V, slots and heads]``
+        numbers."""
+        if len(slots) == 1:
+            np.add(self._first_homes, slots[0], out=out)
+        else:
+            within = np.array(slots, np.int64)[:, None] + self._heads_at
+            np.add(self._begins, within.reshape(-1), out=out)
 
     def move(self, source: Slots, target: Slots) -> None:
         """Copy rows between slots, bit for bit; all are read before any is written."""

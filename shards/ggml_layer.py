@@ -37,7 +37,7 @@ _WIRE = {Residual.FP32: F32, Residual.FP16: F16, Residual.BF16: BF16}
 
 @dataclass(frozen=True, slots=True)
 class GraphKey:
-    """What a graph is made for. ``parts``: rows, slots in sight and capacity per session.
+    """What a graph is made for. ``parts``: rows, slots in sight and room for slots per session.
 
     ``traced``: it shows the residual after every layer.
     """
@@ -324,7 +324,7 @@ class LayerGraph:
         mask: Pointer,
     ) -> Pointer:
         """One session's attention; ``part``: its first row, rows, slots in sight, and slots."""
-        shape, (first, count, visible, capacity) = self._shape, part
+        shape, (first, count, visible, room) = self._shape, part
         width = shape.head_width
         stride = shape.heads * width * 4
         mine = self._do("view_3d", q, width, shape.heads, count, width * 4, stride, first * stride)
@@ -332,7 +332,7 @@ class LayerGraph:
         if padding:
             mine = self._do("pad", mine, 0, 0, padding, 0)
         mine = self._do("permute", mine, 0, 2, 1, 3)
-        seen = [self._in_sight(visible, capacity) for _ in (KEY, VALUE)]
+        seen = [self._in_sight(visible, room) for _ in (KEY, VALUE)]
         inputs.held += [(tensor, 2 * local + which) for which, tensor in enumerate(seen)]
         how = (shape.scale, 0.0, shape.attention_cap)
         out = self._do("flash_attn_ext", mine, *seen, mask, *how)
@@ -342,10 +342,10 @@ class LayerGraph:
             return out
         return self._do("view_2d", out, shape.heads * width, count, stride, 0)
 
-    def _in_sight(self, visible: int, capacity: int) -> Pointer:
+    def _in_sight(self, visible: int, room: int) -> Pointer:
         """Keys or values of a session's first slots, ``[heads, slots, width]``, at no place yet."""
         kv, width, heads = self._model.policy.kv, self._shape.head_width, self._shape.kv_heads
-        cache = self._do("new_tensor_3d", _KV[kv], width, capacity, heads)
+        cache = self._do("new_tensor_3d", _KV[kv], width, room, heads)
         self._call.ggml_backend_tensor_alloc(self._weights.anywhere, cache, EVERYWHERE[0])
         row = kv_bytes(kv, width)
-        return self._do("view_3d", cache, width, visible, heads, row, capacity * row, 0)
+        return self._do("view_3d", cache, width, visible, heads, row, room * row, 0)

@@ -17,10 +17,12 @@ from hearthring.protocol.errors import (
     ResidualOverflow,
 )
 from hearthring.protocol.tensors import Residual, pack, unpack
+from hearthring.shards import ggml_engine
 from hearthring.shards.engine import EngineRow, Segment
 from hearthring.shards.engines import load_engine
 from hearthring.shards.ggml_check import WideWeights
 from hearthring.shards.ggml_engine import GgmlEngine
+from hearthring.shards.ggml_graph import Graph
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.slots import SlotMap
@@ -141,6 +143,29 @@ def test_graphs_outlive_the_caches_they_were_made_with():
         assert session.out == wanted
         del session
         gc.collect()
+
+
+def test_sessions_of_all_lengths_share_graphs(monkeypatch):
+    built = []
+    monkeypatch.setattr(ggml_engine, "Graph", lambda *at: built.append(at) or Graph(*at))
+    e, states = engine("Q4_1"), inputs(3)
+    rows, slots = [EngineRow(GENERATED, p, p, np.arange(p + 1)) for p in range(3)], (3, 50, 128)
+
+    def run(caches, counts):
+        segments = tuple(
+            Segment(cache, tuple(rows[:count])) for cache, count in zip(caches, counts, strict=True)
+        )
+        out, _ = e.forward(segments, np.concatenate([states[:count] for count in counts]))
+        ends = np.cumsum(counts)
+        return [out[end - count : end].tobytes() for end, count in zip(ends, counts, strict=True)]
+
+    alone = [run([e.new_cache(128)], [count])[0] for count in (1, 3)]
+    built.clear()
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        caches = [e.new_cache(slots[i]) for i in order]
+        counts = [3 if i == 1 else 1 for i in order]
+        assert run(caches, counts) == [alone[count == 3] for count in counts]
+    assert len(built) == 1
 
 
 def test_progress_counts_layers():
