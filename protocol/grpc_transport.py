@@ -13,9 +13,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from hearthring.protocol import identity, tls
 from hearthring.protocol.errors import (
     DeadlineExceeded,
@@ -30,6 +27,7 @@ from hearthring.protocol.errors import (
     WrongSwarm,
     from_wire,
 )
+from hearthring.protocol.grpc_loading import grpc
 from hearthring.protocol.invitation import swarm_id
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import Hello
