@@ -65,6 +65,7 @@ class Ring:
             )
             client = self.who[0].node_id
             self.stages.append(StageSession(wish, client, engine, self.who[place + 1]))
+        self._tracing = [e if cells and isinstance(e, TracingEngine) else None for e in engines]
         about = 0, 0, bytes.fromhex(MODEL), bytes.fromhex(classes[0])
         self._sealing = Seal(self.who[0], self.session, *about)
 
@@ -76,16 +77,15 @@ class Ring:
     def _run(self, step: Step) -> None:
         with self.clock.on("client"):
             step = self._signed(step)
-        for engine, stage in zip(self.engines, self.stages, strict=True):
+        for engine, tracing, stage in zip(self.engines, self._tracing, self.stages, strict=True):
             with self.clock.on("around"):
                 prepared = stage.prepare(step)
             with self.clock.on("checks"):
                 prepared.check.begin()
             trace = None
             with self.clock.on("engine"):
-                if stage.traced:
-                    assert isinstance(engine, TracingEngine)
-                    out, _, trace = engine.forward_traced((prepared.segment,), prepared.states)
+                if tracing is not None:
+                    out, _, trace = tracing.forward_traced((prepared.segment,), prepared.states)
                 else:
                     out, _ = engine.forward((prepared.segment,), prepared.states)
             with self.clock.on("around"):

@@ -33,7 +33,7 @@ from hearthring.shards.ggml_weights import Experts, LoadedWeights, Matrix, Sort,
 from hearthring.shards.ggml_wide import Blas, Widener
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
-from hearthring.shards.tracing import Trace, Traced, empty_trace, window_of
+from hearthring.shards.tracing import Trace, Traced, empty_trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -180,23 +180,21 @@ class GgmlEngine:
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
     ) -> tuple[F32, dict[int, F32]]:
         """Run all rows through the window, as ``Engine.forward``."""
-        out, tapped, _ = self._run(segments, states, taps, None)
+        out, tapped, _ = self._run(segments, states, taps, traced=False)
         return out, tapped
 
     def forward_traced(
         self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
     ) -> Traced:
         """The same with a trace, as ``TracingEngine.forward_traced``."""
-        window, count = window_of(self, segments), len(states)
-        trace = empty_trace(window, count, self.width, self.residual)
-        return self._run(segments, states, taps, trace)
+        return self._run(segments, states, taps, traced=True)
 
     def _run(
         self,
         segments: tuple[Segment, ...],
         states: F32,
         taps: frozenset[int],
-        trace: Trace | None,
+        traced: bool,
     ) -> Traced:
         count = sum(len(segment.rows) for segment in segments)
         if states.shape != (count, self.width):
@@ -206,19 +204,24 @@ class GgmlEngine:
         wanted = tuple(sorted(b for b in taps if start < b <= end))
         out = np.empty((count, self.width), np.float32)
         tapped = {boundary: np.empty_like(out) for boundary in wanted}
+        trace: Trace | None = None
         for runs in passes(segments):
             if len(runs) > 1:  # one graph serves the same sizes in any order
                 runs.sort(key=_part)
             rows = _rows_of(runs)
             parts = tuple(_part(run) for run in runs)
-            graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, trace is not None))
+            graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, traced))
             pieces = [(run.cache, run.rows) for run in runs]
             out[rows], inner = graph.run(self._backend, pieces, states[rows])
             for boundary, values in inner.items():
                 tapped[boundary][rows] = values
-            if trace is not None:
-                assert graph.trace is not None
-                trace[:, rows] = graph.trace
+            if graph.trace is not None:
+                if graph.trace.shape[1] == count:  # a pass that is the whole batch, as a token's is
+                    trace = graph.trace.copy()
+                else:
+                    if trace is None:
+                        trace = empty_trace(window, count, self.width, self.residual)
+                    trace[:, rows] = graph.trace
             for run in runs:
                 run.done()
         # An infinity never becomes finite again, so the last boundary shows those of all.
@@ -231,6 +234,8 @@ class GgmlEngine:
                 field="residual",
                 mend="use --residual bf16 or fp32",
             )
+        if traced and trace is None:  # of no rows
+            trace = empty_trace(window, count, self.width, self.residual)
         return Traced(out, tapped, _NO_TRACE if trace is None else trace)
 
     def _check(self, segments: tuple[Segment, ...]) -> Window:
