@@ -3,23 +3,24 @@
 Run: python -m bench.path [--stages 3] [--tokens 48] [--seconds 60] [--json FILE]
 
 Two rings of real node processes on the loopback, one thread each; one hashes, signs and checks
-nothing (``bench/unproven.py``). Each round has an answer by every way, in turn:
+nothing (``bench/unproven.py``). Each round writes the same text by every way, token by token in
+turn, so that all meet the same machine:
 
     off      the ring without: no row hashes, no signatures, no cells
     signed   row hashes and signatures, which every session has; no cells
     proven   with cells besides, and a proof at the end: what ``hearthring ask`` does
 
-A cost is 1 - speed over the speed without, at the median of the rounds, whose spread is given as
-quartiles; "off again" is what the same way differs by from itself. Speeds are tokens/s, and steps/s
-at the median step of an answer, which says less of what else the machine does.
+A cost is 1 - the time of a token without over its time by another way, at the median of a text's
+tokens; told at the median of the rounds, whose spread is given as quartiles. "off again" is what
+the same way differs by from itself.
 """
 
 import argparse
-import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -28,8 +29,7 @@ from bench.unproven import unproven
 from hearthring import Client
 
 UNPROVEN = ("-m", "bench.unproven")
-Decode = Callable[[], float]
-"""Generates once; tokens per second."""
+WAYS = ("off", "signed", "proven", "off again")
 
 
 def main() -> None:
@@ -47,27 +47,14 @@ def main() -> None:
             off = client_of(stack, options, program=UNPROVEN)
             ids = off.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
         on = client_of(stack, options)
-
-        names = ("off", "signed", "proven", "off again")
-        steps: dict[str, list[float]] = {name: [] for name in names}
-
-        def decode(name: str) -> float:
-            without = name.startswith("off")
-            with unproven() if without else nullcontext():
-                stream = (off if without else on).stream(
-                    prompt_ids=ids, max_tokens=options.tokens, proof=name == "proven"
-                )
-                times = [time.perf_counter() for _ in stream]
-            steps[name].append(
-                1 / median(after - before for before, after in itertools.pairwise(times))
-            )
-            return stream.answer.timings.decode_tokens_per_s
-
-        ways: dict[str, Decode] = {name: partial(decode, name) for name in names}
-        speeds = measure(ways, options.seconds)
+        texts = partial(write, {way: off if way[:3] == "off" else on for way in WAYS}, ids)
+        texts(options.tokens)  # loads the layers
+        rounds = list[dict[str, list[float]]]()
+        ends = time.monotonic() + options.seconds
+        while len(rounds) < 2 or time.monotonic() < ends:
+            rounds.append(texts(options.tokens))
     about = {"machine": MACHINE, "stages": options.stages, "tokens": options.tokens}
-    medians = {f"{name}, median step": some[1:] for name, some in steps.items()}
-    report(about | shares(speeds) | shares(medians), options.json)
+    report(about | {"rounds": len(rounds)} | costs(rounds), options.json)
 
 
 def client_of(
@@ -78,33 +65,55 @@ def client_of(
     return stack.enter_context(Client([invite], threads=1, sharing="none", draft="none"))
 
 
-def measure(ways: dict[str, Decode], seconds: float) -> dict[str, list[float]]:
-    """Tokens/s of each way in rounds of so many seconds altogether, but two at least, after one
-    that doesn't count; every other one goes backwards."""
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    begun = time.monotonic()
-    for number in itertools.count():
-        if number > 2 and time.monotonic() - begun > seconds:
+def write(clients: dict[str, Client], ids: list[int], tokens: int) -> dict[str, list[float]]:
+    """Seconds of every piece of a text behind the first, by every way. The ways take turns at each
+    piece; who begins goes round."""
+    streams = {
+        way: iter(client.stream(prompt_ids=ids, max_tokens=tokens, proof=way == "proven"))
+        for way, client in clients.items()
+    }
+    times: dict[str, list[float]] = {way: [] for way in streams}
+    for number in count():
+        first = number % len(WAYS)
+        order = WAYS[first:] + WAYS[:first]
+        spent = {way: step(way, streams[way]) for way in order}
+        if None in spent.values():
             break
-        order = list(ways) if number % 2 else list(reversed(ways))
-        for name in order:
-            speed = ways[name]()
-            if number:
-                speeds[name].append(speed)
-    return speeds
+        for way, seconds in spent.items():
+            if number and seconds is not None:
+                times[way].append(seconds)
+    for way, stream in streams.items():  # the proof is made behind the last piece
+        while step(way, stream) is not None:
+            pass
+    return times
 
 
-def shares(speeds: dict[str, list[float]]) -> dict[str, object]:
+def step(way: str, stream: Iterator[object]) -> float | None:
+    """Seconds to the next piece; None behind the last."""
+    with unproven() if way.startswith("off") else nullcontext():
+        begun = time.perf_counter()
+        return None if next(stream, None) is None else time.perf_counter() - begun
+
+
+def costs(rounds: list[dict[str, list[float]]]) -> dict[str, object]:
     """What each way costs beside the first."""
-    (first, base), *others = speeds.items()
-    figures: dict[str, object] = {f"{first} tokens/s": round(median(base), 2)}
-    for name, own in others:
-        costs = [1 - mine / other for mine, other in zip(own, base, strict=True)]
-        low, _, high = quantiles(costs, n=4)
-        figures[f"{name} tokens/s"] = round(median(own), 2)
-        figures[f"{name} costs"] = round(median(costs), 4)
-        figures[f"{name} quartiles"] = [round(low, 4), round(high, 4)]
+    base, *others = WAYS
+    figures: dict[str, object] = {f"{base} ms": _milliseconds(rounds, base)}
+    for way in others:
+        shares = [
+            median(1 - without / own for without, own in zip(times[base], times[way], strict=True))
+            for times in rounds
+        ]
+        low, _, high = quantiles(shares, n=4)
+        figures[f"{way} ms"] = _milliseconds(rounds, way)
+        figures[f"{way} costs"] = round(median(shares), 4)
+        figures[f"{way} quartiles"] = [round(low, 4), round(high, 4)]
     return figures
+
+
+def _milliseconds(rounds: list[dict[str, list[float]]], way: str) -> float:
+    """A token's, at the median of texts' medians."""
+    return round(median(median(times[way]) for times in rounds) * 1e3, 2)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,23 @@ often. Two cores carry the nodes, their client and its checks.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median, quantiles
 from unittest import mock
 
 from bench.nodes import MACHINE, STORY, report, ring
-from bench.path import Decode, measure, shares
 from hearthring import Client
 from hearthring.client.standing import open_reputation
 from hearthring.verify.reputation import OWN, Evidence
+
+Decode = Callable[[], float]
+"""Generates once; tokens per second."""
 
 
 def main() -> None:
@@ -72,6 +76,35 @@ def main() -> None:
     ends = {f"whole, {name}": speed[1:] for name, speed in wholes.items()}
     shown = {f"{name} verified": round(mean(share[1:]), 3) for name, share in verified.items()}
     report(about | shares(speeds) | shares(ends) | shown, options.json)
+
+
+def measure(ways: dict[str, Decode], seconds: float) -> dict[str, list[float]]:
+    """Tokens/s of each way in rounds of so many seconds altogether, but two at least, after one
+    that doesn't count; every other one goes backwards."""
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    begun = time.monotonic()
+    for number in itertools.count():
+        if number > 2 and time.monotonic() - begun > seconds:
+            break
+        order = list(ways) if number % 2 else list(reversed(ways))
+        for name in order:
+            speed = ways[name]()
+            if number:
+                speeds[name].append(speed)
+    return speeds
+
+
+def shares(speeds: dict[str, list[float]]) -> dict[str, object]:
+    """What each way costs beside the first."""
+    (first, base), *others = speeds.items()
+    figures: dict[str, object] = {f"{first} tokens/s": round(median(base), 2)}
+    for name, own in others:
+        costs = [1 - mine / other for mine, other in zip(own, base, strict=True)]
+        low, _, high = quantiles(costs, n=4)
+        figures[f"{name} tokens/s"] = round(median(own), 2)
+        figures[f"{name} costs"] = round(median(costs), 4)
+        figures[f"{name} quartiles"] = [round(low, 4), round(high, 4)]
+    return figures
 
 
 if __name__ == "__main__":
