@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-from hearthring.protocol.asking import ask_records
-from hearthring.protocol.errors import BadInvitation, HearthringError, SeedUnreachable
+from hearthring.protocol.asking import ask_records, no_seed
+from hearthring.protocol.errors import BadInvitation, HearthringError
 from hearthring.protocol.invitation import Invitation, split_address
 from hearthring.protocol.messages import DirectoryReply
 from hearthring.protocol.record_book import RecordBook
@@ -45,7 +45,8 @@ async def find_records(
             "none was given", field="join", mend="use --join with what a node printed at start"
         )
     asking = {asyncio.ensure_future(ask_records(transport, seed, model_id)): seed for seed in seeds}
-    told, failed = list[DirectoryReply](), list[str]()
+    told = list[DirectoryReply]()
+    failed = list[tuple[Invitation, HearthringError]]()
     waiting = set(asking)
     try:
         while waiting:
@@ -58,13 +59,11 @@ async def find_records(
                 try:
                     told.append(task.result())
                 except HearthringError as error:
-                    failed.append(f"{asking[task].address}: {error.message}")
+                    failed.append((asking[task], error))
     finally:
         await cancel(waiting)
     if not told:
-        raise SeedUnreachable(
-            "; ".join(failed), field="join", mend="is a node running there, and reachable?"
-        )
+        raise no_seed(failed)
     model_id = model_id or told[0].model_id
     records = [data for reply in told if reply.model_id == model_id for data in reply.records]
     # Signatures take a second for thousands of new records; the book then finds them checked.

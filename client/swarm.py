@@ -12,6 +12,7 @@ from hearthring.client.route import View
 from hearthring.client.seeds import SOON, find_records, known_nodes
 from hearthring.protocol.errors import NoRoute, SeedUnreachable
 from hearthring.protocol.grpc_transport import GrpcTransport
+from hearthring.protocol.invitation import key_of
 from hearthring.protocol.record_book import RecordBook
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.row_type import RowType
@@ -42,6 +43,7 @@ class Swarm:
     ) -> None:
         self.config, self.progress, self.reputation = config, progress, reputation
         self.peers, self.book = PeerTable(), RecordBook()
+        self._key = key_of(config.join)
         self._transport = MeasuringTransport(transport, self.peers) if transport else None
         self._favourites = secrets.randbits(64)
         self._finding = asyncio.Lock()
@@ -56,8 +58,7 @@ class Swarm:
     def transport(self) -> Transport:
         """The way into the swarm."""
         if self._transport is None:
-            key = next((seed.key for seed in self.config.join if seed.key), None)
-            inner = GrpcTransport(self.config.identity(), key)
+            inner = GrpcTransport(self.config.identity(), self._key)
             self._transport = MeasuringTransport(inner, self.peers)
         return self._transport
 

@@ -117,7 +117,11 @@ def node(
     ] = None,
     swarm_key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Key file of a private swarm.", metavar="FILE"),
+        typer.Option(
+            help="Key file of a private swarm: 32 bytes or more, or their hex. Who joins by an "
+            "invitation with ?key= needs none.",
+            metavar="FILE",
+        ),
     ] = None,
     upload_rate: Annotated[
         float,

@@ -15,7 +15,7 @@ from hearthring.node.desk import Desk
 from hearthring.node.directory import DhtDirectory
 from hearthring.node.loading import Loading, Progress, Report, count_layers
 from hearthring.node.stage import StageServer
-from hearthring.protocol.asking import ask_records, ask_status
+from hearthring.protocol.asking import ask_records, ask_status, no_seed
 from hearthring.protocol.errors import (
     BadOption,
     DirectoryDown,
@@ -27,7 +27,13 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.frames import DirectoryConfig
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.identity import Identity
-from hearthring.protocol.invitation import Invitation, join_address, split_address, swarm_id
+from hearthring.protocol.invitation import (
+    Invitation,
+    join_address,
+    key_of,
+    split_address,
+    swarm_id,
+)
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord, owner_claim, read_all
 from hearthring.protocol.tasks import cancel
@@ -105,7 +111,8 @@ class _Node:
         self._folder = DataFolder(config.data)
         stack.callback(self._folder.close)
         self._serving: tuple[StageServer, Announcer] | None = None
-        self._key = read_key(config.swarm_key, "swarm-key") if config.swarm_key else None
+        own = read_key(config.swarm_key, "swarm-key") if config.swarm_key else None
+        self._key = key_of(config.join, own)
         self._who = Identity.load_or_create(self._folder.identity)
         self._owner = Identity.load_or_create(config.owner_key) if config.owner_key else None
         self._transport = GrpcTransport(self._who, self._key)
@@ -213,21 +220,22 @@ class _Node:
         """Where the directory is, and who serves what. Raises ``SeedUnreachable``."""
         if not self._config.join:
             return Seeds((), ())
-        addresses, signed, failed = list[str](), list[bytes](), list[str]()
+        addresses, signed = list[str](), list[bytes]()
+        failed = list[tuple[Invitation, HearthringError]]()
         for seed in self._config.join:
             try:
                 status = await ask_status(self._transport, seed)
                 found = await ask_records(self._transport, seed, entry.model_id)
                 signed += found.records
             except HearthringError as error:
-                failed.append(f"{seed.address}: {error.message}")
+                failed.append((seed, error))
                 continue
             addresses += status.dht_addresses
         if not addresses:
+            if failed:
+                raise no_seed(failed)
             raise SeedUnreachable(
-                "; ".join(failed) or "no seed has a directory yet",
-                field="join",
-                mend="is a node running there, and reachable?",
+                "no seed has a directory yet", field="join", mend="try again soon"
             )
         return Seeds(tuple(addresses), tuple(read_all(signed, entry.model_id)))
 

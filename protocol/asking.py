@@ -1,9 +1,14 @@
 """Questions and answers: what any member may ask a node, and the asked node's side of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from hearthring.protocol.errors import DeadlineExceeded, PeerUnreachable
+from hearthring.protocol.errors import (
+    DeadlineExceeded,
+    HearthringError,
+    PeerUnreachable,
+    SeedUnreachable,
+)
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import DirectoryReply, StatusReply
@@ -19,6 +24,15 @@ async def ask_records(transport: Transport, node: Invitation, model_id: str) -> 
 async def ask_status(transport: Transport, node: Invitation) -> StatusReply:
     """A node about itself."""
     return decode_status(await _ask(transport, node, Method.STATUS, b""))
+
+
+def no_seed(failed: Sequence[tuple[Invitation, HearthringError]]) -> SeedUnreachable:
+    """None of the seeds answers: why each doesn't, and the mend of the first that names one."""
+    return SeedUnreachable(
+        "; ".join(f"{seed.address}: {error.message}" for seed, error in failed),
+        field="join",
+        mend=next((e.mend for _, e in failed if e.mend), "is a node running there, and reachable?"),
+    )
 
 
 async def questions(stream: Stream) -> AsyncIterator[bytes]:

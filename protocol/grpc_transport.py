@@ -7,7 +7,6 @@ is ``protocol/wire.py``'s affair, so that limits are checked in one place.
 
 import asyncio
 import contextlib
-import json
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -15,20 +14,18 @@ from typing import Any
 
 from hearthring.protocol import identity, tls
 from hearthring.protocol.errors import (
-    DeadlineExceeded,
     HearthringError,
     Malformed,
     PeerUnreachable,
     PortInUse,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
     VersionMismatch,
     WrongSwarm,
-    from_wire,
 )
 from hearthring.protocol.grpc_loading import grpc
-from hearthring.protocol.invitation import swarm_id
+from hearthring.protocol.grpc_stream import ClientStream, ServerStream, named, status_of
+from hearthring.protocol.invitation import OPEN_SWARM, swarm_id
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import Hello
 from hearthring.protocol.tasks import cancel
@@ -67,59 +64,6 @@ _THERE = (
 """Answers that only a node gives."""
 
 
-class _Stream:
-    """Either side of a gRPC stream."""
-
-    def __init__(self, peer: str, call: Any, where: str) -> None:
-        self.peer, self._call, self._where = peer, call, where
-
-    async def send(self, data: bytes) -> None:
-        if len(data) > LIMITS.message_bytes:
-            raise TooLarge(f"{len(data)} bytes", field="message")
-        try:
-            async with asyncio.timeout(LIMITS.write):
-                await self._call.write(data)
-        except TimeoutError:
-            raise DeadlineExceeded("the reader is too slow", field=self._where) from None
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
-            raise await self._ended(error) from None
-
-    async def receive(self) -> bytes | None:
-        try:
-            data = await self._call.read()
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise await self._ended(error) from None
-        if data is grpc.aio.EOF:
-            await self._check_end()
-            return None
-        return bytes(data)
-
-    async def _check_end(self) -> None:
-        """A server sees EOF when its caller half-closes: always a proper end."""
-
-    async def _ended(self, error: BaseException) -> HearthringError:
-        return PeerUnreachable("the connection broke", field=self._where)
-
-    async def close(self) -> None:
-        """A server's side ends when its handler returns."""
-
-
-class _ClientStream(_Stream):
-    async def _check_end(self) -> None:
-        if await self._call.code() is not grpc.StatusCode.OK:
-            raise _named(await self._call.code(), await self._call.details(), self._where)
-
-    async def _ended(self, error: BaseException) -> HearthringError:
-        if isinstance(error, grpc.aio.AioRpcError):
-            return _named(error.code(), error.details(), self._where)
-        if self._call.done():
-            return _named(await self._call.code(), await self._call.details(), self._where)
-        return PeerUnreachable("the stream is closed", field=self._where)
-
-    async def close(self) -> None:
-        self._call.cancel()
-
-
 class GrpcTransport:
     """A process's gRPC server, if it serves, and its pool of channels."""
 
@@ -137,7 +81,7 @@ class GrpcTransport:
 
     # -- calling ---------------------------------------------------------------------------------
 
-    async def dial(self, address: str, node_id: str, method: Method) -> _ClientStream:
+    async def dial(self, address: str, node_id: str, method: Method) -> ClientStream:
         known = (address, node_id) in self._channels
         try:
             return await self._open(address, node_id, method)
@@ -147,7 +91,7 @@ class GrpcTransport:
         # A node that was restarted has another leaf: look at it anew, once.
         return await self._open(address, node_id, method)
 
-    async def _open(self, address: str, node_id: str, method: Method) -> _ClientStream:
+    async def _open(self, address: str, node_id: str, method: Method) -> ClientStream:
         where = f"{node_id} at {address}"
         channel, leaf = await self._channel(address, node_id)
         call: Any = channel.stream_stream(f"/{_SERVICE}/{method.value}")(wait_for_ready=False)
@@ -157,7 +101,7 @@ class GrpcTransport:
                 nonce = metadata.get(_NONCE) if metadata is not None else None
                 if not isinstance(nonce, bytes):
                     await self._look_back(address, node_id, channel, await call.code())
-                    raise _named(await call.code(), await call.details(), where)
+                    raise named(await call.code(), await call.details(), where)
                 offer = str(metadata.get(_VERSIONS, ""))
                 await call.write(encode_hello(self._hello(nonce, leaf, offer)))
         except TimeoutError:
@@ -165,11 +109,11 @@ class GrpcTransport:
             raise PeerUnreachable("no answer in time", field=where) from None
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._look_back(address, node_id, channel, await call.code())
-            raise _named(await call.code(), await call.details(), where) from None
+            raise named(await call.code(), await call.details(), where) from None
         except BaseException:
             call.cancel()
             raise
-        return _ClientStream(node_id, call, where)
+        return ClientStream(node_id, call, where)
 
     def _hello(self, nonce: bytes, leaf: bytes, offer: str) -> Hello:
         me, version = self.identity, self._versions.common(Versions.parse(offer))
@@ -260,9 +204,9 @@ class GrpcTransport:
             stack.callback(self._left, caller)
             if self._streams[caller] > LIMITS.streams_per_peer:
                 raise QuotaExceeded(f"more than {LIMITS.streams_per_peer}", field="streams")
-            await self._run(handler, _Stream(caller, context, caller))
+            await self._run(handler, ServerStream(caller, context, caller))
         except HearthringError as error:
-            return json.dumps([type(error).__name__, error.message, error.field, error.mend])
+            return status_of(error)
         return ""
 
     def _left(self, caller: str) -> None:
@@ -270,7 +214,7 @@ class GrpcTransport:
         if not self._streams[caller]:
             del self._streams[caller]
 
-    async def _run(self, handler: Handler, stream: _Stream) -> None:
+    async def _run(self, handler: Handler, stream: ServerStream) -> None:
         """Run a handler so that ``close`` can end it by name; gRPC would do it with a traceback."""
         task = asyncio.ensure_future(handler(stream))
         self._serving.add(task)
@@ -297,13 +241,28 @@ class GrpcTransport:
                 f"{hello.version}, this node speaks {self._versions}", field="hello.version"
             )
         if hello.swarm != self._swarm:
-            raise WrongSwarm("this node is in another swarm", field="hello.swarm")
+            raise self._wrong_swarm(hello.swarm)
         said = (hello.caller, hello.version, hello.swarm, str(self._versions))
         signed = tls.hello_bytes(nonce, self._leaf, *said)
         identity.verify(hello.caller, signed, hello.signature)
         if not secrets.compare_digest(tls.membership(self._swarm_key, signed), hello.membership):
-            raise WrongSwarm("doesn't know the swarm's key", field="hello.membership")
+            raise self._wrong_swarm(hello.swarm)
         return hello.caller
+
+    def _wrong_swarm(self, named: str) -> WrongSwarm:
+        """What is said to strangers: that the swarm is private, if it is, and nothing else."""
+        if self._swarm_key is None:
+            return WrongSwarm(
+                "this swarm is open, and a key was given",
+                field="swarm key",
+                mend="leave ?key= or --swarm-key away, or ask for another invitation",
+            )
+        given = "no key was given" if named == OPEN_SWARM else "the key that was given isn't its"
+        return WrongSwarm(
+            f"this swarm is private, and {given}",
+            field="swarm key",
+            mend="join with the whole invitation, ?key= included, or --swarm-key FILE of a node",
+        )
 
     async def close(self) -> None:
         self._closing = True
@@ -332,17 +291,3 @@ class _Router(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         return self._handlers.get(details.method)
-
-
-def _named(code: grpc.StatusCode, details: str | None, where: str) -> HearthringError:
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
-        with contextlib.suppress(ValueError, TypeError):
-            name, message, field, mend = json.loads(details or "")
-            return from_wire(str(name), str(message)[:500], str(field)[:200], str(mend)[:500])
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return TooLarge("a message over the limit", field=where)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return VersionMismatch("the peer doesn't offer this call", field=where)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return PeerUnreachable("no connection", field=where)
-    return PeerUnreachable(f"the stream ended ({code.name.lower()})", field=where)

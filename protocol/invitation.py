@@ -1,5 +1,6 @@
 """Invitations: the one line that lets somebody join, ``hearthring://HOST:PORT/NODE_ID``."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -89,3 +90,19 @@ class Invitation:
         """The line to hand on."""
         query = "?" + urlencode({"key": self.key.hex()}) if self.key else ""
         return f"hearthring://{self.address}/{self.node_id}{query}"
+
+
+def key_of(invitations: Iterable[Invitation], own: bytes | None = None) -> bytes | None:
+    """The key of the swarm that these invite to, which ``own`` must be; None for the open swarm.
+
+    Seeds whose invitation was copied without its key are of the same swarm. Raises
+    ``BadInvitation`` for keys of several.
+    """
+    keys = {key for key in (own, *(one.key for one in invitations)) if key}
+    if len(keys) > 1:
+        raise BadInvitation(
+            "several swarms' keys",
+            field="swarm key",
+            mend="join one swarm: the keys of --join and --swarm-key must be the same",
+        )
+    return next(iter(keys), None)

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hearthring.protocol.asking import ask_records, ask_status
+from hearthring.protocol.asking import ask_records, ask_status, no_seed
 from hearthring.protocol.asking_layers import LayersPeer
-from hearthring.protocol.errors import HearthringError, ModelNotHere, SeedUnreachable
+from hearthring.protocol.errors import HearthringError, ModelNotHere
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord, read, read_all
@@ -116,18 +116,16 @@ async def _offers(transport: Transport, seeds: Seeds) -> list[_Offer]:
     replies = await asyncio.gather(
         *(ask_status(transport, seed) for seed in seeds), return_exceptions=True
     )
-    offers, failed = list[_Offer](), list[str]()
+    offers, failed = list[_Offer](), list[tuple[Invitation, HearthringError]]()
     for seed, reply in zip(seeds, replies, strict=True):
         try:
             if isinstance(reply, BaseException):
                 raise reply
             offers.append(_Offer(seed, read(reply.record)))
         except HearthringError as error:
-            failed.append(f"{seed.address}: {error.message}")
+            failed.append((seed, error))
     if not offers:
-        raise SeedUnreachable(
-            "; ".join(failed), field="join", mend="is a node running there, and reachable?"
-        )
+        raise no_seed(failed)
     return offers
 
 

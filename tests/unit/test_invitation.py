@@ -10,6 +10,7 @@ from hearthring.protocol.invitation import (
     OPEN_SWARM,
     Invitation,
     join_address,
+    key_of,
     split_address,
     swarm_id,
 )
@@ -103,6 +104,16 @@ def test_an_address_is_host_and_port_and_nothing_else(address: str) -> None:
 @given(st.sampled_from(HOSTS), st.integers(0, 65535))
 def test_addresses_split_as_they_were_joined(host: str, port: int) -> None:
     assert split_address(join_address(host, port)) == (host, port)
+
+
+def test_invitations_are_to_one_swarm() -> None:
+    seeds = [Invitation("a", 1, NODE, key) for key in (None, b"k", b"k")]
+    assert key_of([]) is None
+    assert key_of([], b"k") == b"k"
+    assert key_of(seeds[:1], b"k") == b"k"
+    assert key_of(seeds) == b"k"
+    with pytest.raises(BadInvitation, match="several swarms"):
+        key_of(seeds, b"j")
 
 
 def test_a_swarms_name_does_not_reveal_its_key() -> None:

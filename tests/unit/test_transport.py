@@ -19,7 +19,6 @@ from hearthring.protocol.errors import (
     TooLarge,
     VersionMismatch,
     WrongIdentity,
-    WrongSwarm,
 )
 from hearthring.protocol.grpc_transport import GrpcTransport
 from hearthring.protocol.identity import Identity
@@ -148,26 +147,6 @@ async def test_too_large_a_message_is_refused_before_it_is_sent(make: Make) -> N
         await stream.send(bytes(LIMITS.message_bytes + 1))
     await stream.send(bytes(LIMITS.message_bytes - 100))
     await stream.close()
-
-
-async def test_a_private_swarm_admits_only_who_knows_its_key() -> None:
-    server = GrpcTransport(Identity.new(), b"k" * 32)
-    member = GrpcTransport(Identity.new(), b"k" * 32)
-    stranger = GrpcTransport(Identity.new())
-    liar = GrpcTransport(Identity.new(), b"j" * 32)
-    liar._swarm = member._swarm
-    address = await server.serve("127.0.0.1:0", {Method.STATUS: echo})
-    try:
-        stream = await member.dial(address, server.identity.node_id, Method.STATUS)
-        await stream.send(b"x")
-        assert await stream.receive()
-        for outsider in (stranger, liar):
-            stream = await outsider.dial(address, server.identity.node_id, Method.STATUS)
-            with pytest.raises(WrongSwarm):
-                await stream.receive()
-    finally:
-        for transport in (member, stranger, liar, server):
-            await transport.close()
 
 
 async def test_a_caller_can_not_be_somebody_else() -> None:
