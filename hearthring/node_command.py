@@ -113,13 +113,17 @@ def node(
     threads: NodeThreads = None,
     owner_key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Key file of the nodes' common owner.", metavar="FILE"),
+        typer.Option(
+            help="Key file of these nodes' common owner, so that they count as one: make one with "
+            "`openssl rand -hex 32`, and give it to each. A file that isn't there is refused.",
+            metavar="FILE",
+        ),
     ] = None,
     swarm_key: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Key file of a private swarm: 32 bytes or more, or their hex. Who joins by an "
-            "invitation with ?key= needs none.",
+            help="Key file of a private swarm, as `openssl rand -hex 32` makes one. Who joins by "
+            "an invitation with ?key= needs none.",
             metavar="FILE",
         ),
     ] = None,

@@ -15,6 +15,7 @@ import platformdirs
 from hearthring.node.places import MakeSession, honest_session
 from hearthring.node.uploads import UPLOAD_RATE
 from hearthring.protocol.errors import BadOption
+from hearthring.protocol.identity import Identity
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import Engine, Window
@@ -131,18 +132,44 @@ def read_link(text: str) -> tuple[float, float]:
     return up, down
 
 
-def read_key(path: Path, field: str) -> bytes:
-    """A swarm key out of a file: 32 bytes or more, or so many in hex. Raises ``BadOption``."""
-    try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise BadOption(f"{path}: {(error.strerror or str(error)).lower()}", field=field) from None
-    with contextlib.suppress(ValueError):
-        key = bytes.fromhex(key.decode("ascii"))
+def read_swarm_key(path: Path) -> bytes:
+    """A swarm's key out of a file: 32 bytes or more, or so many in hex. Raises ``BadOption``."""
+    key = _in_hex(_read_key_file(path, "swarm-key").strip())
     if len(key) < 32:
         raise BadOption(
             f"{path} holds {len(key)} bytes, at least 32 are needed",
-            field=field,
-            mend="make one with `openssl rand -hex 32`",
+            field="swarm-key",
+            mend=_make_one(path),
         )
     return key
+
+
+def read_owner_key(path: Path) -> Identity:
+    """An owner out of a file: 32 bytes in hex, or a key as nodes keep theirs.
+
+    A missing file is never made: behind a mistyped name would be another owner. Raises
+    ``BadOption``, and ``BadIdentityFile`` for a file that holds something else.
+    """
+    raw = _read_key_file(path, "owner-key")
+    seed = _in_hex(raw.strip())
+    return Identity.of_seed(seed) if len(seed) == 32 else Identity.read(raw, path, _make_one(path))
+
+
+def _read_key_file(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        mend = _make_one(path) if isinstance(error, FileNotFoundError) else ""
+        why = (error.strerror or str(error)).lower()
+        raise BadOption(f"{path}: {why}", field=field, mend=mend) from None
+
+
+def _in_hex(text: bytes) -> bytes:
+    """What hex stands for; whatever isn't hex, as it is."""
+    with contextlib.suppress(ValueError):
+        return bytes.fromhex(text.decode("ascii"))
+    return text
+
+
+def _make_one(path: Path) -> str:
+    return f"make one with `openssl rand -hex 32 > {path}`"

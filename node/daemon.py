@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hearthring.node.announcer import Announcer
-from hearthring.node.config import DEFAULT_PORT, DataFolder, NodeConfig, NodeHooks, read_key
+from hearthring.node.config import (
+    DEFAULT_PORT,
+    DataFolder,
+    NodeConfig,
+    NodeHooks,
+    read_owner_key,
+    read_swarm_key,
+)
 from hearthring.node.desk import Desk
 from hearthring.node.directory import DhtDirectory
 from hearthring.node.loading import Loading, Progress, Report, count_layers
@@ -111,10 +118,10 @@ class _Node:
         self._folder = DataFolder(config.data)
         stack.callback(self._folder.close)
         self._serving: tuple[StageServer, Announcer] | None = None
-        own = read_key(config.swarm_key, "swarm-key") if config.swarm_key else None
+        own = read_swarm_key(config.swarm_key) if config.swarm_key else None
         self._key = key_of(config.join, own)
         self._who = Identity.load_or_create(self._folder.identity)
-        self._owner = Identity.load_or_create(config.owner_key) if config.owner_key else None
+        self._owner = read_owner_key(config.owner_key) if config.owner_key else None
         self._transport = GrpcTransport(self._who, self._key)
         self._loading = Loading(config, self._hooks, self._transport, report, progress)
         stack.push_async_callback(self._transport.close)

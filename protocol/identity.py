@@ -81,13 +81,16 @@ class Identity:
             raw = path.read_bytes()
         except OSError as error:
             raise BadIdentityFile(error.strerror or "can't be read", field=str(path)) from None
+        return Identity.read(raw, path)
+
+    @staticmethod
+    def read(raw: bytes, path: Path, mend: str = "move it away to get a new one") -> "Identity":
+        """The identity that a key file held. Raises ``BadIdentityFile``, which names ``path``."""
         if len(raw) == 68 and raw.startswith(_FILE_PREFIX):
             found = Identity._of(Ed25519PrivateKey.from_private_bytes(raw[4:36]))
             if found.libp2p_bytes() == raw:  # its public half belongs to its private one
                 return found
-        raise BadIdentityFile(
-            "not a libp2p ed25519 key", field=str(path), mend="move it away to get a new one"
-        )
+        raise BadIdentityFile("not a libp2p ed25519 key", field=str(path), mend=mend)
 
     def _write(self, path: Path) -> None:
         """Create ``path`` whole, unless somebody else was faster."""
@@ -101,6 +104,11 @@ class Identity:
                 os.link(fresh, path)
         finally:
             os.unlink(fresh)
+
+    @staticmethod
+    def of_seed(seed: bytes) -> "Identity":
+        """The identity of an ed25519 key's 32 secret bytes."""
+        return Identity._of(Ed25519PrivateKey.from_private_bytes(seed))
 
     @staticmethod
     def _of(key: Ed25519PrivateKey) -> "Identity":

@@ -7,8 +7,9 @@ import pytest
 
 from hearthring.cli import main
 from hearthring.node import daemon
-from hearthring.node.config import NodeConfig, read_link
-from hearthring.protocol.errors import BadOption
+from hearthring.node.config import NodeConfig, read_link, read_owner_key
+from hearthring.protocol.errors import BadIdentityFile, BadOption
+from hearthring.protocol.identity import Identity
 
 
 def test_a_link_is_read_in_megabits() -> None:
@@ -22,6 +23,25 @@ def test_a_link_is_read_in_megabits() -> None:
 def test_what_is_no_link_is_refused(text: str) -> None:
     with pytest.raises(BadOption, match="UP:DOWN"):
         read_link(text)
+
+
+def test_an_owners_key_is_hex_or_what_nodes_keep(tmp_path: Path) -> None:
+    node = Identity.new()
+    (tmp_path / "node").write_bytes(node.libp2p_bytes())
+    assert read_owner_key(tmp_path / "node").node_id == node.node_id
+    seed = node.libp2p_bytes()[4:36]
+    (tmp_path / "hex").write_text(seed.hex() + "\n")
+    assert read_owner_key(tmp_path / "hex").node_id == node.node_id
+    for garbage in (seed.hex()[:-2], "", seed.hex() * 2):
+        (tmp_path / "garbage").write_text(garbage)
+        with pytest.raises(BadIdentityFile, match="garbage"):
+            read_owner_key(tmp_path / "garbage")
+
+
+def test_a_mistyped_owners_key_makes_no_owner(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="owner-key"):
+        read_owner_key(tmp_path / "mistyped")
+    assert not list(tmp_path.iterdir())
 
 
 def test_rates_reach_the_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
