@@ -1,5 +1,7 @@
 """The client: ask a swarm, and audit what it says."""
 
+import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -8,7 +10,6 @@ from typing import Any, Self, Unpack
 from hearthring.client.answer import Answer
 from hearthring.client.answering import Answering, AnswerStream
 from hearthring.client.audits import Audits
-from hearthring.client.cell_audit import WHOLE
 from hearthring.client.config import (
     EXACT,
     ClientConfig,
@@ -18,6 +19,7 @@ from hearthring.client.config import (
     threads_of,
     wire_of,
 )
+from hearthring.client.depths import WHOLE, proof_of
 from hearthring.client.drafts import AUTO, Make, check_draft
 from hearthring.client.generation import Generation
 from hearthring.client.heads import Heads
@@ -214,20 +216,24 @@ class AsyncClient:
         return await self.swarm.model_entry()
 
     async def audit(
-        self, proof: Proof, verifiers: int | None = None, depth: str = WHOLE
+        self,
+        proof: Proof | str | os.PathLike[str],
+        verifiers: int | None = None,
+        depth: str = WHOLE,
     ) -> Verdict:
-        """Replay a proof offline, with this machine's own weights; or have it judged by so many
-        independent ``verifiers`` of the swarm, an odd number.
+        """Replay a proof, or that in a file, offline, with this machine's own weights; or have it
+        judged by so many independent ``verifiers`` of the swarm, an odd number.
 
         ``depth`` ``cells``: don't replay it whole, but have each stage open drawn cells, which own
         weights check at a small part of the work. Stages do so for their own client, within the
-        audit window. Raises ``BadOption``.
+        audit window. Raises ``BadOption`` and ``BadProof``.
 
         Weights that aren't here are fetched first, if this client knows a swarm that has them.
         Verifiers see the whole proof, tokens included. They need its model; this client doesn't.
         ``depth`` is theirs: see ``SwarmAudit``.
         """
-        return await self._audits.audit(proof, verifiers, depth)
+        opened = await asyncio.to_thread(proof_of, proof)
+        return await self._audits.audit(opened, verifiers, depth)
 
     def transport(self) -> Transport:
         """This client's way into the swarm."""

@@ -10,7 +10,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from hearthring.client.auditing import audit_offline
-from hearthring.client.cell_audit import CELLS, audit_by_cells, check_depth
+from hearthring.client.cell_audit import audit_by_cells
+from hearthring.client.depths import CELLS, check_depth
 from hearthring.client.seeds import find_records
 from hearthring.client.swarm import Swarm
 from hearthring.client.swarm_audit import SwarmAudit

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hearthring.client.calibrations import calibration_of
 from hearthring.client.cells import audit_cells
-from hearthring.protocol.errors import BadOption, EngineUnavailable, HearthringError
+from hearthring.protocol.errors import EngineUnavailable, HearthringError
 from hearthring.protocol.opening import answers_status
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.row_type import RowType
@@ -28,22 +28,7 @@ from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.tolerance import Calibration
 from hearthring.verify.verdict import Outcome, Strength, Verdict, inconclusive
 
-WHOLE, STAGE, CELLS = DEPTHS = "whole", "stage", "cells"
 Progress = Callable[[str, int, int], None]
-
-
-def check_depth(depth: str, verifiers: int | None, swarm: bool) -> None:
-    """Raise ``BadOption`` for a depth that there isn't, or that can't be gone to so."""
-    if depth not in DEPTHS:
-        raise BadOption(f"there is no {depth!r}", field="depth", mend=", ".join(DEPTHS))
-    if depth == STAGE and verifiers is None:
-        raise BadOption("verifiers replay stages", field="depth", mend="give --verifiers")
-    if depth == CELLS and verifiers is not None:
-        raise BadOption(
-            "cells are opened to the proof's own client", field="depth", mend="without --verifiers"
-        )
-    if depth == CELLS and not swarm:
-        raise BadOption("stages must be asked for cells", field="depth", mend="give --join")
 
 
 async def audit_by_cells(

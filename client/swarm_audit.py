@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hearthring.client import depths
 from hearthring.client.asking_verifiers import ask_verdict, why
-from hearthring.protocol.errors import BadOption, HearthringError
+from hearthring.protocol.errors import HearthringError
 from hearthring.protocol.messages import SignedVerdict
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.transport import Transport
@@ -28,7 +29,6 @@ from hearthring.verify.verdict import Outcome, Strength, Verdict, inconclusive
 from hearthring.verify.vote import MOST_SEATS, Count, vote
 
 Progress = Callable[[str, int, int], None]
-DEPTHS = ("whole", "stage")
 
 
 @dataclass(slots=True)
@@ -57,16 +57,11 @@ class SwarmAudit:
         layers: int,
         verifiers: int = 3,
         progress: Progress = lambda *_: None,
-        depth: str = "whole",
+        depth: str = depths.WHOLE,
     ) -> None:
-        if not (verifiers % 2 and 1 <= verifiers <= MOST_SEATS):
-            raise BadOption(
-                f"{verifiers} can't vote", field="verifiers", mend=f"odd, 1 to {MOST_SEATS}"
-            )
-        if depth not in DEPTHS:
-            raise BadOption(f"{depth!r} isn't known", field="depth", mend=", ".join(DEPTHS))
+        depths.check_depth(depth, verifiers, swarm=True)
         self._transport, self._proof, self._layers = transport, proof, layers
-        self._by_stages = depth == "stage" or proof.is_hidden
+        self._by_stages = depth == depths.STAGE or proof.is_hidden
         self._seats, self._progress = verifiers, progress
         self._addresses = {r.node: r.addresses[0] for r in records if r.addresses}
         bodies = [body for body in bodies_of(proof) if body is not None]

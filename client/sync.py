@@ -1,6 +1,7 @@
 """The client for programs without an event loop: ``AsyncClient`` on a loop in a thread."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Self, TypeVar, Unpack
@@ -9,6 +10,7 @@ from hearthring.client.answer import Answer, Piece
 from hearthring.client.answering import AnswerStream
 from hearthring.client.api import AsyncClient
 from hearthring.client.config import EXACT
+from hearthring.client.depths import WHOLE
 from hearthring.client.drafts import AUTO, Make
 from hearthring.client.paces import MakePace
 from hearthring.client.replacement import PATIENCE
@@ -125,9 +127,14 @@ class Client:
         """This client's model in the cache."""
         return self._run(self._client.model_entry())
 
-    def audit(self, proof: Proof, verifiers: int | None = None, depth: str = "whole") -> Verdict:
-        """Replay a proof with this machine's own weights, or ask independent verifiers, or with
-        ``depth="cells"`` check drawn cells only."""
+    def audit(
+        self,
+        proof: Proof | str | os.PathLike[str],
+        verifiers: int | None = None,
+        depth: str = WHOLE,
+    ) -> Verdict:
+        """Replay a proof, or that in a file, with this machine's own weights, or ask independent
+        verifiers, or with ``depth="cells"`` check drawn cells only."""
         return self._run(self._client.audit(proof, verifiers, depth))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -6,8 +6,8 @@ from typing import Any
 
 from hearthring.client.answer import Answer, Piece
 from hearthring.client.auditing import audit_offline
-from hearthring.client.cell_audit import check_depth
 from hearthring.client.config import ClientConfig, threads_of
+from hearthring.client.depths import check_depth
 from hearthring.client.route import missing_windows
 from hearthring.client.standing import open_reputation
 from hearthring.client.sync import Client

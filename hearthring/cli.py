@@ -18,7 +18,7 @@ from hearthring.options import (
     Threads,
 )
 from hearthring.proof_commands import proof_app
-from hearthring.protocol.errors import BadOption, HearthringError
+from hearthring.protocol.errors import HearthringError
 from hearthring.reputation_commands import reputation_app
 
 USAGE = 64
@@ -113,8 +113,6 @@ def audit(
     """
     from hearthring.asking import audit_file
 
-    if verifiers is not None and not join:
-        raise BadOption("a swarm is needed to ask", field="verifiers", mend="give --join")
     raise typer.Exit(audit_file(file, join or [], threads, as_json, verifiers, depth))
 
 
