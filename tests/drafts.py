@@ -8,6 +8,7 @@ import numpy as np
 from hearthring.client.cost import Ring
 from hearthring.client.draft import Candidate
 from hearthring.client.pace import Place, Trip
+from hearthring.protocol.tensors import F32
 
 
 @dataclass
@@ -94,4 +95,28 @@ class Whim:
         pass
 
     def wrote(self, tokens: int, seconds: float) -> None:
+        pass
+
+
+class Bigrams:
+    """A text of which a draft heeds the last token only; ``scores`` are a square."""
+
+    name = "bigrams"
+
+    def __init__(self, scores: F32) -> None:
+        self._scores, self.tokens = scores, list[int]()
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        self.tokens = list(prompt)
+
+    def append(self, tokens: Sequence[int]) -> None:
+        self.tokens += tokens
+
+    def catch_up(self) -> bool:
+        return True
+
+    def logits(self, paths: Sequence[tuple[int, ...]]) -> list[F32]:
+        return [self._scores[(*self.tokens, *path)[-1]] for path in paths]
+
+    def close(self) -> None:
         pass

@@ -22,8 +22,8 @@ from hearthring.client.draft_model import ModelDraft
 from hearthring.client.pace import Fixed, Place
 from hearthring.client.philox import F64, I64
 from hearthring.client.suffix import SuffixDraft
-from hearthring.protocol.tensors import F32
 from hearthring.shards.store import ModelStore
+from tests.drafts import Bigrams
 from tests.memory_ring import memory_swarm
 from tests.reference import transformers_model
 from tests.tiny import write_tiny_gguf
@@ -65,30 +65,6 @@ FAULTY = {
     "dropping": Case("specinfer", wide=3),
 }
 """Where each of ``unfair.FAULTS`` does harm."""
-
-
-class Bigrams:
-    """A text of which a draft heeds the last token only; ``scores`` are a square."""
-
-    name = "bigrams"
-
-    def __init__(self, scores: F32) -> None:
-        self._scores, self.tokens = scores, list[int]()
-
-    def begin(self, prompt: Sequence[int]) -> None:
-        self.tokens = list(prompt)
-
-    def append(self, tokens: Sequence[int]) -> None:
-        self.tokens += tokens
-
-    def catch_up(self) -> bool:
-        return True
-
-    def logits(self, paths: Sequence[tuple[int, ...]]) -> list[F32]:
-        return [self._scores[(*self.tokens, *path)[-1]] for path in paths]
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)

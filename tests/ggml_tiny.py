@@ -7,10 +7,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from hearthring.protocol.tensors import F32, Residual, pack, unpack
-from hearthring.shards.engine import Window
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.gguf_file import GgufFile
-from tests.sessions import GENERATED, Session
 from tests.tiny import WIDTH, write_tiny_gguf
 
 LAYERS = 4
@@ -43,17 +41,3 @@ def inputs(count: int, residual: Residual = Residual.BF16, seed: int = 1) -> F32
     """Random states of the tiny model's width, in a residual type."""
     wide = np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
     return unpack(pack(wide, residual), count, WIDTH, residual)
-
-
-def reference(
-    e: GgmlEngine,
-    states: F32,
-    prompt: int = 150,
-    total: int = 170,
-    window: Window | None = None,
-) -> dict[int, bytes]:
-    """One prompt in one step, then one generated row at a time."""
-    session = Session(e, states, window=window)
-    session.chain(1, prompt)
-    session.chain(prompt, total, GENERATED, 1)
-    return session.out

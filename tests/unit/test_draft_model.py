@@ -19,6 +19,7 @@ from hearthring.client.sampler import Sampling, choose, distribution, leaders
 from hearthring.protocol.errors import BadOption, OutOfSlots, ResidualOverflow
 from hearthring.protocol.messages import Row
 from hearthring.shards.store import ModelEntry
+from tests.drafts import Bigrams
 from tests.memory_ring import memory_swarm
 from tests.schedules import CUTS, KINDS, PROMPT_IDS, ask, same
 from tests.tiny import write_tiny_gguf
@@ -218,34 +219,11 @@ def test_what_is_drawn_and_judged_has_the_targets_distribution(wide: int) -> Non
     draw, size, samples = np.random.default_rng(8), 6, 10_000
     target, guess = (draw.standard_normal((2, size, size)) * 1.5).astype(np.float32)
 
-    class Table:
-        """A text whose next token hangs on its last one."""
-
-        name = "table"
-
-        def __init__(self) -> None:
-            self.tokens = list[int]()
-
-        def begin(self, prompt: Sequence[int]) -> None:
-            self.tokens = list(prompt)
-
-        def append(self, tokens: Sequence[int]) -> None:
-            self.tokens += tokens
-
-        def catch_up(self) -> bool:
-            return True
-
-        def logits(self, paths: Sequence[tuple[int, ...]]) -> list[Any]:
-            return [guess[(*self.tokens, *path)[-1]] for path in paths]
-
-        def close(self) -> None:
-            pass
-
     rule = rule_named("sequoia" if wide > 1 else "leviathan")
     pairs, accepted = np.zeros((size, size)), 0
     for seed in range(samples):
         sampling = Sampling(1.0, seed=seed)
-        draft = ModelDraft(Table(), size, sampling, wide, least=0.0, rule=rule)
+        draft = ModelDraft(Bigrams(guess), size, sampling, wide, least=0.0, rule=rule)
         draft.observe([2])
         branches = Branches(Row(1, 0, 0, 1), 2, np.zeros(1, np.float32))
         branches.cursor.grow(subtree(proposed := draft.propose((), 2 * wide), {0}))

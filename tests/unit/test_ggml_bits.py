@@ -1,7 +1,5 @@
 """Rows of the ggml engine keep their bits, however they are batched and wherever they lie."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
@@ -15,35 +13,34 @@ from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import CHUNK
 from hearthring.shards.shape import Shape
-from tests.ggml_tiny import LAYERS, TYPES, engine, inputs, reference
+from tests.ggml_tiny import LAYERS, TYPES, engine, inputs
+from tests.keeping_bits import (
+    between,
+    check_company,
+    check_cuts,
+    check_dropped,
+    check_tree,
+    check_windows,
+    reference,
+)
 from tests.sessions import GENERATED, PROMPT, Session, litter
-from tests.tiny import WIDTH
 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("residual", list(Residual))
 @pytest.mark.parametrize("step", [1, 7, CHUNK[PROMPT], 149])
 def test_the_cut_of_a_prompt_changes_no_bit(kind, residual, step):
-    e, states = engine(kind, residual=residual), inputs(171, residual)
-    session = Session(e, states)
-    session.chain(1, 150, PROMPT, step)
-    session.chain(150, 170, GENERATED, 3)
-    assert session.out == reference(e, states)
+    check_cuts(engine(kind, residual=residual), inputs(171, residual), step)
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_windows_equal_the_whole(kind):
-    states = inputs(171)
-    whole = reference(engine(kind), states)
-    both = engine(kind)
-    for cut in range(1, LAYERS):
-        first = reference(engine(kind, 0, cut), states)
-        assert reference(both, states, window=(0, cut)) == first
-        between = np.zeros_like(states)
-        for row, data in first.items():
-            between[row] = np.frombuffer(data, np.float32)
-        assert reference(engine(kind, cut, LAYERS), between) == whole
-        assert reference(both, between, window=(cut, LAYERS)) == whole
+    states, both = inputs(171), engine(kind)
+    check_windows(lambda start, end: engine(kind, start, end), LAYERS, states)
+    for cut in range(1, LAYERS):  # and as parts of one engine
+        first = reference(both, states, window=(0, cut))
+        rest = reference(both, between(first, states), window=(cut, LAYERS))
+        assert rest == reference(both, states)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -57,21 +54,7 @@ def test_thread_count_changes_no_bit(kind):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("prompt", [1, 130])
 def test_a_tree_equals_each_of_its_branches(kind, threads, prompt):
-    e, states = engine(kind, threads=threads), inputs(prompt + 9)
-    at = prompt + 1
-    parents = [prompt, prompt, at, at, at + 1, at + 2, at + 5, prompt]
-    tree = Session(e, states)
-    tree.chain(1, at)
-    tree.run(*((at + i, parent, GENERATED) for i, parent in enumerate(parents)))
-    for leaf in range(at, at + len(parents)):
-        path = [leaf]
-        while path[0] >= at:
-            path.insert(0, parents[path[0] - at])
-        alone = Session(e, states)
-        alone.chain(1, at)
-        for parent, row in pairwise(path):
-            alone.run((row, parent, GENERATED))
-        assert {i: tree.out[i] for i in alone.out} == alone.out
+    check_tree(engine(kind, threads=threads), inputs(prompt + 9), prompt)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -97,44 +80,12 @@ def test_gaps_between_slots_change_no_bit(kind):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", TYPES)
 def test_sessions_in_one_batch_do_not_see_each_other(kind, threads):
-    e = engine(kind, threads=threads)
-    sessions = [Session(e, inputs(171, seed=s), 300 + 60 * s) for s in (1, 2, 3)]
-    steps = [[(i, i - 1, PROMPT) for i in range(1, 150)]]
-    steps += [[(i, i - 1, GENERATED)] for i in range(150, 170)]
-    for number, step in enumerate(steps):
-        order = sessions[number % 3 :] + sessions[: number % 3]
-        segments = tuple(session.place(step) for session in order)
-        ids = [row[0] for row in step]
-        out, _ = e.forward(segments, np.concatenate([s.states[ids] for s in order]))
-        for session, part in zip(order, np.split(out, 3), strict=True):
-            session.keep(step, part)
-    for seed, session in enumerate(sessions, 1):
-        assert session.out == reference(e, inputs(171, seed=seed))
+    states = [inputs(171, seed=seed) for seed in (1, 2, 3)]
+    check_company(engine(kind, threads=threads), states, (360, 420, 480))
 
 
 def test_dropped_rows_and_compaction_leave_no_trace():
-    e, states = engine("Q4_1"), inputs(120)
-    plain = Session(e, states)
-    plain.chain(1, 100)
-    plain.chain(100, 120, GENERATED, 1)
-
-    # Each row of the text is the last of four siblings, the others are dropped with a child each.
-    session = Session(e, np.zeros((900, WIDTH), np.float32), capacity=125)
-    noise, kept = inputs(900, seed=3), []
-    parent, fresh = 0, 1
-    for row in range(1, 120):
-        kind = PROMPT if row < 100 else GENERATED
-        ids = list(range(fresh, fresh + 6))
-        session.states[ids] = noise[ids]
-        session.states[ids[3]] = states[row]
-        parents = [parent] * 4 + ids[:2]
-        session.run(*((i, p, kind) for i, p in zip(ids, parents, strict=True)))
-        session.slots.commit([ids[3]])
-        session.slots.drop([*ids[:3], ids[4]])
-        kept.append(session.out[ids[3]])
-        parent, fresh = ids[3], fresh + 6
-    assert kept == list(plain.out.values())
-    assert session.moves
+    check_dropped(engine("Q4_1"), inputs(120), inputs(900, seed=3))
 
 
 WIDE = Shape("llama", 1, 256, 4, 2, 64, 512, 512, 1024, 1e-5, 1e4)

@@ -1,7 +1,6 @@
 """Rows keep their bits however they are batched, cut, placed and split; and they are right."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +12,14 @@ from hearthring.shards.engine import EngineRow, Kind, Segment
 from hearthring.shards.fingerprint import fingerprint, fixed_weight
 from hearthring.shards.shape import Shape
 from hearthring.shards.torch_engine import TorchEngine
+from tests.keeping_bits import (
+    check_company,
+    check_cuts,
+    check_dropped,
+    check_tree,
+    check_windows,
+    reference,
+)
 from tests.sessions import GENERATED, PROMPT, Session
 
 EVEN = Shape("llama", 4, 64, 4, 2, 16, 128, 300, 512, 1e-5, 10_000.0)
@@ -58,38 +65,19 @@ def inputs(count, shape=EVEN, residual=Residual.BF16, seed=1):
     return unpack(pack(wide, residual), count, shape.width, residual)
 
 
-def reference(engine, states, prompt=150, total=170):
-    """One prompt in one step, then one generated row at a time."""
-    session = Session(engine, states)
-    session.chain(1, prompt)
-    session.chain(prompt, total, GENERATED, 1)
-    return session.out
-
-
 CASES = [(EVEN, Residual.BF16), (EVEN, Residual.FP16), (EVEN, Residual.FP32), (ODD, Residual.BF16)]
 
 
 @pytest.mark.parametrize(("shape", "residual"), CASES)
 @pytest.mark.parametrize("step", [1, 7, 32, 64, 100])
 def test_the_cut_of_a_prompt_changes_no_bit(shape, residual, step):
-    e, states = engine(shape, residual=residual), inputs(171, shape, residual)
-    session = Session(e, states)
-    session.chain(1, 150, PROMPT, step)
-    session.chain(150, 170, GENERATED, 3)
-    assert session.out == reference(e, states)
+    check_cuts(engine(shape, residual=residual), inputs(171, shape, residual), step)
 
 
 @pytest.mark.parametrize(("shape", "residual"), CASES)
 def test_windows_equal_the_whole(shape, residual):
     states = inputs(171, shape, residual)
-    whole = reference(engine(shape, residual=residual), states)
-    for cut in range(1, shape.layers):
-        first = reference(engine(shape, 0, cut, residual), states)
-        between = np.zeros_like(states)
-        for row, data in first.items():
-            between[row] = np.frombuffer(data, np.float32)
-        second = reference(engine(shape, cut, shape.layers, residual), between)
-        assert second == whole
+    check_windows(lambda start, end: engine(shape, start, end, residual), shape.layers, states)
 
 
 @pytest.mark.parametrize(("shape", "residual"), CASES)
@@ -103,21 +91,7 @@ def test_thread_count_changes_no_bit(shape, residual):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("prompt", [1, 70])
 def test_a_tree_equals_each_of_its_branches(shape, threads, prompt):
-    e, states = engine(shape, threads=threads), inputs(prompt + 9, shape)
-    at = prompt + 1
-    parents = [prompt, prompt, at, at, at + 1, at + 2, at + 5, prompt]
-    tree = Session(e, states)
-    tree.chain(1, at)
-    tree.run(*((at + i, parent, GENERATED) for i, parent in enumerate(parents)))
-    for leaf in range(at, at + len(parents)):
-        path = [leaf]
-        while path[0] >= at:
-            path.insert(0, parents[path[0] - at])
-        alone = Session(e, states)
-        alone.chain(1, at)
-        for parent, row in pairwise(path):
-            alone.run((row, parent, GENERATED))
-        assert {i: tree.out[i] for i in alone.out} == alone.out
+    check_tree(engine(shape, threads=threads), inputs(prompt + 9, shape), prompt)
 
 
 def test_prompts_may_branch_and_follow_an_answer():
@@ -139,43 +113,12 @@ def test_prompts_may_branch_and_follow_an_answer():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_sessions_in_one_batch_do_not_see_each_other(threads):
-    e = engine(threads=threads)
-    both = [Session(e, inputs(171, seed=s)) for s in (1, 2)]
-    steps = [[(i, i - 1, PROMPT) for i in range(1, 150)]]
-    steps += [[(i, i - 1, GENERATED)] for i in range(150, 170)]
-    for step in steps:
-        segments = tuple(session.place(step) for session in both)
-        ids = [row[0] for row in step]
-        out, _ = e.forward(segments, np.concatenate([s.states[ids] for s in both]))
-        for session, part in zip(both, np.split(out, 2), strict=True):
-            session.keep(step, part)
-    for seed, session in enumerate(both, 1):
-        assert session.out == reference(e, inputs(171, seed=seed))
+    states = [inputs(171, seed=seed) for seed in (1, 2)]
+    check_company(engine(threads=threads), states, (400, 400))
 
 
 def test_dropped_rows_and_compaction_leave_no_trace():
-    e, states = engine(), inputs(120)
-    plain = Session(e, states)
-    plain.chain(1, 100)
-    plain.chain(100, 120, GENERATED, 1)
-
-    # Each row of the text is the last of four siblings, the others are dropped with a child each.
-    session = Session(e, np.zeros((900, EVEN.width), np.float32), capacity=125)
-    noise, kept = inputs(900, seed=3), []
-    parent, fresh = 0, 1
-    for row in range(1, 120):
-        kind = PROMPT if row < 100 else GENERATED
-        ids = list(range(fresh, fresh + 6))
-        session.states[ids] = noise[ids]
-        session.states[ids[3]] = states[row]
-        parents = [parent] * 4 + ids[:2]
-        session.run(*((i, p, kind) for i, p in zip(ids, parents, strict=True)))
-        session.slots.commit([ids[3]])
-        session.slots.drop([*ids[:3], ids[4]])
-        kept.append(session.out[ids[3]])
-        parent, fresh = ids[3], fresh + 6
-    assert kept == list(plain.out.values())
-    assert session.moves
+    check_dropped(engine(), inputs(120), inputs(900, seed=3))
 
 
 def test_taps_are_the_residuals_of_shorter_windows():
