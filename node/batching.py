@@ -8,6 +8,7 @@ with large steps, gets as many rows as a peer with one.
 """
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -23,10 +24,13 @@ QUANTUM = 16
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Generic[T]):
-    """A step in the queue. ``rows`` may be 0; ``prompt``: at least one is a prompt row."""
+    """A step in the queue. ``rows`` may be 0; ``prompt``: at least one is a prompt row.
+
+    ``session`` is whatever steps that must run in order have in common.
+    """
 
     peer: str
-    session: bytes
+    session: Hashable
     rows: int
     prompt: bool
     item: T
@@ -37,10 +41,10 @@ class _Peer(Generic[T]):
     """A peer's sessions with waiting steps, least recently served first, and its credit in rows,
     for steps without and with prompt rows."""
 
-    sessions: dict[bytes, deque[Waiting[T]]] = field(default_factory=dict)
+    sessions: dict[Hashable, deque[Waiting[T]]] = field(default_factory=dict)
     credit: list[int] = field(default_factory=lambda: [0, 0])
 
-    def head(self, prompt: bool, served: set[bytes]) -> Waiting[T] | None:
+    def head(self, prompt: bool, served: set[Hashable]) -> Waiting[T] | None:
         """The next step of the kind, of a session not served in this batch."""
         for session, steps in self.sessions.items():
             if session not in served and steps[0].prompt == prompt:
@@ -73,7 +77,7 @@ class Batcher(Generic[T]):
         peer = self._peers.setdefault(step.peer, _Peer())
         peer.sessions.setdefault(step.session, deque()).append(step)
 
-    def forget(self, peer: str, session: bytes) -> list[T]:
+    def forget(self, peer: str, session: Hashable) -> list[T]:
         """Take back all steps of a session that has ended."""
         flow = self._peers.get(peer)
         steps = flow.sessions.pop(session, None) if flow is not None else None
@@ -83,10 +87,10 @@ class Batcher(Generic[T]):
 
     def next(self) -> list[T]:
         """Take the next batch: empty only if nothing waits."""
-        served = set[bytes]()
+        served = set[Hashable]()
         return self._take(False, served) + self._take(True, served)
 
-    def _take(self, prompt: bool, served: set[bytes]) -> list[T]:
+    def _take(self, prompt: bool, served: set[Hashable]) -> list[T]:
         """Steps of one kind, at most its budget of rows, or one larger step alone."""
         taken, rows, budget = list[T](), 0, self._budgets[prompt]
         turns = deque(n for n, peer in self._peers.items() if peer.head(prompt, served))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 from hearthring.node.feeding import Feeding
 from hearthring.node.orders import check_wish
@@ -59,6 +60,8 @@ def _layer_rows(wish: Open) -> int:
 class Place:
     """A session with its ways out."""
 
+    number: int
+    """No two places of a stage have the same, even if one takes the other's session over."""
     session: StageSession
     outbox: "asyncio.Queue[AttachDown]"
     failed: "asyncio.Future[None]"
@@ -194,6 +197,7 @@ class Places:
         self.prefixes = PrefixTree(engine.new_cache, kv_rows)
         """Rows of ended sessions: they have what room the open ones leave."""
         self._taken: dict[bytes, Place] = {}
+        self._numbers = count()
         self._per_peer = Counter[str]()
 
     @property
@@ -229,7 +233,7 @@ class Places:
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Whether anybody still listens when a session fails is no reason for a warning.
         failed.add_done_callback(lambda done: done.cancelled() or done.exception())
-        place = Place(session, asyncio.Queue(LIMITS.outbox), failed)
+        place = Place(next(self._numbers), session, asyncio.Queue(LIMITS.outbox), failed)
         key = place_key(wish.session, wish.start)
         self._taken[key] = place
         self.empty.clear()

@@ -141,8 +141,7 @@ class StageServer:
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._places.take(wish, stream.peer))
             self._worker.submit(self._places.prefixes.trim)
-            key = place_key(wish.session, wish.start)
-            stack.callback(self._queue.forget, stream.peer, key)
+            stack.callback(self._queue.forget, stream.peer, place.number)
             stack.callback(self._keep_rows, place)
             place.link_to_next(Opened(self._engine.numerics.name, wish.max_rows))
             await race(
@@ -261,7 +260,7 @@ class StageServer:
             self._queue.push(
                 Waiting(
                     place.session.client,
-                    place_key(step.session, step.boundary),
+                    place.number,
                     len(step.rows),
                     any(row.kind == PROMPT for row in step.rows),
                     _Ready(place, step, place.touched),

@@ -1,7 +1,8 @@
 """How sessions open, and go on in a later epoch; and wishes that are refused by name."""
 
 import asyncio
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +14,7 @@ from hearthring.protocol.errors import (
     WrongIdentity,
 )
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.messages import (
     Cancel,
     EvidenceQuery,
@@ -28,10 +30,12 @@ from hearthring.protocol.wire import encode_up
 from tests.broken_rules import OPENS
 from tests.stage_peer import (
     BEGUN,
+    NEXT,
     SENDERS_CLASS,
     Rig,
     honest_beside,
     limited,
+    until,
 )
 
 
@@ -76,6 +80,52 @@ async def test_a_later_epoch_does_not_wait_for_the_link_of_an_earlier_one(stage:
         assert await peer.hear() == Rerouted(2, 3)
         await peer.leave()
     await silent.close()
+
+
+@dataclass
+class Lingering:
+    """A client's stream on the node's side, of which reading ends late."""
+
+    honest: Stream
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.honest, name)
+
+    async def receive(self) -> bytes | None:
+        try:
+            return await self.honest.receive()
+        except asyncio.CancelledError:
+            await self.leaving.wait()
+            raise
+
+
+async def test_a_place_that_ends_late_takes_no_steps_of_its_successor_along(stage: Rig) -> None:
+    streams, over = list[Lingering](), asyncio.Event()
+    assert isinstance(stage.transport, MemoryTransport)
+
+    async def attach(stream: Stream) -> None:
+        streams.append(Lingering(stream))
+        try:
+            await stage.stage.attach(cast("Stream", streams[-1]))
+        finally:
+            over.set()
+
+    stage.transport._handlers[Method.ATTACH] = attach
+    old = await stage.open()
+    new = await stage.open(old.transport, session=old.wish.session, epoch=1)
+    stage.engine.gate.clear()
+    await new.send(BEGUN)
+    await new.send(NEXT)
+    await until(lambda: stage.engine.held and len(stage.stage._queue) == 1)
+    assert not over.is_set()
+    streams[0].leaving.set()
+    await over.wait()
+    stage.engine.gate.set()
+    assert [(await new.result()).step_id for _ in range(2)] == [1, 2]
+    streams[1].leaving.set()
+    await new.leave()
+    await old.leave()
 
 
 async def test_a_session_opens_once(stage: Rig) -> None:
