@@ -28,8 +28,8 @@ from hearthring.verify.grants import check_grant
 class CellDesk:
     """Serves a stage's clients, and whoever they grant it.
 
-    An open session shows its cells to its client as often as it has chunks; one that has ended
-    once to each asker, for which its rows are run again: one session at a time.
+    An open session shows its cells to its client as often as it has chunks, one opening at a time;
+    one that has ended once to each asker, for which its rows are run again: one session at a time.
     """
 
     def __init__(
@@ -66,11 +66,12 @@ class CellDesk:
         if place is None or place.session.client != stream.peer:
             # As if there were none: whether there was a session is nobody's business.
             raise UnknownSession("no record of it here, or no longer", field="cells.session")
-        inside = await self._worker.run(place.session.inside)
-        rows = sum(len(chunk.ids) for chunk in inside.sealed)
-        cells = check_cells(query.cells, inside.window, rows)
-        inside.expect(cells)
-        await self._send(stream, inside, cells)
+        async with place.opening:
+            inside = await self._worker.run(place.session.inside)
+            rows = sum(len(chunk.ids) for chunk in inside.sealed)
+            cells = check_cells(query.cells, inside.window, rows, inside.row_bytes)
+            inside.expect(cells)
+            await self._send(stream, inside, cells)
 
     async def _open_ended(self, stream: Stream, query: CellsOpen, key: bytes) -> None:
         client = self._archive.client_of(key)
@@ -80,7 +81,7 @@ class CellDesk:
             check_grant(query.grant, client, query.session, self._node, stream.peer)
         record, taken = self._archive.open_cells(key, stream.peer)
         window = taken.wish.start, taken.wish.end
-        cells = check_cells(query.cells, window, len(taken.kinds))
+        cells = check_cells(query.cells, window, len(taken.kinds), record.row_bytes)
         async with self._turn:
             rebuilt = await self._worker.run(
                 partial(Rebuilt, self._engine, taken, record.wire, cells)

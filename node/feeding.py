@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 from hearthring.node.orders import check_replay
+from hearthring.protocol.backlog import Backlog
 from hearthring.protocol.errors import HearthringError, QuotaExceeded
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Links
@@ -19,13 +20,14 @@ class Feeding:
     """
 
     def __init__(self) -> None:
-        self._queue = asyncio.Queue[tuple[str, str, bytes]](LIMITS.steps_in_flight)
+        self._queue = Backlog[tuple[str, str, bytes]](LIMITS.steps_in_flight)
 
     def post(self, order: Replay, step: Step) -> None:
         """Queue a step for whom the order names. Raises ``QuotaExceeded`` if too many wait."""
         check_replay(order)
+        data = encode_step(step)
         try:
-            self._queue.put_nowait((order.next_address, order.next, encode_step(step)))
+            self._queue.put((order.next_address, order.next, data), len(data))
         except asyncio.QueueFull:
             raise QuotaExceeded("too many steps wait to be sent", field="replay") from None
 

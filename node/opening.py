@@ -16,7 +16,8 @@ from hearthring.node.archive import CellRecord
 from hearthring.node.cells import CellBook, SealedChunk
 from hearthring.node.retention import Retention
 from hearthring.protocol.cells import OpenedColumn
-from hearthring.protocol.errors import LayersOutOfRange, UnknownRow
+from hearthring.protocol.errors import LayersOutOfRange, TooLarge, UnknownRow
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import PROMPT, Row
 from hearthring.protocol.row_type import RowType
 from hearthring.shards.engine import Engine, EngineRow, Kind, KvCache, Segment, Window
@@ -56,14 +57,24 @@ class Inside(Protocol):
         """A residual. Raises ``UnknownRow`` if it isn't kept."""
 
 
-def check_cells(cells: Sequence[tuple[int, int]], window: Window, rows: int) -> tuple[Cell, ...]:
-    """The cells that a peer asks for. Raises ``LayersOutOfRange`` or ``UnknownRow``."""
+def check_cells(
+    cells: Sequence[tuple[int, int]], window: Window, rows: int, row_bytes: int
+) -> tuple[Cell, ...]:
+    """The cells that a peer asks for, of ``rows`` that may be asked for, ``row_bytes`` each.
+
+    Raises ``LayersOutOfRange``, ``UnknownRow``, or ``TooLarge`` for more residuals than may be held
+    ready for one opening.
+    """
     for layer, position in cells:
         if not window[0] <= layer < window[1]:
             raise LayersOutOfRange(f"layer {layer}", field="cells.layer")
         if position >= rows:
             raise UnknownRow(f"position {position} isn't committed to", field="cells.position")
-    return tuple(Cell(*cell) for cell in cells)
+    asked = tuple(Cell(*cell) for cell in cells)
+    size = sum(map(len, residuals(asked).values())) * row_bytes
+    if size > LIMITS.opening_bytes:
+        raise TooLarge(f"{size} bytes of residuals", field="cells.cells")
+    return asked
 
 
 def opened(inside: Inside, cells: Sequence[Cell]) -> Iterator[OpenedColumn]:
@@ -125,21 +136,25 @@ class Live:
     cache: KvCache
     engine: Engine
     rows: RowType
-    again: dict[int, bytes] = field(default_factory=dict)
-    """Rows that were run again, by position: their residuals at all inner boundaries."""
+    again: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    """Residuals of rows that were run again, by boundary and position: those that will be shown."""
+    shown: dict[int, list[int]] = field(default_factory=dict)
+    """By position: the inner boundaries at which it will be shown."""
     wanted: list[int] = field(default_factory=list)
-    """Positions that will be shown, the last one first."""
+    """Positions that will be shown and weren't run again, the last one first."""
 
     def expect(self, cells: Sequence[Cell]) -> None:
         """These will be shown: rows that must be run again for them can run together."""
         start, end = self.window
-        places = {
-            position
-            for (boundary, _), positions in residuals(cells).items()
-            for position in positions
-            if start < boundary < end
-        }
-        self.wanted.extend(sorted(places, reverse=True))
+        for (boundary, _), positions in residuals(cells).items():
+            for position in positions if start < boundary < end else ():
+                self.shown.setdefault(position, []).append(boundary)
+        self.wanted.extend(sorted(self.shown, reverse=True))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a residual inside the stage."""
+        return RowType(self.rows.residual).row_bytes(self.engine.width)
 
     @property
     def sealed(self) -> Sequence[SealedChunk]:
@@ -161,11 +176,9 @@ class Live:
         found = self.book.residual(row, boundary)
         if found is not None:
             return found
-        if position not in self.again:
+        if (boundary, position) not in self.again:
             self._run_again(position)
-        size = RowType(self.rows.residual).row_bytes(self.engine.width)
-        at = (boundary - self.window[0] - 1) * size
-        return self.again[position][at : at + size]
+        return self.again[boundary, position]
 
     def _run_again(self, position: int) -> None:
         """Run a row once more, and some of those that will be needed: all that they take is their
@@ -173,7 +186,7 @@ class Live:
         together = {position}
         while self.wanted and len(together) < TOGETHER:
             other = self.wanted.pop()
-            if other not in self.again and self._is_lost(other):
+            if (self.shown[other][0], other) not in self.again and self._is_lost(other):
                 together.add(other)
         positions = sorted(together)
         chunks = range(positions[-1] // CHUNK + 1)
@@ -200,7 +213,9 @@ class Live:
         for layer, (k, v) in zip(layers, stored, strict=True):
             self.cache.write(layer, own, k, v)
         for index, at in enumerate(positions):
-            self.again[at] = trace[:-1, index].tobytes()
+            for boundary in self.shown[at]:
+                inner = trace[boundary - self.window[0] - 1, index]
+                self.again[boundary, at] = inner.tobytes()
 
     def _is_lost(self, position: int) -> bool:
         """Whether what a row was inside isn't kept any more."""

@@ -12,6 +12,7 @@ from hearthring.node.feeding import Feeding
 from hearthring.node.orders import check_wish
 from hearthring.node.prefix import PrefixTree
 from hearthring.node.stage_session import StageSession
+from hearthring.protocol.backlog import Backlog
 from hearthring.protocol.errors import (
     HearthringError,
     LayersOutOfRange,
@@ -35,7 +36,7 @@ from hearthring.protocol.messages import (
 )
 from hearthring.protocol.row_type import RowType
 from hearthring.protocol.transport import Transport
-from hearthring.protocol.wire import encode_step
+from hearthring.protocol.wire import encode_down, encode_step
 from hearthring.shards.engine import Engine, Window
 
 MakeSession = Callable[[Open, str, Engine, Transport], StageSession]
@@ -63,10 +64,12 @@ class Place:
     number: int
     """No two places of a stage have the same, even if one takes the other's session over."""
     session: StageSession
-    outbox: "asyncio.Queue[AttachDown]"
+    outbox: Backlog[bytes]
     failed: "asyncio.Future[None]"
     link: Link | None = None
     queued: int = 0
+    """Steps that wait for their turn."""
+    queued_bytes: int = 0
     under_way: int = 0
     """Steps that wait or run."""
     ready: Opened | Rerouted | None = None
@@ -75,6 +78,8 @@ class Place:
     """Set when the next stage is to be linked."""
     touched: float = field(default_factory=time.monotonic)
     feeding: Feeding = field(default_factory=Feeding)
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while its cells are shown."""
     _last_run: int = 0
     _waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
     _unuse: Callable[[], None] = lambda: None
@@ -84,6 +89,20 @@ class Place:
         """End the session; its client is told why."""
         if not self.failed.done():
             self.failed.set_exception(error)
+
+    def queue(self, size: int) -> bool:
+        """A step of so many bytes is to wait for its turn; False ends the session instead."""
+        self.queued, self.queued_bytes = self.queued + 1, self.queued_bytes + size
+        if self.queued > LIMITS.steps_in_flight or self.queued_bytes > LIMITS.backlog_bytes:
+            self.fail(QuotaExceeded("too many steps wait here", field="steps in flight"))
+            return False
+        self.touched = time.monotonic()
+        self.under_way += 1
+        return True
+
+    def unqueue(self, size: int) -> None:
+        """It is its turn."""
+        self.queued, self.queued_bytes = self.queued - 1, self.queued_bytes - size
 
     def ran(self, step_id: int) -> None:
         """A step has run and left."""
@@ -160,8 +179,9 @@ class Place:
 
     def post(self, frame: AttachDown) -> None:
         """Queue a frame for the client. Never blocks: a client that doesn't read is ended."""
+        data = encode_down(frame)
         try:
-            self.outbox.put_nowait(frame)
+            self.outbox.put(data, len(data))
         except asyncio.QueueFull:
             self.fail(QuotaExceeded("the client reads too slowly", field="attach"))
 
@@ -233,7 +253,7 @@ class Places:
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Whether anybody still listens when a session fails is no reason for a warning.
         failed.add_done_callback(lambda done: done.cancelled() or done.exception())
-        place = Place(next(self._numbers), session, asyncio.Queue(LIMITS.outbox), failed)
+        place = Place(next(self._numbers), session, Backlog(LIMITS.outbox), failed)
         key = place_key(wish.session, wish.start)
         self._taken[key] = place
         self.empty.clear()

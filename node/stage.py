@@ -28,7 +28,6 @@ from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
     Malformed,
-    QuotaExceeded,
     StageFailed,
     StaleEpoch,
 )
@@ -50,7 +49,7 @@ from hearthring.protocol.messages import (
 )
 from hearthring.protocol.tasks import cancel, race
 from hearthring.protocol.transport import Stream, Transport
-from hearthring.protocol.wire import decode_step, decode_up, encode_down
+from hearthring.protocol.wire import decode_step, decode_up
 from hearthring.shards.engine import Engine, Window
 from hearthring.shards.tracing import Trace, TracingEngine
 from hearthring.verify.claims import begin
@@ -65,6 +64,7 @@ class _Ready:
     place: Place
     step: Step
     arrived: float
+    size: int
 
 
 Outcome = tuple[Step, list[Tap]] | HearthringError
@@ -237,7 +237,7 @@ class StageServer:
 
     async def _speak(self, place: Place, stream: Stream) -> None:
         while True:
-            await stream.send(encode_down(await place.outbox.get()))
+            await stream.send(await place.outbox.get())
 
     # -- Pass: rows from the stage before --------------------------------------------------------
 
@@ -251,19 +251,15 @@ class StageServer:
             # No error: the stream carries other sessions, whose clients aren't to blame.
             if place is None or place.session.wish.previous != stream.peer:
                 continue
-            place.queued += 1
-            if place.queued > LIMITS.steps_in_flight:
-                place.fail(QuotaExceeded("too many steps wait here", field="steps in flight"))
+            if not place.queue(len(data)):
                 continue
-            place.touched = time.monotonic()
-            place.under_way += 1
             self._queue.push(
                 Waiting(
                     place.session.client,
                     place.number,
                     len(step.rows),
                     any(row.kind == PROMPT for row in step.rows),
-                    _Ready(place, step, place.touched),
+                    _Ready(place, step, place.touched, len(data)),
                 )
             )
             self._start()
@@ -272,7 +268,7 @@ class StageServer:
         """Let the engine's thread run whatever is ready, unless it is at work."""
         while not (self._busy or self._closed) and (batch := self._queue.next()):
             for ready in batch:
-                ready.place.queued -= 1
+                ready.place.unqueue(ready.size)
             if batch := [ready for ready in batch if not ready.place.failed.done()]:
                 self._busy = True
                 self._worker.submit(partial(self._work, batch))

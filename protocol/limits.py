@@ -21,6 +21,13 @@ class Limits:
     """Steps of one session that may wait at a stage."""
     outbox: int = 256
     """Frames that may wait for one client."""
+    link: int = 256
+    """Messages that may wait for one next stage."""
+    backlog_bytes: int = 64 << 20
+    """What may wait for one reader: frames for a client, messages for a stage, or steps of one
+    session for their turn. A client has 16 prompt steps under way, of a message at most."""
+    opening_bytes: int = 64 << 20
+    """Residual rows that one opening of cells may show."""
     sessions_per_peer: int = 16
     sessions: int = 64
     streams_per_peer: int = 48

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from hearthring.protocol.backlog import Backlog
 from hearthring.protocol.errors import (
     DeadlineExceeded,
     HearthringError,
@@ -15,7 +16,6 @@ from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.tasks import cancel, race
 from hearthring.protocol.transport import Method, Stream, Transport
 
-_DEPTH = 256
 OnBreak = Callable[[HearthringError], None]
 
 
@@ -26,7 +26,7 @@ class Link:
         self.node_id = stream.peer
         self.broken: HearthringError | None = None
         self._stream = stream
-        self._queue = asyncio.Queue[bytes](_DEPTH)
+        self._queue = Backlog[bytes](LIMITS.link)
         self._users = set[OnBreak]()
         self._task = asyncio.create_task(self._run())
 
@@ -41,7 +41,7 @@ class Link:
         if len(data) > LIMITS.message_bytes:
             raise TooLarge(f"{len(data)} bytes", field="message")
         try:
-            self._queue.put_nowait(data)
+            self._queue.put(data, len(data))
         except asyncio.QueueFull:
             raise QuotaExceeded("the next stage reads too slowly", field=self.node_id) from None
 

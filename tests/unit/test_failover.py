@@ -8,7 +8,9 @@ from hearthring.client import recovery, replacement
 from hearthring.client.answer import Answer
 from hearthring.client.places import Places
 from hearthring.client.swarm import Swarm
+from hearthring.protocol.backlog import Backlog
 from hearthring.protocol.errors import StageFailed
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord
 from hearthring.shards.store import ModelEntry
 from tests.doomed import CUTS, OPTIONS, ask, doomed, same
@@ -157,7 +159,7 @@ async def test_who_falls_silent_while_another_is_replaced_is_noticed_by_that(
         for _ in range(3):
             await anext(pieces)
         for place in silent.stage._places._taken.values():
-            place.outbox = asyncio.Queue()  # nobody reads it, so nothing gets to the client
+            place.outbox = Backlog(LIMITS.outbox)  # nobody reads it, so nothing gets to the client
         await swarm.swarm.kill(dead)
         async for _ in pieces:
             pass
@@ -182,7 +184,7 @@ async def test_a_silent_stage_gives_way_to_one_that_failed_before(
         for _ in range(3):
             await anext(pieces)
         for place in silent.stage._places._taken.values():
-            place.outbox = asyncio.Queue()  # nobody reads it, so nothing gets to the client
+            place.outbox = Backlog(LIMITS.outbox)  # nobody reads it, so nothing gets to the client
         async for _ in pieces:
             pass
         assert stream.answer.route[2].node == other.node_id

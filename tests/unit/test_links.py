@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from hearthring.protocol import links as module
 from hearthring.protocol import memory
 from hearthring.protocol.errors import (
     DeadlineExceeded,
@@ -105,7 +104,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 async def test_messages_arrive_in_the_order_they_were_posted(links: Links, reader: Reader) -> None:
     link = await links.get(await reader.start(), reader.node_id)
-    sent = [n.to_bytes(2) for n in range(module._DEPTH)]
+    sent = [n.to_bytes(2) for n in range(LIMITS.link)]
     for data in sent:
         link.post(data)
     assert [await reader.taken.get() for _ in sent] == sent
@@ -177,12 +176,12 @@ async def test_after_a_break_a_new_stream_is_opened(links: Links, reader: Reader
 async def test_a_slow_reader_ends_the_poster_not_the_link(links: Links, reader: Reader) -> None:
     reader.reads.clear()
     link = await links.get(await reader.start(), reader.node_id)
-    for sent in range(module._DEPTH):
+    for sent in range(LIMITS.link):
         link.post(sent.to_bytes(2))
     taken = memory._DEPTH + 1  # on the way, and in the writer's hands
-    await until(lambda: link._queue.qsize() == module._DEPTH - taken)
-    sent = module._DEPTH + taken
-    for number in range(module._DEPTH, sent):
+    await until(lambda: len(link._queue) == LIMITS.link - taken)
+    sent = LIMITS.link + taken
+    for number in range(LIMITS.link, sent):
         link.post(number.to_bytes(2))
     with pytest.raises(QuotaExceeded, match="reads too slowly") as caught:
         link.post(b"one more")
@@ -194,6 +193,24 @@ async def test_a_slow_reader_ends_the_poster_not_the_link(links: Links, reader: 
     assert await reader.taken.get() == b"on"
 
 
+async def test_so_many_bytes_wait_for_a_slow_reader(
+    links: Links, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = replace(LIMITS, backlog_bytes=1000)
+    monkeypatch.setattr("hearthring.protocol.backlog.LIMITS", smaller)
+    reader.reads.clear()
+    link = await links.get(await reader.start(), reader.node_id)
+    sent = [n.to_bytes(100) for n in range(10)]
+    for data in sent:
+        link.post(data)
+    with pytest.raises(QuotaExceeded, match="reads too slowly"):
+        link.post(b"one more")
+    reader.reads.set()
+    assert [await reader.taken.get() for _ in sent] == sent
+    link.post(b"on")
+    assert await reader.taken.get() == b"on"
+
+
 async def test_a_reader_that_blocks_a_write_too_long_breaks_the_link_and_its_stream(
     links: Links, reader: Reader, limits: Callable[..., None]
 ) -> None:
@@ -201,7 +218,7 @@ async def test_a_reader_that_blocks_a_write_too_long_breaks_the_link_and_its_str
     reader.reads.clear()
     link, ends = await links.get(await reader.start(), reader.node_id), Ends()
     link.use(ends)
-    for n in range(module._DEPTH):
+    for n in range(LIMITS.link):
         link.post(n.to_bytes(2))
     await ends.once.wait()
     assert isinstance(ends.told[0], DeadlineExceeded)

@@ -15,6 +15,7 @@ from hearthring.protocol.errors import (
     HearthringError,
     LayersOutOfRange,
     QuotaExceeded,
+    TooLarge,
     UnknownRow,
     UnknownSession,
 )
@@ -29,7 +30,7 @@ from hearthring.verify.draw import Cell, draw
 from hearthring.verify.opening import Promise
 from hearthring.verify.tolerance import Calibration, Tolerance, sort_of
 from hearthring.verify.verdict import Outcome, Strength
-from tests.stage_peer import WINDOW, Peer, Rig, chain
+from tests.stage_peer import WIDTH, WINDOW, Peer, Rig, chain
 
 PROMPT_ROWS, ROWS = 40, 100
 FULL = ROWS // 32 * 32
@@ -151,6 +152,33 @@ async def test_a_stage_refuses_what_it_can_t_or_needn_t_show(peer: Peer) -> None
         await ask_cells(stranger, *where, session, (Cell(WINDOW[0], 1),), WINDOW[0])
     with pytest.raises(UnknownSession):
         await ask_commitment(mine, *where, bytes(16), WINDOW[0])
+
+
+async def test_an_opening_shows_so_many_bytes_and_one_is_shown_at_a_time(
+    peer: Peer, stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = tuple(Cell(WINDOW[0], position) for position in range(8))
+    size = 2 * len(drawn) * WIDTH * 4  # below and above each
+    for most, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("hearthring.node.opening.LIMITS", replace(LIMITS, opening_bytes=most))
+        if fits:
+            assert await opened(peer, drawn)
+        else:
+            with pytest.raises(TooLarge, match=f"{size} bytes"):
+                await opened(peer, drawn)
+    (place,) = stage.stage._places._taken.values()
+    monkeypatch.undo()
+    async with place.opening:
+        second = asyncio.create_task(opened(peer, drawn))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+    assert await second
+    await peer.finish(())
+    await peer.leave()
+    await stage.settled(0)
+    monkeypatch.setattr("hearthring.node.opening.LIMITS", replace(LIMITS, opening_bytes=size - 1))
+    with pytest.raises(TooLarge, match=f"{size} bytes"):
+        await opened(peer, drawn)
 
 
 @pytest.mark.parametrize("room", [0, 1 << 20])

@@ -1,6 +1,7 @@
 """What one peer, or all together, may hold; floods, slow readers and leases."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,13 +11,14 @@ from hearthring.protocol.errors import (
     QuotaExceeded,
 )
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import Cancel, EvidenceQuery
+from hearthring.protocol.messages import ROOT, Cancel, EvidenceQuery
 from hearthring.protocol.tasks import cancel
 from tests.stage_peer import (
     BEGUN,
     NEXT,
     ROW_BYTES,
     WINDOW,
+    Peer,
     Rig,
     chain,
     honest_beside,
@@ -98,6 +100,36 @@ async def test_a_sender_can_not_flood_a_stage(stage: Rig) -> None:
         await stage.settled(1)
 
 
+async def ask_on(peer: Peer) -> None:
+    while True:
+        await peer.say(EvidenceQuery())
+
+
+async def test_so_many_bytes_may_wait_at_a_stage(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of steps for their turn, and of frames for a client that doesn't read."""
+    smaller = replace(LIMITS, backlog_bytes=40_000)
+    for module in ("node.places", "protocol.backlog"):
+        monkeypatch.setattr(f"hearthring.{module}.LIMITS", smaller)
+    async with honest_beside(stage):
+        peer = await stage.open()
+        stage.engine.gate.clear()
+        for first in range(1, 61, 20):  # 5 kB each
+            await peer.send(chain(first, 20, first - 1))
+        for first in range(61, 200, 20):
+            await peer.send(chain(first, 20, first - 1))
+        await peer.refused(QuotaExceeded, "steps in flight")
+        stage.engine.gate.set()
+        await stage.settled(1)
+        deaf = await stage.open()
+        await deaf.send(chain(1, 60, ROOT))
+        asking = asyncio.create_task(ask_on(deaf))  # what was signed for 60 rows is 2 kB
+        await stage.settled(1)
+        await cancel([asking])
+        await deaf.refused(QuotaExceeded, "attach")
+
+
 async def test_nobody_cancels_without_end(stage: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, "stage_session", session_rows=100)
     async with honest_beside(stage):
@@ -142,12 +174,7 @@ async def test_as_many_steps_as_are_allowed_may_wait(stage: Rig) -> None:
 async def test_a_client_that_does_not_read_is_ended(stage: Rig) -> None:
     async with honest_beside(stage):
         peer = await stage.open()
-
-        async def ask_on() -> None:
-            while True:
-                await peer.say(EvidenceQuery())
-
-        asking = asyncio.create_task(ask_on())
+        asking = asyncio.create_task(ask_on(peer))
         await stage.settled(1)
         await cancel([asking])
         await peer.refused(QuotaExceeded, "attach")
