@@ -7,6 +7,7 @@ them again; their hashes are kept for the whole session: a client that takes row
 session that begins with the same rows, needs no more.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,12 +17,15 @@ import numpy as np
 
 from hearthring.protocol.messages import Row
 from hearthring.shards.engine import KvCache, Slots, Window
+from hearthring.shards.slots import SlotMap
 from hearthring.shards.tracing import Trace
 from hearthring.verify.cells import Column, chunk_root
 from hearthring.verify.merkle import HASH_BYTES
 from hearthring.verify.rowhash import CHUNK, row_hashes
 
 T = TypeVar("T")
+ROOM = 128
+"""Rows that are no more and may be kept nevertheless, until the next look."""
 KEPT_CHUNKS, KEPT_BYTES = 2, 4 << 20
 """Of each session a stage keeps the residuals of so many chunks for live checks, and of more while
 all of them take no more than so many bytes."""
@@ -56,6 +60,22 @@ class CellBook:
     def ran(self, ids: Iterable[int], trace: Trace) -> None:
         """Rows have run. ``trace`` is kept, not copied."""
         self._inside.update((row, (trace, index)) for index, row in enumerate(ids))
+
+    def forget_dead(self, alive: SlotMap) -> None:
+        """Rows that aren't ``alive`` needn't be kept; looked through once half of them are such."""
+        most = ROOM + 2 * alive.live
+        if len(self._inside) > most:
+            inside = [(row, *at) for row, at in self._inside.items() if row in alive]
+            left = Counter(id(trace) for _, trace, _ in inside)
+            # A trace is of a whole step: a row that is left of it is kept alone.
+            self._inside = {
+                row: (trace, index)
+                if left[id(trace)] == trace.shape[1]
+                else (trace[:, index : index + 1].copy(), 0)
+                for row, trace, index in inside
+            }
+        if len(self._hashes) > most:
+            self._hashes = {row: found for row, found in self._hashes.items() if row in alive}
 
     def known(self, row: int, inside: bytes) -> None:
         """A row wasn't run: an earlier session's has the same cells, with these hashes."""

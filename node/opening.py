@@ -170,9 +170,9 @@ class Live:
     def residual(self, boundary: int, position: int) -> bytes:
         row = self._ids(position // CHUNK)[position % CHUNK]
         if boundary == self.window[0]:
-            return bytes(self.kept[row].input)
+            return self.kept[row].input
         if boundary == self.window[1]:
-            return bytes(self.kept[row].wire)
+            return self.kept[row].wire
         found = self.book.residual(row, boundary)
         if found is not None:
             return found
@@ -196,7 +196,7 @@ class Live:
         # such rows, where they don't follow each other, are of one pass only as segments.
         positions.sort(key=lambda at: self.kept[ids[at]].row.kind != PROMPT)
         kept, own = [self.kept[ids[at]] for at in positions], path[positions]
-        wire = b"".join(bytes(one.input) for one in kept)
+        wire = b"".join(one.input for one in kept)
         entries = [
             EngineRow(Kind(one.row.kind), at, int(path[at]), path[: at + 1])
             for at, one in zip(positions, kept, strict=True)

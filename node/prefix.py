@@ -21,8 +21,6 @@ import numpy as np
 from hearthring.protocol.messages import ROOT, Row
 from hearthring.shards.engine import KvCache, Slots, Window
 
-Wire = bytes | memoryview
-
 
 @dataclass(slots=True, eq=False)
 class _Run:
@@ -32,7 +30,7 @@ class _Run:
     """
 
     cache: KvCache
-    wires: tuple[Wire, ...]
+    wires: tuple[bytes, ...]
     cells: tuple[bytes, ...]
     names: tuple[bytes, ...]
     parent: "_Run | None"
@@ -48,7 +46,7 @@ class Found:
 
     cache: KvCache
     slot: int
-    wire: Wire
+    wire: bytes
     cells: bytes | None
 
 
@@ -90,7 +88,7 @@ class PrefixTree:
         root: bytes,
         window: Window,
         received: Sequence[bytes],
-        wires: Sequence[Wire],
+        wires: Sequence[bytes],
         source: KvCache,
         slots: Slots,
         cells: Sequence[bytes] = (),
@@ -118,7 +116,7 @@ class PrefixTree:
             return
         cache = self._new_cache(count, window)
         cache.copy(source, slots[known : known + count], np.arange(count, dtype=np.int64))
-        kept = tuple(bytes(wire) for wire in wires[known : known + count])
+        kept = tuple(wires[known : known + count])
         inside = tuple(cells[known : known + count])
         run = _Run(cache, kept, inside, tuple(names[:count]), parent)
         self._runs[id(run)] = run
@@ -175,7 +173,7 @@ class PrefixCursor:
     def keep(
         self,
         received: Sequence[bytes],
-        wires: Sequence[Wire],
+        wires: Sequence[bytes],
         cache: KvCache,
         slots: Slots,
         cells: Sequence[bytes] = (),

@@ -14,16 +14,17 @@ from hearthring.verify.rowhash import joined
 
 @dataclass(slots=True)
 class Kept:
-    """One row: as it was received, and once it ran, as it was sent; by bytes and by hash.
+    """One row: as it was received, and once it ran, as it was sent; by bytes of its own, as the
+    others of its step may be dropped, and by hash.
 
     ``received`` is there once the sender's signature was checked.
     """
 
     row: Row
-    input: bytes | memoryview
+    input: bytes
     received: bytes = b""
     sent: bytes = b""
-    wire: bytes | memoryview = b""
+    wire: bytes = b""
 
 
 class Retention:
@@ -62,7 +63,7 @@ class Retention:
             same.add(row.id)
         return frozenset(same)
 
-    def receive(self, row: Row, wire: bytes | memoryview, digest: bytes = b"") -> None:
+    def receive(self, row: Row, wire: bytes, digest: bytes = b"") -> None:
         """A new row has arrived; its hash may come later."""
         self._kept[row.id] = Kept(row, wire, digest)
 
@@ -72,7 +73,7 @@ class Retention:
             if (kept := self._kept.get(row)) is not None:
                 kept.received = digest
 
-    def sent(self, row: int, digest: bytes, wire: bytes | memoryview) -> None:
+    def sent(self, row: int, digest: bytes, wire: bytes) -> None:
         """A row's output is on its way."""
         kept = self._kept[row]
         kept.sent, kept.wire = digest, wire

@@ -18,6 +18,7 @@ from hearthring.node.opening import Live
 from hearthring.node.prefix import PrefixCursor, PrefixTree
 from hearthring.node.retention import Retention
 from hearthring.node.reuse import reuse
+from hearthring.node.signatures import Signatures
 from hearthring.protocol.errors import (
     HearthringError,
     Malformed,
@@ -41,7 +42,6 @@ from hearthring.protocol.messages import (
     Reroute,
     Rerouted,
     Row,
-    SignedRows,
     Step,
     Tap,
 )
@@ -97,7 +97,7 @@ class StageSession:
         self._sealing: Seal | None = None
         self._slots = SlotMap(wish.max_rows)
         self._kept = Retention()
-        self._received: list[SignedRows] = []
+        self._received = Signatures(LIMITS.signed_rows * wish.max_rows)
         self._cancelled = deque[int]()
         self._prefix: PrefixCursor | None = None
         self._cells: CellBook | None = None
@@ -189,6 +189,7 @@ class StageSession:
             check.confirm()  # what is wrong is the sender's fault only if it signed it
             raise
         self._kept.drop(step.drop)
+        self._kept.drop(row.id for row in live if row.id not in placed and row.id not in known)
         self._newest = max((row.id for row in step.rows), default=self._newest)
         reused = frozenset[int]()
         if self._prefix is not None:
@@ -210,11 +211,11 @@ class StageSession:
         """Make sure of the sender's signature, and keep it. Raises ``BadSignature``.
 
         Before this has returned, a prepared step must leave no trace outside the session, which
-        ends if it raises.
+        ends if it raises. Raises ``QuotaExceeded`` for more than evidence may be.
         """
         signed = prepared.check.confirm()
         self._kept.signed(signed.ids, signed.hashes)
-        self._received.append(signed)
+        self._received.keep(signed, self._kept)
 
     def complete(
         self, prepared: Prepared, output: F32, time: HopTime, trace: Trace | None = None
@@ -223,6 +224,7 @@ class StageSession:
         wire = self._rows.pack(output)
         if self._cells is not None and trace is not None:
             self._cells.ran((row.id for row in prepared.fresh), trace)
+            self._cells.forget_dead(self._slots)
         if len(prepared.fresh) < len(prepared.rows):
             wire = self._among_retained(prepared, wire)
         return self._seal(prepared, wire, time)
@@ -246,7 +248,7 @@ class StageSession:
         hashes, signature = self._sealing.put(step.step_id, rows, wire)
         view, width = memoryview(wire), self._rows.row_bytes(self._engine.width)
         for i, (row, digest) in enumerate(zip(rows, hashes, strict=True)):
-            self._kept.sent(row.id, digest, view[i * width : (i + 1) * width])
+            self._kept.sent(row.id, digest, bytes(view[i * width : (i + 1) * width]))
         return Step(
             session=wish.session,
             epoch=wish.epoch,
@@ -347,7 +349,7 @@ class StageSession:
 
     def evidence(self) -> Evidence:
         """Everything the stage before signed."""
-        return Evidence(tuple(self._received))
+        return self._received.evidence(self._kept)
 
     def _receive(self, step: Step, live: tuple[Row, ...]) -> tuple[Check, frozenset[int]]:
         """Keep the rows that the sender has signed.
@@ -369,7 +371,7 @@ class StageSession:
         for i, row in enumerate(live):
             if row.id not in known:
                 wire = view[i * size : (i + 1) * size]
-                self._kept.receive(row, wire, hashes[i] if hashes else b"")
+                self._kept.receive(row, bytes(wire), hashes[i] if hashes else b"")
         return check, known
 
     def _forget_from(self, live: tuple[Row, ...], known: frozenset[int]) -> None:

@@ -34,6 +34,9 @@ class Limits:
     streams: int = 256
     session_rows: int = 32_768
     """KV rows one session may ask for."""
+    signed_rows: int = 64
+    """Rows, for each KV row of a session, in the signed steps that a stage keeps as evidence: of a
+    step of guesses one row may stay, and nobody guesses more at once."""
     kv_bytes_per_peer: int = 2 << 30
     records_per_layer: int = 256
     """Records a reader keeps per layer: identities are cheap to make."""

@@ -21,6 +21,8 @@ from hearthring.shards.engine import EngineRow, Kind, Slots
 ROOT = 0
 TOMBSTONES = LIMITS.session_rows
 """Cancelled rows that may wait to be dropped: as many as a session may have rows."""
+REMEMBERED = LIMITS.steps_in_flight * LIMITS.rows_per_step
+"""Dead rows that are told from such as never came: more than may be under way to a stage."""
 
 
 class Committed(NamedTuple):
@@ -59,6 +61,8 @@ class SlotMap:
         self._rows: dict[int, _Row] = {}
         self._free: list[int] = list(range(capacity))
         self._dead: set[int] = set()
+        self._forgotten = ROOT
+        """Up to this id, whatever doesn't live is dead: which of them ever came is forgotten."""
         self._tombstones: set[int] = set()
         self._last = ROOT
         self._roots: list[int] = []  # children of the root
@@ -92,9 +96,9 @@ class SlotMap:
         """
         if row_id <= self._last:
             raise OutOfOrder(f"row {row_id} after row {self._last}", field="id")
-        if parent in self._dead or (parent not in self._rows and parent in self._tombstones):
+        if self._is_dead(parent) or (parent not in self._rows and parent in self._tombstones):
             self._last = row_id
-            self._dead.add(row_id)
+            self._bury(row_id)
             return None
         above = None if parent == ROOT else self._live(parent, "parent")
         expected = 0 if above is None else above.position + 1
@@ -102,7 +106,7 @@ class SlotMap:
             raise OutOfOrder(f"position {position}, not {expected}", field="position")
         if row_id in self._tombstones:
             self._last = row_id
-            self._dead.add(row_id)
+            self._bury(row_id)
             return None
         index = 0 if above is None else bisect_right(self._free, above.slot)
         if index == len(self._free):
@@ -145,7 +149,7 @@ class SlotMap:
         """
         ids = list(ids)
         for row_id in ids:
-            if not (row_id in self._rows or row_id in self._dead or row_id in self._tombstones):
+            if row_id not in self._rows and not self._gone(row_id):
                 raise UnknownRow(f"row {row_id} was never seen", field="drop")
         for row_id in ids:
             self._kill(row_id)
@@ -159,6 +163,7 @@ class SlotMap:
         for row_id in [row for row in self._rows if row >= first]:
             self._kill(row_id)
         self._dead = {row for row in self._dead if row < first}
+        self._forgotten = min(self._forgotten, max(first - 1, ROOT))
         self._tombstones = {row for row in self._tombstones if row < first}
         self._last = min(self._last, max(first - 1, ROOT))
 
@@ -170,11 +175,11 @@ class SlotMap:
         ``QuotaExceeded`` for more than ``TOMBSTONES`` that wait for that.
         """
         ids = tuple(ids)
-        fresh = {row_id for row_id in ids if row_id not in self._dead}
+        fresh = {row_id for row_id in ids if not self._is_dead(row_id)}
         if len(self._tombstones | fresh) > TOMBSTONES:
             raise QuotaExceeded(f"more than {TOMBSTONES} wait to be dropped", field="cancel.ids")
         for row_id in ids:
-            if row_id in self._dead:
+            if self._is_dead(row_id):
                 continue
             if row_id in self._rows:
                 self._kill(row_id)
@@ -209,9 +214,27 @@ class SlotMap:
 
     def _live(self, row_id: int, what: str) -> _Row:
         if row_id not in self._rows:
-            state = "was dropped" if row_id in self._dead else "was never seen"
+            state = "was dropped" if self._is_dead(row_id) else "was never seen"
             raise UnknownRow(f"row {row_id} {state}", field=what)
         return self._rows[row_id]
+
+    def _is_dead(self, row_id: int) -> bool:
+        if row_id in self._dead:
+            return True
+        return ROOT < row_id <= self._forgotten and row_id not in self._rows
+
+    def _gone(self, row_id: int) -> bool:
+        return self._is_dead(row_id) or row_id in self._tombstones
+
+    def _bury(self, row_id: int) -> None:
+        """Note that a row is dead. Half of what is noted is forgotten once it is too much."""
+        if self._is_dead(row_id):
+            return
+        self._dead.add(row_id)
+        if len(self._dead) > 2 * REMEMBERED:
+            kept = sorted(self._dead)[-REMEMBERED:]
+            self._forgotten = max(self._forgotten, min(kept[0] - 1, self._last))
+            self._dead = set(kept)
 
     def _children(self, parent: int) -> list[int]:
         return self._roots if parent == ROOT else self._rows[parent].children
@@ -219,7 +242,7 @@ class SlotMap:
     def _kill(self, row_id: int) -> None:
         """Free a row and its descendants; a row that isn't live is only marked."""
         if row_id not in self._rows:
-            self._dead.add(row_id)
+            self._bury(row_id)
             return
         self._children(self._rows[row_id].parent).remove(row_id)
         if self._rows[row_id].trail is None:  # committed: its trail keeps what is left
@@ -228,7 +251,7 @@ class SlotMap:
         while doomed:
             dying = doomed.pop()
             row = self._rows.pop(dying)
-            self._dead.add(dying)
+            self._bury(dying)
             insort(self._free, row.slot)
             doomed += row.children
 

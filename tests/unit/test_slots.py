@@ -5,7 +5,7 @@ import pytest
 
 from hearthring.protocol.errors import OutOfOrder, OutOfSlots, QuotaExceeded, UnknownRow
 from hearthring.shards.engine import Kind
-from hearthring.shards.slots import ROOT, TOMBSTONES, Committed, SlotMap
+from hearthring.shards.slots import REMEMBERED, ROOT, TOMBSTONES, Committed, SlotMap
 
 P, G = Kind.PROMPT, Kind.GENERATED
 
@@ -218,3 +218,41 @@ def test_a_commit_is_not_compared_with_itself_over_and_over():
     slots.commit([Counted(row) for row in range(1, count + 1)] * 2)
     assert slots.tip == count
     assert compared < 20 * count
+
+
+def test_of_old_dead_rows_it_is_forgotten_which_ones_came():
+    """A session that drops for ever keeps no more of them than may be under way."""
+    slots = SlotMap(8)
+    chain(slots, [1, 2])
+    for row in range(4, 8 * REMEMBERED, 2):  # of the odd ones none ever comes
+        assert slots.insert(row, 2, 2, G) is not None
+        slots.drop([row])
+        assert len(slots._dead) <= 2 * REMEMBERED
+    newest = row
+    with pytest.raises(UnknownRow):
+        slots.drop([newest - 1])
+    with pytest.raises(UnknownRow):
+        slots.insert(newest + 1, newest - 1, 3, G)
+    assert slots.insert(newest + 1, newest, 3, G) is None
+    for old in (4, 5):
+        slots.drop([old])
+        slots.cancel([old])
+        assert slots.insert(newest + 1 + old, old, 3, G) is None
+        with pytest.raises(UnknownRow, match="was dropped"):
+            slots.commit([old])
+    assert slots.insert(newest + 9, 2, 2, G) is not None  # what lives is none of the dead
+    slots.commit([1, 2])
+    assert slots.tip == 2
+
+
+def test_rows_may_come_again_that_were_forgotten():
+    slots = SlotMap(8)
+    chain(slots, [1])
+    for row in range(2, 3 * REMEMBERED):
+        slots.insert(row, 1, 1, G)
+        slots.drop([row])
+    slots.rewind(3)
+    assert slots.insert(3, 1, 1, G) is not None
+    assert slots.insert(4, 2, 2, G) is None
+    with pytest.raises(UnknownRow, match="never seen"):
+        slots.insert(6, 5, 2, G)
