@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.homelab.leftovers import remove_leftovers, tag
 from bench.homelab.limits import Limits
 from bench.homelab.machine import Machine
 
@@ -41,7 +42,7 @@ def why_not() -> str:
         return "this kernel has no /dev/net/tun"
     if shutil.which("ip") is None:
         return "needs the ip command of iproute2"
-    probe = f"hl{os.getpid()}probe"
+    probe = f"{tag(os.getpid())}_"
     made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
     if made.returncode:
         return f"can't make a network namespace: {made.stderr.strip()}"
@@ -59,14 +60,16 @@ class Home:
         self.machines = {machine.name: machine for machine in machines}
         if len(self.machines) > 200:
             raise ValueError("a home has 200 machines at most")
-        self._seed, self._tag = seed, f"hl{os.getpid()}"
+        self._seed, self._tag = seed, tag(os.getpid())
         self._deaf: dict[str, set[str]] = {name: set() for name in self.machines}
         self._limits: dict[str, Limits] = {}
         self._switch: subprocess.Popen[str] | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Build the home. On failure nothing of it is left."""
+        """Build the home, once what killed processes left of theirs is gone. On failure nothing of
+        it is left."""
+        remove_leftovers()
         with contextlib.ExitStack() as stack:
             for name, machine in self.machines.items():
                 subprocess.run(["ip", "netns", "add", self._space(name)], check=True)

@@ -1,13 +1,14 @@
 """Limits of a machine's processes through control groups, version 1 or 2."""
 
-import contextlib
 import os
-import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bench.homelab.leftovers import GROUPS, remove_group
 from bench.homelab.machine import Machine
 
-_ROOT = Path("/sys/fs/cgroup")
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _PERIOD = 100_000
 """Microseconds in which the share of processors is counted."""
 
@@ -18,8 +19,8 @@ class Limits:
     def __init__(self, machine: Machine, tag: str) -> None:
         self._folders: list[Path] = []
         self.missing: list[str] = []
-        unified = (_ROOT / "cgroup.controllers").exists()
-        self._name = f"{tag}-{machine.name}"
+        unified = (GROUPS / "cgroup.controllers").exists()
+        self._name = f"{tag}{machine.name}"
         device = _disk()
         quota, memory = int(machine.cpus * _PERIOD), int(machine.memory * 2**20)
         speed = f"{device} {int(machine.disk * 1e6)}"
@@ -42,20 +43,16 @@ class Limits:
         return [str(folder / "cgroup.procs") for folder in self._folders]
 
     def close(self) -> None:
-        """Remove the groups; their processes must be gone, which may take the kernel a moment."""
+        """Remove the groups; their processes must be gone."""
         for folder in self._folders:
-            for _ in range(50):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-                    break
-                time.sleep(0.02)
+            remove_group(folder)
 
     def _set(self, controller: str, file: str, value: str) -> None:
-        unified = (_ROOT / "cgroup.controllers").exists()
-        folder = (_ROOT if unified else _ROOT / controller) / self._name
+        unified = (GROUPS / "cgroup.controllers").exists()
+        folder = (GROUPS if unified else GROUPS / controller) / self._name
         try:
             if unified:
-                (_ROOT / "cgroup.subtree_control").write_text(f"+{controller}")
+                (GROUPS / "cgroup.subtree_control").write_text(f"+{controller}")
             folder.mkdir(exist_ok=True)
             if folder not in self._folders:
                 self._folders.append(folder)

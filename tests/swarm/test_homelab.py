@@ -112,6 +112,44 @@ def test_nothing_is_left_of_a_home() -> None:
     assert not [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{tag}*")]
 
 
+KILLED = """
+import os, signal, sys
+from bench.homelab import Home, Machine
+home = Home([Machine("attic", memory=100)])
+home.__enter__()
+home.popen("attic", ["sleep", "600"])
+while not home.processes("attic"):
+    pass
+print(*home.processes("attic"), flush=True)
+sys.stdin.read()
+"""
+
+
+def spaces() -> str:
+    return subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_killed_process_left_is_gone_when_the_next_home_is_built() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    owner = subprocess.Popen([sys.executable, "-c", KILLED], **pipes)  # type: ignore[call-overload]
+    try:
+        sleeper = int(owner.stdout.readline())
+        with Home([Machine("hall")]):  # it lives still
+            assert f"hl{owner.pid}-attic" in spaces()
+            assert Path(f"/proc/{sleeper}").exists()
+    finally:
+        owner.kill()
+        owner.communicate()
+    assert f"hl{owner.pid}-attic" in spaces()
+    with Home([Machine("hall")]):
+        assert f"hl{owner.pid}-" not in spaces()
+    until = time.monotonic() + 5
+    while Path(f"/proc/{sleeper}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{sleeper}").exists()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/hl{owner.pid}-*"))
+
+
 def test_the_command_runs_something_in_a_home(tmp_path: Path) -> None:
     path = tmp_path / "home.toml"
     path.write_text('[[machine]]\nname = "attic"\n[[machine]]\nname = "cellar"\n')
