@@ -2,8 +2,9 @@
 
 Reads what ``python -m bench.speculation --json FILE`` has written. Every cell is run again in
 simulated time: the same texts, drafts and paces, on as many processors as this machine has, which
-stages, client and switch share. What these take is that run's own (``bench/tolls.py``); nothing
-else is taken from the answers that are foretold.
+stages, client and switch share. What these take is that run's own (``bench/tolls.py``), as is what
+paces were told of the ring before an answer began; nothing else is taken from the answers that are
+foretold.
 
 Run: python -m bench.predict FILE [--cores N] [--json FILE]
 
@@ -32,6 +33,7 @@ from hearthring.client.draft import Draft
 from hearthring.client.pace import Fixed, Pace
 from hearthring.client.paces import open_pace
 from hearthring.client.suffix import SuffixDraft
+from hearthring.shards.timings import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,14 @@ def points(curve: Sequence[Sequence[float]]) -> Points:
     return Points(tuple((int(rows), seconds) for rows, seconds in curve))
 
 
+def told(expected: Mapping[str, Any] | None) -> Ring | None:
+    """What paces were told of the ring before an answer, in that run."""
+    if expected is None:
+        return None
+    stages = (Fit(**stage) for stage in expected["stages"])
+    return Ring(tuple(stages), tuple(Hop(**hop) for hop in expected["hops"]))
+
+
 def draft_of(name: str, text: Sequence[int], siblings: int) -> Draft:
     """The draft of a case."""
     if found := re.fullmatch(r"a=([\d.]+)", name):
@@ -82,23 +92,33 @@ def draft_of(name: str, text: Sequence[int], siblings: int) -> Draft:
 
 
 def run(
-    ring: Ring, work: Work, text: Mapping[str, list[int]], draft: Draft | None, pace: Pace
+    ring: Ring,
+    work: Work,
+    text: Mapping[str, list[int]],
+    draft: Draft | None,
+    pace: Pace,
+    announced: Ring | None = None,
 ) -> tuple[float, float]:
     """Tokens a second behind the first one of an answer, and seconds of processors for it."""
     whole, first = [*text["prompt"], *text["answer"]], len(text["prompt"])
-    client = PacedClient(ring, draft, pace, whole, first, work=work)
+    client = PacedClient(ring, draft, pace, whole, first, work=work, announced=announced)
     return (len(text["answer"]) - 1) / client.run(), client.worked
 
 
 def gain(
-    ring: Ring, work: Work, name: str, texts: Sequence[Mapping[str, Any]], way: str
+    ring: Ring,
+    work: Work,
+    name: str,
+    texts: Sequence[Mapping[str, Any]],
+    way: str,
+    announced: Ring | None = None,
 ) -> tuple[float, float]:
     """Times as fast as without guesses, and seconds of processors, in the mean over a case's
     texts."""
     found = []
     for text in texts:
         draft = draft_of(name, [*text["prompt"], *text["answer"]], wide(way))
-        fast, worked = run(ring, work, text, draft, open_pace(WAYS[way], None))
+        fast, worked = run(ring, work, text, draft, open_pace(WAYS[way], None), announced)
         found.append((fast / run(ring, work, text, None, Fixed())[0], worked))
     ratios, works = zip(*found, strict=True)
     return mean(ratios), mean(works)
@@ -113,7 +133,8 @@ def foretold(measured: Mapping[str, Any], cores: int) -> Iterator[Foretold]:
             plain = mean(run(ring, work, text, None, Fixed())[0] for text in case["texts"])
             rate = case["plain_tokens_per_s"]
             yield Foretold(hop_ms, name, "plain", rate, plain, plain, 0.0)
-            every = {way: gain(ring, work, name, case["texts"], way) for way in WAYS}
+            known = told(case.get("expected"))
+            every = {way: gain(ring, work, name, case["texts"], way, known) for way in WAYS}
             best = max(1.0, *(ratio for ratio, _ in every.values()))
             for way, figures in case["ways"].items():
                 ratio, worked = every[way]

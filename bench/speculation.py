@@ -37,6 +37,7 @@ from bench.watched import Meter, Watched
 from bench.ways import WAYS, wide
 from hearthring import AsyncClient
 from hearthring.client.answer import Answer
+from hearthring.client.cost import Ring
 from hearthring.client.draft import Draft
 from hearthring.client.pace import Pace
 from hearthring.client.paces import open_pace
@@ -75,6 +76,8 @@ class Bench:
     ways: Sequence[str] = tuple(WAYS)
     texts: dict[str, list[dict[str, list[int]]]] = field(default_factory=dict)
     """Of each case: prompts and answers as tokens."""
+    expected: dict[str, Ring] = field(default_factory=dict)
+    """Of each case: what paces were told of the ring, the last time."""
 
     async def ask(self, draft: Draft | None, pace: Pace | None, **question: Any) -> Answer:
         """One answer."""
@@ -95,6 +98,8 @@ class Bench:
                     count = len(before.token_ids)
                     pace = Watched(open_pace(WAYS[way], None), self.meter, count)
                     answer = await self.ask(make(before, wide(way)), pace, **question)
+                    if pace.expected is not None:
+                        self.expected[name] = pace.expected
                     if answer.token_ids != before.token_ids:
                         raise SystemExit(f"{name}, {way}: other tokens than without guesses")
                     rates = answer.timings.decode_tokens_per_s, before.timings.decode_tokens_per_s
@@ -147,6 +152,7 @@ async def measure(
                     round(median(s) * 1e3, 2) for s in zip(*bench.stages[name], strict=True)
                 ],
                 "texts": bench.texts[name],
+                "expected": asdict(bench.expected[name]) if name in bench.expected else None,
                 "ways": {
                     way: {
                         "ratio": round(median(cell.ratios), 3),

@@ -44,16 +44,19 @@ def of(spent: Spent, name: str) -> float:
 @dataclass(slots=True)
 class Watched:
     """Another pace. ``spent`` is what was worked from the first step of an answer, behind its
-    prompt, until all of its ``left`` tokens were chosen."""
+    prompt, until all of its ``left`` tokens were chosen; ``expected`` is what the ring should have
+    taken, as far as that was known before."""
 
     inner: Pace
     meter: Meter
     left: int
     spent: Spent = field(default_factory=Spent)
+    expected: Ring | None = None
     _begun: bool = False
 
     def expect(self, ring: Ring) -> None:
         """What the ring should take."""
+        self.expected = ring
         self.inner.expect(ring)
 
     def ask(self, place: Place) -> int:

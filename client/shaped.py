@@ -94,7 +94,7 @@ class Shaped:
 
     def back(self, trip: Trip) -> None:
         """A step is back."""
-        self.meter.trip(trip.result, trip.seconds, trip.alone)
+        self.meter.trip(trip.result, trip.alone)
 
     def judged(self, taken: Sequence[bool]) -> None:
         """A token was chosen where siblings were, likeliest first: which of them it is."""

@@ -23,7 +23,6 @@ from hearthring.client.generation import LIKELY
 from hearthring.client.pace import Pace, Trip
 from hearthring.client.speculation import Speculation
 from hearthring.protocol.messages import PROMPT, HopTime, Row
-from hearthring.shards.timings import Fit
 
 _STATE = np.zeros(1, np.float32)
 """Stands for a row's state."""
@@ -117,8 +116,8 @@ class PacedClient:
         self._steps = dict[int, _Flying]()
         self._rows = dict[int, Travelling]()
         self._busy = False
-        for stage, fit in zip(self._ring.stages, ring.stages, strict=True):
-            self._watch(stage, fit)
+        for stage in self._ring.stages:
+            self._watch(stage)
 
     @property
     def worked(self) -> float:
@@ -133,7 +132,7 @@ class PacedClient:
         self._clock.run(lambda: self._made == len(self._text))
         return self._clock.now
 
-    def _watch(self, stage: Stage, fit: Fit) -> None:
+    def _watch(self, stage: Stage) -> None:
         """Note how long steps wait and are computed at a stage."""
         arrive, onward = stage.arrive, stage.onward
 
@@ -143,9 +142,8 @@ class PacedClient:
 
         def leaving(step: Step) -> None:
             flying = self._steps[id(step)]
-            stayed = self._clock.now - flying.entered - self._beside
-            took = max(0.0, min(stayed, fit.seconds(len(step.rows)) - self._beside))
-            flying.times.append(HopTime(stayed - took, took))
+            took = max(0.0, step.done - step.begun - self._beside)
+            flying.times.append(HopTime(step.begun - flying.entered, took))
             onward(step)
 
         stage.arrive, stage.onward = arriving, leaving  # type: ignore[method-assign]

@@ -36,12 +36,15 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """Rows of one client that travel together; ``back`` is called with it at the end."""
+    """Rows of one client that travel together; ``back`` is called with it at the end. ``begun`` and
+    ``done`` are when the last stage's engine was."""
 
     client: int
     rows: list[Row]
     back: "Callable[[Step], None]"
     home: "Link"
+    begun: float = 0.0
+    done: float = 0.0
 
     def live(self, now: float, notice: float) -> int:
         """Rows that somebody who hears of refuted ones ``notice`` later still computes."""
@@ -135,7 +138,9 @@ class Stage:
     def _begin(self) -> None:
         """Run what is next; where it costs nothing, steps without rows go on at once."""
         while not self._work.empty and self._queue and not self._live([self._queue[0]]):
-            self._handle(self._queue.popleft(), self.onward)
+            step = self._queue.popleft()
+            step.begun = step.done = self._clock.now
+            self._handle(step, self.onward)
         if not self._queue:
             return
         self._running = []
@@ -155,6 +160,7 @@ class Stage:
             size = self._live([step])
             fits = not chosen or (rows + size <= self._batch and step.client not in clients)
             if fits:
+                step.begun = self._clock.now
                 chosen.append(step)
                 rows += size
             else:
@@ -170,6 +176,7 @@ class Stage:
         assert self._running is not None
         done, self._running = self._running, None
         for step in done:
+            step.done = self._clock.now
             self._handle(step, self.onward)
         if self._running is None:
             self._begin()

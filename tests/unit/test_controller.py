@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from hearthring.client.calibration import Calibration
-from hearthring.client.controller import Controller, chunk
+from hearthring.client.controller import Controller
 from hearthring.client.draft import Candidate
 from hearthring.client.flight import Result
 from hearthring.client.meter import Line
 from hearthring.client.pace import Place, Trip
+from hearthring.client.reach import chunk
 from hearthring.protocol.messages import GENERATED, HopTime, Row
 
 

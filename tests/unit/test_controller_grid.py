@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from bench.simulator.paced import PacedClient
+from bench.simulator.work import Work
 from bench.spoken import Dialled
 from hearthring.client.controller import Controller
 from hearthring.client.cost import Hop, Ring
@@ -16,7 +17,7 @@ from hearthring.shards.timings import Fit
 FIXED = (Fixed(2), Fixed(4), Fixed(2, 4), Fixed(3, 8))
 BESIDE = 0.001
 """Of a stage's time for a step, what isn't its engine's."""
-TEXTS = (1, 2)
+TEXTS, CROWDED_TEXTS = (1, 2), (1, 2, 3)
 PROMPT = 40
 PERIODS = range(7, 30, 3)
 
@@ -57,6 +58,34 @@ def test_it_is_close_to_the_best_fixed_way_and_never_below_plain(hop: float, alp
         best = min((plain, *fixed))
         assert own <= plain / 0.95, tokens
         assert own <= best / 0.9, tokens
+
+
+def crowded(
+    hop: float, alpha: float, said: float, tokens: int, pace: type[Controller] | Pace
+) -> float:
+    """As ``seconds``, where two processors do all that stages, client and links need, as measured
+    on such a machine; it isn't announced that they share them."""
+    work = Work(Fit(0.0021, 0.0001), Fit(0.0033, 0.0001), Fit(0.0003, 0.0), 0.6, 0.0011, 0.0002)
+    stages, ends = (Fit(0.0025, 0.003),) * 4, Fit(0.0055, 0.0021)
+    shared = Ring(stages, (Hop(hop),) * 5, ends, processors=2)
+    told = Ring((Fit(0.0008, 0.0027),) * 4, (Hop(hop + 0.0037),) * 5)
+    text, spent = list(range(PROMPT + tokens)), 0.0
+    for seed in CROWDED_TEXTS:
+        draft = Dialled(text, alpha, seed=seed, said=said)
+        own = pace() if isinstance(pace, type) else pace
+        spent += PacedClient(shared, draft, own, text, PROMPT, work=work, announced=told).run()
+    return spent
+
+
+@pytest.mark.parametrize("hop", [0.0, 0.002, 0.01])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.85])
+def test_it_notices_that_stages_share_processors(hop: float, alpha: float) -> None:
+    said = alpha or 0.6
+    plain = crowded(hop, alpha, said, 48, Fixed())
+    own = crowded(hop, alpha, said, 48, Controller)
+    best = min((plain, *(crowded(hop, alpha, said, 48, way) for way in FIXED if alpha)))
+    assert own <= plain / 0.95
+    assert own <= best / 0.85
 
 
 def copied(period: int) -> tuple[list[int], int]:
