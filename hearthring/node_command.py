@@ -114,8 +114,8 @@ def node(
     owner_key: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Key file of these nodes' common owner, so that they count as one: make one with "
-            "`openssl rand -hex 32`, and give it to each. A file that isn't there is refused.",
+            help="Key file of these nodes' common owner, so that they count as one. The first node "
+            "makes it, or `openssl rand -hex 32` does; give it to each.",
             metavar="FILE",
         ),
     ] = None,

@@ -144,15 +144,22 @@ def read_swarm_key(path: Path) -> bytes:
     return key
 
 
-def read_owner_key(path: Path) -> Identity:
+def read_owner_key(path: Path, say: Callable[[str], None]) -> Identity:
     """An owner out of a file: 32 bytes in hex, or a key as nodes keep theirs.
 
-    A missing file is never made: behind a mistyped name would be another owner. Raises
+    A missing file is made, and that is said: a mistyped name makes another owner. Raises
     ``BadOption``, and ``BadIdentityFile`` for a file that holds something else.
     """
+    if not path.exists():
+        owner = Identity.load_or_create(path)
+        say(f"{owner.node_id}, new in {path}: give that file to your other nodes")
+        return owner
     raw = _read_key_file(path, "owner-key")
     seed = _in_hex(raw.strip())
-    return Identity.of_seed(seed) if len(seed) == 32 else Identity.read(raw, path, _make_one(path))
+    wrong = _make_one(path)
+    owner = Identity.of_seed(seed) if len(seed) == 32 else Identity.read(raw, path, wrong)
+    say(owner.node_id)
+    return owner
 
 
 def _read_key_file(path: Path, field: str) -> bytes:

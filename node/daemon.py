@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from hearthring.node.announcer import Announcer
 from hearthring.node.config import (
@@ -121,7 +122,8 @@ class _Node:
         own = read_swarm_key(config.swarm_key) if config.swarm_key else None
         self._key = key_of(config.join, own)
         self._who = Identity.load_or_create(self._folder.identity)
-        self._owner = read_owner_key(config.owner_key) if config.owner_key else None
+        said = partial(report, "owner")
+        self._owner = read_owner_key(config.owner_key, said) if config.owner_key else None
         self._transport = GrpcTransport(self._who, self._key)
         self._loading = Loading(config, self._hooks, self._transport, report, progress)
         stack.push_async_callback(self._transport.close)

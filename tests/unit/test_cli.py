@@ -62,8 +62,6 @@ def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
         (["node", "--swarm-key", "/nonsuch"], 64, "swarm-key: /nonsuch: no such file"),
         (["node", "--swarm-key", "/nonsuch"], 64, "(make one with `openssl rand -hex 32 > /non"),
         (["node", "--swarm-key", "/dev/null"], 64, "swarm-key: /dev/null holds 0 bytes"),
-        (["node", "--owner-key", "/nonsuch"], 64, "owner-key: /nonsuch: no such file"),
-        (["node", "--owner-key", "/nonsuch"], 64, "(make one with `openssl rand -hex 32 > /non"),
         (["node", "--owner-key", "/"], 64, "owner-key: /: is a directory"),
         (["node", "--owner-key", "/dev/null"], 65, "/dev/null: not a libp2p ed25519 key"),
         (["node", "--max-layers", "0"], 64, "max-layers"),

@@ -28,20 +28,24 @@ def test_what_is_no_link_is_refused(text: str) -> None:
 def test_an_owners_key_is_hex_or_what_nodes_keep(tmp_path: Path) -> None:
     node = Identity.new()
     (tmp_path / "node").write_bytes(node.libp2p_bytes())
-    assert read_owner_key(tmp_path / "node").node_id == node.node_id
+    assert read_owner_key(tmp_path / "node", print).node_id == node.node_id
     seed = node.libp2p_bytes()[4:36]
     (tmp_path / "hex").write_text(seed.hex() + "\n")
-    assert read_owner_key(tmp_path / "hex").node_id == node.node_id
+    assert read_owner_key(tmp_path / "hex", print).node_id == node.node_id
     for garbage in (seed.hex()[:-2], "", seed.hex() * 2):
         (tmp_path / "garbage").write_text(garbage)
         with pytest.raises(BadIdentityFile, match="garbage"):
-            read_owner_key(tmp_path / "garbage")
+            read_owner_key(tmp_path / "garbage", print)
 
 
-def test_a_mistyped_owners_key_makes_no_owner(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="owner-key"):
-        read_owner_key(tmp_path / "mistyped")
-    assert not list(tmp_path.iterdir())
+def test_a_new_owner_is_told_and_kept(tmp_path: Path) -> None:
+    said, key = list[str](), tmp_path / "owner"
+    made = read_owner_key(key, said.append)
+    assert read_owner_key(key, said.append).node_id == made.node_id
+    assert said == [
+        f"{made.node_id}, new in {key}: give that file to your other nodes",
+        made.node_id,
+    ]
 
 
 def test_rates_reach_the_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
