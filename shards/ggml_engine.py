@@ -79,9 +79,13 @@ class GgmlEngine:
             )
         self._ggml, self._source = load_ggml(), weights
         call = self._ggml.calls
-        self._backend = call.ggml_backend_cpu_init()
-        weakref.finalize(self, call.ggml_backend_free, self._backend)
-        call.ggml_backend_cpu_set_n_threads(self._backend, threads)
+        # One for each way of attention: to switch it would be a call more before each pass, in
+        # which other threads take the interpreter's lock.
+        self._backends = {ref: call.ggml_backend_cpu_init() for ref in (False, True)}
+        for ref, backend in self._backends.items():
+            weakref.finalize(self, call.ggml_backend_free, backend)
+            call.ggml_backend_cpu_set_n_threads(backend, threads)
+            call.ggml_backend_cpu_set_use_ref(backend, ref)
         loaded = LoadedWeights(self._ggml, weights, start, end, progress, policy.repack)
         self._model = Model(
             self._ggml,
@@ -212,7 +216,8 @@ class GgmlEngine:
             parts = tuple(_part(run) for run in runs)
             graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, traced))
             pieces = [(run.cache, run.rows) for run in runs]
-            out[rows], inner = graph.run(self._backend, pieces, states[rows])
+            backend = self._backends[graph.use_ref]
+            out[rows], inner = graph.run(backend, pieces, states[rows])
             for boundary, values in inner.items():
                 tapped[boundary][rows] = values
             if graph.trace is not None:

@@ -46,7 +46,7 @@ class Graph:
         self._memory = build.memory
         self._handle = build.handle
         # Other attention tiles the keys, or cuts them by threads: see ``ggml_layer.py``.
-        self._use_ref = key.kind is not Kind.PROMPT and model.policy.exact
+        self.use_ref = key.kind is not Kind.PROMPT and model.policy.exact
         allocator = call.ggml_gallocr_new(call.ggml_backend_cpu_buffer_type())
         weakref.finalize(self, call.ggml_gallocr_free, allocator)
         if not call.ggml_gallocr_alloc_graph(allocator, self._handle):
@@ -91,7 +91,8 @@ class Graph:
     def run(
         self, backend: Pointer, pieces: list[tuple[GgmlKv, list[EngineRow]]], states: States
     ) -> tuple[States, dict[int, States]]:
-        """Results that the next run overwrites. ``pieces`` fit the key, part by part."""
+        """Results that the next run overwrites. ``pieces`` fit the key, part by part; the backend
+        is set to ``use_ref``."""
         self._states[...] = states
         at = 0
         for (cache, rows), part in zip(pieces, self._parts, strict=True):
@@ -110,7 +111,6 @@ class Graph:
             for row in rows:
                 self._positions[at] = row.position
                 at += 1
-        self._call.ggml_backend_cpu_set_use_ref(backend, self._use_ref)
         if self._wide is None:
             status = self._call.ggml_backend_graph_compute(backend, self._handle)
         else:
