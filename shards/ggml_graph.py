@@ -46,7 +46,8 @@ class Graph:
         self._memory = build.memory
         self._handle = build.handle
         # Other attention tiles the keys, or cuts them by threads: see ``ggml_layer.py``.
-        self.use_ref = key.kind is not Kind.PROMPT and model.policy.exact
+        self._tiled = key.kind is Kind.PROMPT
+        self.use_ref = not self._tiled and model.policy.exact
         allocator = call.ggml_gallocr_new(call.ggml_backend_cpu_buffer_type())
         weakref.finalize(self, call.ggml_gallocr_free, allocator)
         if not call.ggml_gallocr_alloc_graph(allocator, self._handle):
@@ -101,10 +102,8 @@ class Graph:
                 mask.fill(_MASKED)
                 for seen, row in zip(mask, rows, strict=False):  # padding stays masked
                     first = max(0, row.position + 1 - window) if window else 0
-                    # Slots grow along a path, so its end says whether all are where positions are.
-                    # A prompt's always are.
-                    if row.slot == row.position:
-                        seen[first : row.slot + 1] = 0
+                    if self._tiled:  # prompt rows lie where their positions are
+                        seen[first : row.position + 1] = 0
                     else:
                         seen[row.path[first:]] = 0
             cache.homes([row.slot for row in rows], part.homes)
