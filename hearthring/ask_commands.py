@@ -58,7 +58,7 @@ def ask(
     """Ask the swarm; the answer is streamed to standard output."""
     from hearthring.asking import ask_once
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _read_input() if prompt == "-" else prompt
     messages = [{"role": "user", "content": text}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
@@ -77,6 +77,13 @@ def ask(
     }
     question = text if raw else None
     ask_once(join, model, manner, question, messages, options, proof, as_json)
+
+
+def _read_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise BadOption("standard input isn't text in UTF-8", field="prompt") from None
 
 
 @with_manner

@@ -31,8 +31,8 @@ def ask_once(
     as_json: bool,
 ) -> None:
     """Ask, stream, save the proof, and say how it went."""
-    if proof is not None and not proof.absolute().parent.is_dir():
-        raise BadOption(f"there is no folder {proof.absolute().parent}", field="proof")
+    if proof is not None:
+        _check_target(proof)
     with Bars() as bars, manner.client(join, model, bars) as client:
         question = {} if raw is not None else {"messages": messages}
         stream = client.stream(raw, **question, **manner.request(), **options)  # type: ignore[arg-type]
@@ -53,6 +53,14 @@ def ask_once(
         print(f"caught {node}: it computed something else, and was replaced", file=sys.stderr)
     if saved:
         print(f"proof saved to {saved}; check it with `hearthring audit {saved}`", file=sys.stderr)
+
+
+def _check_target(proof: Path) -> None:
+    """Refuse what no proof could be saved as before an answer is made. Raises ``BadOption``."""
+    if proof.is_dir():
+        raise BadOption(f"{proof} is a folder", field="proof", mend="name a file in it")
+    if not proof.absolute().parent.is_dir():
+        raise BadOption(f"there is no folder {proof.absolute().parent}", field="proof")
 
 
 def show(piece: Piece) -> None:

@@ -67,7 +67,7 @@ def proof_reveal(
 
     try:
         said = json.loads(ids.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadOption(f"{ids}: {error}", field="ids") from None
     found = said.get("token_ids") if isinstance(said, dict) else said
     if not isinstance(found, list) or not all(type(item) is int for item in found):

@@ -1,5 +1,6 @@
 """Commands with wrong input: one clear line, the right exit code, never a traceback."""
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -41,6 +42,7 @@ def failed(capsys: Capture, *arguments: str) -> tuple[int, str]:
         (["ask", "hi", "--join", NOBODY, "--temperature", "-1"], 64, "temperature: -1"),
         (["ask", "hi", "--join", NOBODY, "--max-tokens", "0"], 64, "max_tokens"),
         (["ask", "hi", "--join", NOBODY, "--proof", "/nonsuch/x.proof"], 64, "there is no folder"),
+        (["ask", "hi", "--join", NOBODY, "--proof", "/tmp"], 64, "proof: /tmp is a folder"),
         (["ask", "hi", "--join", NOBODY, "--draft", "magic"], 64, "draft: 'magic' isn't allowed"),
         (["ask", "hi", "--join", NOBODY, "--pace", "fast"], 64, "pace: 'fast' isn't allowed"),
         (["ask", "hi", "--join", NOBODY, "--acceptance", "all"], 64, "acceptance: 'all' isn't"),
@@ -96,6 +98,14 @@ def test_wrong_input(
         arguments = [*arguments, "--data", str(tmp_path / "node")]
     got, said = failed(capsys, *arguments)
     assert (got, says in said) == (code, True), said
+
+
+def test_input_that_is_no_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"why\xff"), "utf-8"))
+    assert failed(capsys, "ask", "-", "--join", NOBODY) == (
+        64,
+        "hearthring: prompt: standard input isn't text in UTF-8",
+    )
 
 
 def test_a_taken_port_is_said_at_once(tiny: ModelEntry, tmp_path: Path, capsys: Capture) -> None:

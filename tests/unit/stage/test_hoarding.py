@@ -76,6 +76,7 @@ async def test_rows_that_are_dead_when_they_come_are_not_kept(stage: Rig) -> Non
         peer = await stage.open()
         await peer.run(BEGUN)
         await peer.say(Cancel((9,)))
+        await peer.evidence()  # so that it has heard of the cancel, which is on the same stream
         assert not (await peer.pass_on(siblings(9, 1))).live
         for first in range(10, 10 + 40 * 20, 20):
             await peer.send(chain(first, 20, 9, GENERATED, at=4))
