@@ -161,7 +161,7 @@ async def stranger(order: dict[str, Any]) -> AsyncIterator[str]:
 async def test_forgeries_are_invisible(temp: Path) -> None:
     async with swarm(temp) as nodes:
         victim, announcing = nodes[1]
-        signed = records.sign(record(victim), victim)
+        signed = records.sign(record(victim, life=120.0), victim)
         await announcing.announce(signed)
         liar, _ = config(temp, "liar")
         order = {
