@@ -31,12 +31,12 @@ def test_rows_are_counted_as_the_engine_keeps_them(quantised: Path, manifest: Ma
     for engine in ("ggml", "torch"):
         loaded = load_engine(engine, GgufFile(quantised), (0, 4), None, 1, options=LOW)
         cache = loaded.new_cache(10)
-        held = cache.rows.nbytes if isinstance(cache, GgmlKv) else 2 * 4 * cache.k.numel()
+        held = cache.rows[..., :10, :].nbytes if isinstance(cache, GgmlKv) else 8 * cache.k.numel()
         assert footprint(manifest, engine, LOW, FREE).row == held // 40
     wide = replace(manifest, shape=replace(manifest.shape, head_width=32))
     cache = GgmlKv((0, 4), 10, 2, 32, "q8_0")
     options = EngineOptions(kv="q8_0")
-    assert footprint(wide, "auto", options, FREE).row == cache.rows.nbytes // 40
+    assert footprint(wide, "auto", options, FREE).row == cache.rows[..., :10, :].nbytes // 40
 
 
 def test_what_engines_keep_beside_the_mapped_file_counts(manifest: Manifest) -> None:
