@@ -19,6 +19,7 @@ async def finish(ring: RingSession, commit: Sequence[int]) -> list[Receipt | Non
     A stage that is lost now is replaced as any other, since its receipt is needed; if it can't
     be, there is none of it. Raises ``RolledBack`` if its replacement computed something else.
     """
+    await ring.handing.rest()
     if not ring.mending:
         ring.rollback.tell(ring.flight.live)
     ring.flight.commit(commit)

@@ -67,6 +67,7 @@ class HandOver:
         """Newcomers that aren't part of the ring yet."""
         self._leaving: dict[Attachment, HearthringError] = {}
         self._prepared: Prepared | None = None
+        self._resting = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, leaving: Attachment, error: HearthringError) -> bool:
@@ -75,6 +76,8 @@ class HandOver:
         if self._ring.mending or spares is None:
             return False
         spares.avoided.add(leaving.stage.node)
+        if self._resting:
+            return True
         self._leaving[leaving] = error
         self._task = asyncio.create_task(self._run(self._task))
         return True
@@ -98,6 +101,14 @@ class HandOver:
             return prepared
         await self._leave()
         return None
+
+    async def rest(self) -> None:
+        """The session ends: whoever leaves serves so long, and would only be disturbed."""
+        self._resting = True
+        if self._task is not None:
+            await cancel([self._task])
+        if not self._ring.mending:  # by what was prepared, perhaps
+            await self._leave()
 
     async def close(self) -> None:
         """Leave whoever isn't part of the ring. Idempotent."""

@@ -26,6 +26,7 @@ from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.links import Link, Links
 from hearthring.protocol.messages import (
     AttachDown,
+    Finish,
     Open,
     Opened,
     Progress,
@@ -76,6 +77,10 @@ class Place:
     """What to tell the client once the next stage is linked."""
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the next stage is to be linked."""
+    finish: Finish | None = None
+    """What the client wants signed, in this epoch."""
+    finishing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when that has changed."""
     touched: float = field(default_factory=time.monotonic)
     feeding: Feeding = field(default_factory=Feeding)
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -121,6 +126,11 @@ class Place:
                 await waiter[1]
             finally:
                 self._waiters.remove(waiter)
+
+    def finish_with(self, order: Finish | None) -> None:
+        """The client wants a receipt, or after all none in this epoch."""
+        self.finish = order
+        self.finishing.set()
 
     def link_to_next(self, ready: Opened | Rerouted) -> None:
         """The next stage is to be linked, whatever it was before, and the client told so."""

@@ -21,7 +21,8 @@ from hearthring.node.batching import Batcher, Waiting
 from hearthring.node.cell_desk import CellDesk
 from hearthring.node.lease import within_lease
 from hearthring.node.orders import check_reroute
-from hearthring.node.places import MakeSession, Place, Places, honest_session, place_key
+from hearthring.node.places import MakeSession, Place, Places, honest_session
+from hearthring.node.sign_off import sign_off
 from hearthring.node.stage_session import Prepared
 from hearthring.node.worker import Worker
 from hearthring.protocol.errors import (
@@ -47,7 +48,7 @@ from hearthring.protocol.messages import (
     Step,
     Tap,
 )
-from hearthring.protocol.tasks import cancel, race
+from hearthring.protocol.tasks import cancel, race, until
 from hearthring.protocol.transport import Stream, Transport
 from hearthring.protocol.wire import decode_step, decode_up
 from hearthring.shards.engine import Engine, Window
@@ -148,6 +149,7 @@ class StageServer:
                 self._listen(place, stream),
                 self._speak(place, stream),
                 self._link(place),
+                sign_off(place, self._worker, self.archive),
                 place.feeding.run(self._links),
                 _wait(place.failed),
             )
@@ -182,8 +184,8 @@ class StageServer:
             match decode_up(data):
                 case Cancel(ids):
                     place.session.cancel(ids)
-                case Finish(last_step, commit):
-                    await self._finish(place, last_step, commit)
+                case Finish() as order:
+                    place.finish_with(order)
                 case EvidenceQuery():
                     place.post(await self._worker.run(place.session.evidence))
                 case Reroute() as order:
@@ -199,6 +201,7 @@ class StageServer:
     async def _reroute(self, place: Place, order: Reroute) -> None:
         """Begin a new epoch; its next stage is linked meanwhile."""
         check_reroute(order, place.session.client)
+        place.finish_with(None)
         rerouted = await self._worker.run(lambda: place.session.reroute(order))
         place.touched = time.monotonic()
         place.link_to_next(rerouted)
@@ -209,7 +212,7 @@ class StageServer:
         while True:
             await place.wanted.wait()
             place.wanted.clear()
-            await race(self._connect(place), _until(place.wanted))
+            await race(self._connect(place), until(place.wanted))
 
     async def _connect(self, place: Place) -> None:
         """Link to the next stage, and tell the client that it is; or why it isn't."""
@@ -220,20 +223,6 @@ class StageServer:
         else:
             assert place.ready is not None
             place.post(place.ready)
-
-    async def _finish(self, place: Place, last_step: int, commit: tuple[int, ...]) -> None:
-        try:
-            async with asyncio.timeout(LIMITS.receipt):
-                await place.has_run(last_step)
-        except TimeoutError:
-            raise DeadlineExceeded(f"step {last_step} never arrived", field="finish") from None
-        receipt = await self._worker.run(lambda: place.session.receipt(commit))
-        record = await self._worker.run(place.session.record)
-        if record is not None:
-            wish = place.session.wish
-            self.archive.keep(place_key(wish.session, wish.start), record)
-        if receipt is not None:
-            place.post(receipt)
 
     async def _speak(self, place: Place, stream: Stream) -> None:
         while True:
@@ -386,10 +375,6 @@ def _confirmed(place: Place, prepared: Prepared) -> HearthringError | None:
     except HearthringError as error:
         return error
     return None
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 async def _wait(failed: "asyncio.Future[None]") -> None:

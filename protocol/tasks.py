@@ -32,3 +32,8 @@ async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
     for task in tasks:
         if task in done:
             task.result()
+
+
+async def until(event: asyncio.Event) -> None:
+    """Wait for an event, in a ``race``."""
+    await event.wait()

@@ -17,7 +17,7 @@ from tests.swarm.conftest import RunningNode, running
 
 pytestmark = [pytest.mark.swarm, pytest.mark.model]
 PROMPT = "The weather in the mountains is often"
-OPTIONS = {"max_tokens": 64, "temperature": 0.8, "seed": 7}
+OPTIONS = {"max_tokens": 128, "temperature": 0.8, "seed": 7}
 WINDOWS = ("0:15", "15:30", "0:15", "15:30")
 
 

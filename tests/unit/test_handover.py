@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
 from hearthring.client import recovery
 from hearthring.client.answer import Answer
-from hearthring.client.handover import FEW
+from hearthring.client.handover import FEW, HandOver
+from hearthring.client.replacement import Avoided
 from hearthring.client.ring import RingSession
+from hearthring.protocol.errors import StageFailed
 from hearthring.shards.store import ModelEntry
 from tests.doomed import CUTS, OPTIONS, TOKENS, Doomed, Turncoat, doomed, same
 from tests.memory_ring import MemoryNode
@@ -145,3 +148,14 @@ async def test_an_answer_that_ends_meanwhile_leaves_nobody_behind(
         await draining
         await until(lambda: spare.stage.sessions == 0)
     same(stream.answer, undisturbed)
+
+
+async def test_who_leaves_while_a_session_ends_is_not_replaced() -> None:
+    avoided = Avoided()
+    ring = SimpleNamespace(mending=False, replacing=SimpleNamespace(avoided=avoided))
+    handing = HandOver(ring)  # type: ignore[arg-type]
+    await handing.rest()
+    leaving = SimpleNamespace(stage=SimpleNamespace(node="a"), down=None)
+    assert handing.begin(leaving, StageFailed("the node is leaving"))  # type: ignore[arg-type]
+    handing.give_up()
+    assert (leaving.down, avoided.now()) == (None, {"a"})

@@ -14,6 +14,9 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.messages import (
     GENERATED,
     Finish,
+    Receipt,
+    Reroute,
+    Rerouted,
     Row,
     Tap,
 )
@@ -40,13 +43,28 @@ from tests.stage_peer import (
 async def test_a_finish_for_a_step_that_never_comes_is_named(
     stage: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, "stage", receipt=0.05)
+    limited(monkeypatch, "sign_off", receipt=0.05)
     async with honest_beside(stage):
         peer = await stage.open()
         await peer.run(BEGUN)
         await peer.say(Finish(2, ()))
         error = await peer.refused(DeadlineExceeded, "finish")
         assert "step 2 never arrived" in str(error)
+
+
+async def test_a_finish_that_waits_keeps_no_new_epoch_out(stage: Rig) -> None:
+    """Its step was lost with the stage before, and the client finishes again in the next epoch."""
+    async with honest_beside(stage):
+        peer = await stage.open()
+        await peer.run(BEGUN)
+        await peer.say(Finish(2, ()))
+        me = peer.who.node_id
+        await peer.say(Reroute(1, me, SENDERS_CLASS, me, "", ids_of(BEGUN), ()))
+        assert await peer.hear() == Rerouted(1, BEGUN[-1].id)
+        await peer.say(Finish(0, ids_of(BEGUN)))
+        assert isinstance(await peer.hear(), Receipt)
+        await peer.leave()
+        await stage.settled(1)
 
 
 @pytest.mark.parametrize(
