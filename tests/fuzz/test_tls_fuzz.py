@@ -29,4 +29,4 @@ async def test_floods_are_refused_and_an_open_session_goes_on(found: Attack) -> 
 
 async def test_mutated_frames_end_their_own_session_alone(found: Attack) -> None:
     ends = await mutations(found, FRAMES, np.random.default_rng(1), lambda n: None)
-    assert len(ends) > 2, ends
+    assert len(ends) > 1, ends
