@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hearthring.protocol.errors import BadProof, HearthringError
+from hearthring.protocol.errors import BadProof, HearthringError, ProtocolError, UsageError
 from hearthring.protocol.row_type import RowType
 from hearthring.protocol.tensors import F32, bf16_bits
 from hearthring.verify import consistency
@@ -81,7 +81,8 @@ def audit(
 ) -> Verdict:
     """Replay a proof with own weights. The verdict always comes with its figures.
 
-    ``calibration`` says what another class may differ by; it is not asked within the class.
+    ``calibration`` says what another class may differ by; it is not asked within the class. A
+    replay that ends for want of time, memory or an engine makes the verdict inconclusive.
     """
     if verdict := consistency.contradiction(proof, layers):
         return verdict
@@ -89,8 +90,10 @@ def audit(
         return inconclusive("its text is hidden: only who knows it can reveal it and replay it")
     try:
         return _replay(proof, replayer, progress, calibration)
-    except HearthringError as error:
+    except (UsageError, ProtocolError) as error:
         return rejected(f"what the proof says can't be run: {error}")
+    except HearthringError as error:  # this machine's own trouble speaks against nobody
+        return inconclusive(f"this machine can't replay it: {error}")
 
 
 def _replay(

@@ -7,7 +7,13 @@ import pytest
 from hearthring.client.answer import Answer
 from hearthring.client.api import AsyncClient
 from hearthring.client.cells import audit_cells
-from hearthring.protocol.errors import BadOption, HearthringError, QuotaExceeded, UnknownSession
+from hearthring.protocol.errors import (
+    BadOption,
+    EngineUnavailable,
+    HearthringError,
+    QuotaExceeded,
+    UnknownSession,
+)
 from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.cell_runner import EngineCells
@@ -142,3 +148,20 @@ async def test_a_proof_is_audited_by_the_cells_of_every_stage(tiny: ModelEntry) 
             await client.audit(answer.proof, depth="some")
         with pytest.raises(BadOption):
             await client.audit(answer.proof, 3, depth="cells")
+
+
+async def test_an_engine_that_fails_here_convicts_no_stage(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = runner(tiny)
+
+    def failing(*_: object) -> None:
+        raise EngineUnavailable("failed to compute", field="engine")
+
+    monkeypatch.setattr(cells, "run", failing)
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
+        verdict = await audited(client, answer, 0, cells)
+    assert (verdict.outcome, verdict.guilty) == (Outcome.INCONCLUSIVE, ())
+    assert "failed to compute" in verdict.reason

@@ -8,7 +8,12 @@ import pytest
 
 from hearthring.client.auditing import audit_offline
 from hearthring.client.replay import EngineReplayer
-from hearthring.protocol.errors import HearthringError
+from hearthring.protocol.errors import (
+    BadModelFile,
+    DeadlineExceeded,
+    EngineUnavailable,
+    HearthringError,
+)
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
@@ -208,3 +213,29 @@ async def test_between_classes_digests_decide_and_nobody_is_named(tiny: ModelEnt
     verdict = audit(await prove(tiny, "skip-layer"), 4, Elsewhere())
     assert (verdict.outcome, verdict.guilty) == (Outcome.REJECTED, ())
     assert verdict.figures["suspects"]
+
+
+@pytest.mark.parametrize("trouble", [DeadlineExceeded, EngineUnavailable, BadModelFile])
+async def test_an_auditor_s_own_trouble_speaks_against_nobody(
+    tiny: ModelEntry, trouble: type[HearthringError]
+) -> None:
+    breaths = 0
+
+    def breathe() -> None:
+        nonlocal breaths
+        breaths += 1
+        if breaths > 3:
+            raise trouble("enough")
+
+    replayer = EngineReplayer(tiny.open(), Residual.FP32, 1, breathe=breathe)
+    verdict = audit(await prove(tiny), 4, replayer)
+    assert (verdict.outcome, verdict.guilty) == (Outcome.INCONCLUSIVE, ())
+    assert "enough" in verdict.reason
+
+
+async def test_ids_that_no_model_has_are_rejected(tiny: ModelEntry) -> None:
+    proof, who = await _own_proof(tiny)
+    ids = (*proof.token_ids[:3], 1 << 20, *proof.token_ids[4:])
+    verdict = audit_offline(sign(replace(proof, token_ids=ids, _file=b""), who), 1)
+    assert verdict.outcome is Outcome.REJECTED
+    assert "can't be run" in verdict.reason
