@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from hearthring.node.feeding import Feeding
@@ -138,21 +139,31 @@ class Place:
         self.wanted.set()
 
     async def connect(self, links: Links) -> None:
-        """Link to whoever gets the session's rows now. Raises what ``Links.get`` raises."""
+        """Link to whoever gets the session's rows now, and tell the client that it is done, or why
+        it can't be."""
         self.disconnect()
-        wish = self.session.wish
         if not self.session.last:
-            self.link = await links.get(wish.next_address, wish.next)
-            self._unuse = self.link.use(self.report)
+            wish = self.session.wish
+            broken = partial(self.report, about=wish)
+            try:
+                self.link = await links.get(wish.next_address, wish.next)
+            except HearthringError as error:
+                return broken(error)
+            self._unuse = self.link.use(broken)
+        assert self.ready is not None
+        self.post(self.ready)
 
     def disconnect(self) -> None:
         """Leave the link to the next stage."""
         self._unuse()
         self.link, self._unuse = None, lambda: None
 
-    def report(self, error: HearthringError, node: str = "") -> None:
-        """Tell the client what stands in the way: the next stage, or ``node``. Once an epoch."""
+    def report(self, error: HearthringError, node: str = "", about: Open | None = None) -> None:
+        """Tell the client what stands in the way: the next stage, or ``node``. Once an epoch, and
+        if it is ``about`` another one than the present, not at all: the next stage is another."""
         wish = self.session.wish
+        if about not in (None, wish):
+            return
         if self._reported < wish.epoch:
             self._reported = wish.epoch
             self.post(Trouble(wish.epoch, node or wish.next, error))

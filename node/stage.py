@@ -212,17 +212,7 @@ class StageServer:
         while True:
             await place.wanted.wait()
             place.wanted.clear()
-            await race(self._connect(place), until(place.wanted))
-
-    async def _connect(self, place: Place) -> None:
-        """Link to the next stage, and tell the client that it is; or why it isn't."""
-        try:
-            await place.connect(self._links)
-        except HearthringError as error:
-            place.report(error)
-        else:
-            assert place.ready is not None
-            place.post(place.ready)
+            await race(place.connect(self._links), until(place.wanted))
 
     async def _speak(self, place: Place, stream: Stream) -> None:
         while True:

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hearthring.protocol.errors import BadInvitation, HearthringError, Malformed
+from hearthring.protocol.errors import BadInvitation, HearthringError, Malformed, PeerUnreachable
 from hearthring.protocol.memory import MemoryTransport
-from hearthring.protocol.messages import Replay, Reroute, Rerouted, Step
+from hearthring.protocol.messages import Probe, Progress, Replay, Reroute, Rerouted, Step
 from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import decode_step
 from tests.stage_peer import BEGUN, NEXT, PATIENCE, SENDERS_CLASS, Rig, ids_of, until
@@ -81,4 +81,24 @@ async def test_a_silent_stage_computes_and_says_nothing_until_it_is_rerouted(sta
     assert await peer.hear() == Rerouted(1, BEGUN[-1].id)
     peer.wish = place.session.wish
     assert len(await peer.run(NEXT)) == 1
+    await peer.leave()
+
+
+async def test_a_link_that_breaks_says_nothing_of_who_comes_next_in_a_new_epoch(
+    stage: Rig, newcomer: tuple[str, str, "asyncio.Queue[Step]"]
+) -> None:
+    """Both are learnt at once when a stage dies: its neighbour is re-routed as its link breaks."""
+    address, node, _ = newcomer
+    peer = await stage.open(next=node, next_address=address)
+    place = stage.stage._places.find(peer.wish.session, peer.wish.start)
+    assert place is not None
+    link, me = place.link, peer.who.node_id
+    assert link is not None
+    order = Reroute(1, me, SENDERS_CLASS, stage.client().identity.node_id, "127.0.0.1:9999")
+    place.session.reroute(order)  # on the engine's thread, while the loop hears of the break
+    await link.close()
+    for on_break in list(link._users):
+        on_break(PeerUnreachable("the connection broke", field=node))
+    await peer.say(Probe(1))
+    assert isinstance(await peer.hear(), Progress)
     await peer.leave()
