@@ -1,4 +1,5 @@
-"""A session's lease: it runs out once no step has come for ``LIMITS.idle`` seconds."""
+"""A session's lease: it runs out ``LIMITS.idle`` seconds after the last step came, or its client
+asked whether the stage is there, as it does while it waits for others."""
 
 import asyncio
 import time
@@ -9,7 +10,7 @@ from hearthring.protocol.limits import LIMITS
 
 
 async def within_lease(place: Place, reading: "asyncio.Future[bytes | None]") -> bytes | None:
-    """What is read. Raises ``DeadlineExceeded`` once no step has come for ``LIMITS.idle``."""
+    """What is read. Raises ``DeadlineExceeded`` once the lease has run out."""
     while not reading.done():
         left = place.touched + LIMITS.idle - time.monotonic()
         if left <= 0:

@@ -194,6 +194,7 @@ class StageServer:
                     step = await self._worker.run(partial(place.session.replay, order))
                     place.send_again(order, step)
                 case Probe(number):
+                    place.touched = time.monotonic()  # it waits for steps that are elsewhere
                     place.post(place.progress(number))
                 case Open():
                     raise Malformed("a session opens once", field="attach")

@@ -86,7 +86,7 @@ class Limits:
     drain: float = 10.0
     """Time a leaving node gives its clients to go on elsewhere."""
     idle: float = 120.0
-    """A session without a step for this long loses its lease."""
+    """A session without a step or a probe for this long loses its lease."""
     write: float = 20.0
     """Time a slow reader may block one write."""
     goodbye: float = 5.0

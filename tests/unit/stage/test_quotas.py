@@ -11,7 +11,7 @@ from hearthring.protocol.errors import (
     QuotaExceeded,
 )
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import ROOT, Cancel, EvidenceQuery
+from hearthring.protocol.messages import ROOT, Cancel, EvidenceQuery, Probe, Progress
 from hearthring.protocol.tasks import cancel
 from tests.stage_peer import (
     BEGUN,
@@ -190,6 +190,20 @@ async def test_steps_renew_a_lease_and_what_the_client_says_later_is_heard(
         await asyncio.sleep(0.25)
     assert len((await peer.evidence()).received) == 6
     assert (await peer.finish(range(1, 7))).rows == 6
+
+
+async def test_a_client_that_waits_for_slower_stages_keeps_its_lease(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last steps of a prompt have left this stage long before they are through the ring."""
+    limited(monkeypatch, "lease", idle=1.0)
+    peer = await stage.open()
+    await peer.run(BEGUN)
+    for number in range(6):  # together longer than a lease
+        await peer.say(Probe(number))
+        assert await peer.hear() == Progress(number, 1, 0)
+        await asyncio.sleep(0.25)
+    assert len(await peer.run(NEXT)) == 1
 
 
 async def test_a_session_without_steps_loses_its_lease(
