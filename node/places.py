@@ -275,8 +275,7 @@ class Places:
         # Whether anybody still listens when a session fails is no reason for a warning.
         failed.add_done_callback(lambda done: done.cancelled() or done.exception())
         place = Place(next(self._numbers), session, Backlog(LIMITS.outbox), failed)
-        key = place_key(wish.session, wish.start)
-        self._taken[key] = place
+        self._taken[place_key(wish.session, wish.start)] = place
         self.empty.clear()
         self._per_peer[client] += 1
         self._bytes_per_peer[client] += self._bytes(wish)
@@ -287,15 +286,22 @@ class Places:
         finally:
             failed.cancel()
             place.disconnect()
-            if self._taken.get(key) is place:
-                del self._taken[key]
-            self._per_peer[client] -= 1
-            self._bytes_per_peer[client] -= self._bytes(wish)
-            if not self._per_peer[client]:  # whoever comes once isn't counted for ever
-                del self._per_peer[client], self._bytes_per_peer[client]
-            self._give(_layer_rows(wish))
-            if not self._taken:
-                self.empty.set()
+            self._release(place)
+
+    def _release(self, place: Place) -> None:
+        """What a place had is free for others, once."""
+        wish, client = place.session.wish, place.session.client
+        key = place_key(wish.session, wish.start)
+        if self._taken.get(key) is not place:
+            return
+        del self._taken[key]
+        self._per_peer[client] -= 1
+        self._bytes_per_peer[client] -= self._bytes(wish)
+        if not self._per_peer[client]:  # whoever comes once isn't counted for ever
+            del self._per_peer[client], self._bytes_per_peer[client]
+        self._give(_layer_rows(wish))
+        if not self._taken:
+            self.empty.set()
 
     def _bytes(self, wish: Open) -> int:
         """What the keys and values asked for take."""
@@ -327,14 +333,16 @@ class Places:
             split_address(wish.next_address, "open.next_address")
 
     def _supersede(self, wish: Open, client: str) -> None:
-        """End a session that its own client opens again in a later epoch: it has lost this one."""
-        key = place_key(wish.session, wish.start)
-        old = self._taken.get(key)
+        """End a session that its own client opens again in a later epoch: it has lost this one.
+
+        What that had is free at once: the client needs as much again, and may be all who fits here.
+        """
+        old = self._taken.get(place_key(wish.session, wish.start))
         if old is None or old.session.client != client:
             return
         if wish.epoch > old.session.wish.epoch:
             old.fail(StaleEpoch("opened again in a later epoch", field="open.epoch"))
-            del self._taken[key]
+            self._release(old)
 
     def _check_quota(self, wish: Open, client: str) -> None:
         """Refuse what is more than one peer, or all together, may hold."""

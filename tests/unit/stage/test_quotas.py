@@ -9,6 +9,7 @@ from hearthring.protocol.errors import (
     BadSignature,
     DeadlineExceeded,
     QuotaExceeded,
+    StaleEpoch,
 )
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import ROOT, Cancel, EvidenceQuery, Probe, Progress
@@ -87,6 +88,23 @@ async def test_rows_are_lent_and_come_back(stage: Rig, monkeypatch: pytest.Monke
         await peer.refused(BadSignature, "signature")
         await stage.settled(1)
         assert stage.stage.free_rows == left
+
+
+async def test_a_session_that_is_opened_again_takes_the_room_it_had(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client has lost the stream, of which the stage doesn't know, and nobody else fits."""
+    limited(monkeypatch, "places", sessions=1, sessions_per_peer=1)
+    lost = await stage.open(max_rows=stage.kv_rows)
+    await lost.run(BEGUN)
+    again = dict(session=lost.wish.session, max_rows=stage.kv_rows)
+    peer = await stage.open(lost.transport, **again, epoch=1)
+    await lost.refused(StaleEpoch, "open.epoch")
+    assert (stage.stage.sessions, stage.stage.free_rows) == (1, 0)
+    assert len(await peer.run(BEGUN)) == 3
+    await peer.leave()
+    await stage.settled(0)
+    assert stage.stage.free_rows == stage.kv_rows
 
 
 async def test_a_sender_can_not_flood_a_stage(stage: Rig) -> None:
