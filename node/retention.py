@@ -4,11 +4,13 @@ That is what makes a dead neighbour harmless: the outputs can be sent again, to 
 rows that come a second time are recognised by their hash and answered without computing.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 
+from hearthring.node.cells import ROOM
 from hearthring.protocol.errors import UnknownRow
 from hearthring.protocol.messages import ROOT, Row
+from hearthring.shards.slots import SlotMap
 from hearthring.verify.rowhash import joined
 
 
@@ -102,6 +104,12 @@ class Retention:
     def drop_from(self, first: int) -> None:
         """Forget a row and all later ones."""
         self.drop([row for row in self._kept if row >= first])
+
+    def forget_dead(self, alive: SlotMap, others: Container[int]) -> None:
+        """Forget rows that aren't ``alive``, nor among ``others``: those that hung on a dropped
+        row, or were cancelled. Looked through once half of all are such."""
+        if len(self._kept) > ROOM + 2 * alive.live:
+            self.drop([row for row in self._kept if row not in alive and row not in others])
 
     def drop_others(self, ids: Collection[int]) -> None:
         """Forget whatever isn't named."""

@@ -227,7 +227,9 @@ class StageSession:
             self._cells.forget_dead(self._slots)
         if len(prepared.fresh) < len(prepared.rows):
             wire = self._among_retained(prepared, wire)
-        return self._seal(prepared, wire, time)
+        sent = self._seal(prepared, wire, time)
+        self._kept.forget_dead(self._slots, self._repeatable)
+        return sent
 
     def _among_retained(self, prepared: Prepared, fresh: bytes) -> bytes:
         """A step's whole output, of which only the fresh rows were computed."""
@@ -274,9 +276,9 @@ class StageSession:
         """
         if order.epoch <= self.wish.epoch:
             raise StaleEpoch(f"{order.epoch} after {self.wish.epoch}", field="reroute.epoch")
-        staying = frozenset((*order.committed, *order.live))
-        self._slots.drop([row for row in self._kept.ids() if row not in staying])
-        self._kept.drop_others(staying)
+        named = frozenset((*order.committed, *order.live))
+        self._slots.drop([row for row in self._kept.ids() if row not in named])
+        self._kept.drop_others(frozenset(row for row in named if row in self._slots))
         newest = self._kept.newest
         self._slots.commit(row for row in order.committed if row <= newest)
         self._cancelled.clear()

@@ -82,3 +82,4 @@ class Worker:
             except Exception as error:  # a fault of this node itself, for whoever runs it
                 name = self._thread.name
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            del work  # with what it holds, perhaps an ended session: the next may be long in coming

@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+import weakref
 
 import pytest
 
 from hearthring.node.worker import Worker
 from hearthring.protocol.errors import StageFailed
+from tests.stage_peer import until
 
 
 async def test_turns_are_taken_in_order_and_return_what_they_made() -> None:
@@ -61,3 +63,18 @@ async def test_closing_waits_for_the_turn_under_way_and_drops_the_rest() -> None
         await late
     with pytest.raises(StageFailed):
         await worker.run(lambda: None)
+
+
+async def test_nothing_of_a_turn_is_kept_once_it_is_over() -> None:
+    """The last one of a session holds its keys and values."""
+
+    class Session:
+        def leave(self) -> None:
+            pass
+
+    worker, session = Worker("test"), Session()
+    gone = weakref.ref(session)
+    worker.submit(session.leave)
+    del session
+    await until(lambda: gone() is None)
+    await worker.close()

@@ -7,9 +7,9 @@ import pytest
 from hearthring.node.cells import ROOM
 from hearthring.node.stage_session import StageSession
 from hearthring.protocol.errors import QuotaExceeded
-from hearthring.protocol.messages import GENERATED, Cancel, Row
+from hearthring.protocol.messages import GENERATED, Cancel, Reroute, Rerouted, Row
 from hearthring.shards.slots import REMEMBERED
-from tests.stage_peer import BEGUN, Peer, Rig, chain, honest_beside, ids_of
+from tests.stage_peer import BEGUN, SENDERS_CLASS, Peer, Rig, chain, honest_beside, ids_of
 
 
 def session_of(stage: Rig, peer: Peer) -> StageSession:
@@ -45,6 +45,30 @@ async def test_dropped_rows_leave_nothing_behind(stage: Rig, cells: bool) -> Non
         if cells:
             assert session._cells is not None
             assert len(session._cells._inside) <= ROOM + 2 * (len(BEGUN) + 32)
+        await peer.leave()
+        await stage.settled(1)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_rows_that_hung_on_one_that_is_gone_leave_nothing_behind(
+    stage: Rig, cancelled: bool
+) -> None:
+    """Only the first row of each step is named when it is given up."""
+    async with honest_beside(stage):
+        peer = await stage.open()
+        await peer.run(BEGUN)
+        session, me = session_of(stage, peer), peer.who.node_id
+        for first in range(10, 10 + 40 * 32, 32):
+            await peer.run(chain(first, 32, 3, GENERATED, at=3))
+            if cancelled:
+                await peer.say(Cancel((first,)))
+                await peer.evidence()
+            await peer.run((), drop=(first,))
+            assert len(session._kept.ids()) <= ROOM + 2 * len(BEGUN)
+        kept = session._kept.ids()
+        await peer.say(Reroute(1, me, SENDERS_CLASS, me, "", ids_of(BEGUN), kept[len(BEGUN) :]))
+        assert await peer.hear() == Rerouted(1, BEGUN[-1].id)
+        assert session._kept.ids() == ids_of(BEGUN)
         await peer.leave()
         await stage.settled(1)
 
