@@ -33,7 +33,14 @@ class Feeding:
 
     async def run(self, links: Links) -> None:
         """Send what is queued, until cancelled. The session's own steps don't wait for it."""
-        while True:
-            address, node, data = await self._queue.get()
-            with contextlib.suppress(HearthringError):
-                (await links.get(address, node)).post(data)
+        with contextlib.ExitStack() as stack:
+            while True:
+                address, node, data = await self._queue.get()
+                with contextlib.suppress(HearthringError):
+                    link = await links.get(address, node)
+                    stack.pop_all().close()  # the one before
+                    stack.callback(link.use(self._ended))
+                    link.post(data)
+
+    def _ended(self, error: HearthringError) -> None:
+        """Nobody's trouble, see above."""

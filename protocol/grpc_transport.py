@@ -10,6 +10,7 @@ import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hearthring.protocol import identity, tls
@@ -64,8 +65,27 @@ _THERE = (
 """Answers that only a node gives."""
 
 
+@dataclass(slots=True)
+class _Way:
+    """A connection to a node, which has proven who it is by this leaf, and the calls on it."""
+
+    channel: grpc.aio.Channel
+    leaf: bytes
+    calls: int = 0
+
+    def call(self, method: Method) -> Any:
+        call: Any = self.channel.stream_stream(f"/{_SERVICE}/{method.value}")(wait_for_ready=False)
+        self.calls += 1
+        call.add_done_callback(self._over)
+        return call
+
+    def _over(self, _: Any) -> None:
+        self.calls -= 1
+
+
 class GrpcTransport:
-    """A process's gRPC server, if it serves, and its pool of channels."""
+    """A process's gRPC server, if it serves, and its connections, the last few of which stay open
+    without calls."""
 
     def __init__(self, who: identity.Identity, swarm_key: bytes | None = None) -> None:
         self.identity = who
@@ -73,7 +93,7 @@ class GrpcTransport:
         self._versions = SPOKEN
         self._server: grpc.aio.Server | None = None
         self._leaf = b""
-        self._channels: dict[tuple[str, str], tuple[grpc.aio.Channel, bytes]] = {}
+        self._ways: dict[tuple[str, str], _Way] = {}
         self._opening: dict[tuple[str, str], asyncio.Lock] = {}
         self._streams = Counter[str]()
         self._serving = set[asyncio.Future[None]]()
@@ -82,7 +102,7 @@ class GrpcTransport:
     # -- calling ---------------------------------------------------------------------------------
 
     async def dial(self, address: str, node_id: str, method: Method) -> ClientStream:
-        known = (address, node_id) in self._channels
+        known = (address, node_id) in self._ways
         try:
             return await self._open(address, node_id, method)
         except PeerUnreachable:
@@ -93,22 +113,22 @@ class GrpcTransport:
 
     async def _open(self, address: str, node_id: str, method: Method) -> ClientStream:
         where = f"{node_id} at {address}"
-        channel, leaf = await self._channel(address, node_id)
-        call: Any = channel.stream_stream(f"/{_SERVICE}/{method.value}")(wait_for_ready=False)
+        way = await self._way(address, node_id)
+        call = way.call(method)
         try:
             async with asyncio.timeout(LIMITS.connect):
                 metadata = await call.initial_metadata()
                 nonce = metadata.get(_NONCE) if metadata is not None else None
                 if not isinstance(nonce, bytes):
-                    await self._look_back(address, node_id, channel, await call.code())
+                    await self._look_back(address, node_id, way, await call.code())
                     raise named(await call.code(), await call.details(), where)
                 offer = str(metadata.get(_VERSIONS, ""))
-                await call.write(encode_hello(self._hello(nonce, leaf, offer)))
+                await call.write(encode_hello(self._hello(nonce, way.leaf, offer)))
         except TimeoutError:
             call.cancel()
             raise PeerUnreachable("no answer in time", field=where) from None
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._look_back(address, node_id, channel, await call.code())
+            await self._look_back(address, node_id, way, await call.code())
             raise named(await call.code(), await call.details(), where) from None
         except BaseException:
             call.cancel()
@@ -122,17 +142,17 @@ class GrpcTransport:
         return Hello(version, me.node_id, self._swarm, me.sign(signed), proof)
 
     async def _look_back(
-        self, address: str, node_id: str, channel: grpc.aio.Channel, code: grpc.StatusCode
+        self, address: str, node_id: str, way: _Way, code: grpc.StatusCode
     ) -> None:
-        """Close a channel that led nowhere, and no other: a node that only refuses the call serves
+        """Close a way that led nowhere, and no other: a node that only refuses the call serves
         other streams on it, and somebody may have opened a new one meanwhile."""
         key = (address, node_id)
-        if code not in _THERE and self._channels.get(key, (None,))[0] is channel:
-            del self._channels[key]
-            await channel.close()
+        if code not in _THERE and self._ways.get(key) is way:
+            del self._ways[key]
+            await way.channel.close()
 
-    async def _channel(self, address: str, node_id: str) -> tuple[grpc.aio.Channel, bytes]:
-        """The channel to a node, opened once for all who want it.
+    async def _way(self, address: str, node_id: str) -> _Way:
+        """The way to a node, opened once for all who want it.
 
         Whoever waits for it while others try has the same time as they. Raises as ``tls.probe``.
         """
@@ -142,17 +162,27 @@ class GrpcTransport:
                 asyncio.timeout(LIMITS.connect),
                 self._opening.setdefault(key, asyncio.Lock()),
             ):
-                if key not in self._channels:
+                if key not in self._ways:
+                    await self._tidy()
                     certificate, digest = await tls.probe(address, node_id)
-                    if key not in self._channels:
+                    if key not in self._ways:
                         credentials = grpc.ssl_channel_credentials(certificate)
                         channel = grpc.aio.secure_channel(address, credentials, _CLIENT)
-                        self._channels[key] = channel, digest
-                return self._channels[key]
+                        self._ways[key] = _Way(channel, digest)
+                way = self._ways[key] = self._ways.pop(key)  # now the most recently asked for
+                return way
         except TimeoutError:
             raise PeerUnreachable("no answer in time", field=f"{node_id} at {address}") from None
         finally:  # a lock for every address that was ever tried would be too many
             self._opening.pop(key, None)
+
+    async def _tidy(self) -> None:
+        """Close the ways without calls that nobody has asked for for longest, but a few."""
+        unused = [key for key, way in self._ways.items() if not way.calls]
+        for key in unused[: -LIMITS.unused]:
+            if (way := self._ways.get(key)) is not None and not way.calls:
+                del self._ways[key]
+                await way.channel.close()
 
     # -- serving ---------------------------------------------------------------------------------
 
@@ -267,9 +297,9 @@ class GrpcTransport:
     async def close(self) -> None:
         self._closing = True
         await cancel(self._serving)
-        channels, self._channels = self._channels, {}
-        for channel, _ in channels.values():
-            await channel.close()
+        ways, self._ways = self._ways, {}
+        for way in ways.values():
+            await way.channel.close()
         server, self._server = self._server, None
         if server is not None:
             await server.stop(0.2)

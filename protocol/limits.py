@@ -23,6 +23,9 @@ class Limits:
     """Frames that may wait for one client."""
     link: int = 256
     """Messages that may wait for one next stage."""
+    unused: int = 64
+    """Links that stay open to next stages, and connections to nodes, beside those that somebody
+    uses: the next session may want them. Clients choose where a stage connects to."""
     backlog_bytes: int = 64 << 20
     """What may wait for one reader: frames for a client, messages for a stage, or steps of one
     session for their turn. A client has 16 prompt steps under way, of a message at most."""

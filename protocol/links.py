@@ -45,14 +45,22 @@ class Link:
         except asyncio.QueueFull:
             raise QuotaExceeded("the next stage reads too slowly", field=self.node_id) from None
 
+    @property
+    def used(self) -> bool:
+        """Whether anybody is told when it breaks."""
+        return bool(self._users)
+
     def use(self, on_break: OnBreak) -> Callable[[], None]:
-        """Be told when the link breaks; returns how to stop being told."""
+        """Be told when the link breaks; returns how to stop being told. Until then it stays open,
+        as far as it is up to this side."""
         self._users.add(on_break)
         return lambda: self._users.discard(on_break)
 
     async def close(self) -> None:
-        await cancel([self._task])
-        await self._stream.close()
+        try:
+            await cancel([self._task])
+        finally:
+            await self._stream.close()
 
     async def _run(self) -> None:
         try:
@@ -74,7 +82,7 @@ class Link:
 
 
 class Links:
-    """The links of one process, by peer and address."""
+    """The links of one process, by peer and address, of which the last few stay open unused."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -84,27 +92,40 @@ class Links:
     async def get(self, address: str, node_id: str) -> Link:
         """The link to a peer, opened if need be.
 
-        Raises what ``dial`` raises, or ``DeadlineExceeded`` if the peer doesn't say that it is
-        ready to take rows.
+        Whoever needs it for longer uses it at once: what is unused may be closed for others. Raises
+        what ``dial`` raises, or ``DeadlineExceeded`` if the peer doesn't say that it is ready to
+        take rows.
         """
         key = (address, node_id)
         try:
             async with self._opening.setdefault(key, asyncio.Lock()):
                 if (link := self._live(key)) is not None:
                     return link
+                await self._tidy()
                 stream = await self._open(address, node_id)
                 if (link := self._live(key)) is not None:  # whoever didn't wait was faster
                     await stream.close()
                     return link
-                self._links = {k: one for k, one in self._links.items() if one.broken is None}
                 link = self._links[key] = Link(stream)
                 return link
         finally:  # addresses are what peers say, so none is remembered for longer than it is used
             self._opening.pop(key, None)
 
     def _live(self, key: tuple[str, str]) -> Link | None:
-        link = self._links.get(key)
-        return link if link is not None and link.broken is None else None
+        link = self._links.pop(key, None)
+        if link is None or link.broken is not None:
+            return None
+        self._links[key] = link  # now the most recently asked for
+        return link
+
+    async def _tidy(self) -> None:
+        """Forget links that broke, and close those that nobody has used for longest, but a few."""
+        self._links = {key: link for key, link in self._links.items() if link.broken is None}
+        unused = [key for key, link in self._links.items() if not link.used]
+        for key in unused[: -LIMITS.unused]:
+            if (link := self._links.get(key)) is not None and not link.used:
+                del self._links[key]
+                await link.close()
 
     async def _open(self, address: str, node_id: str) -> Stream:
         stream = await self._transport.dial(address, node_id, Method.PASS)

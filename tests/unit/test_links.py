@@ -289,3 +289,28 @@ async def test_nothing_is_remembered_of_who_was_not_there_or_has_gone(
     await links.get(await other.start(), other.node_id)
     assert [one.node_id for one in links._links.values()] == [other.node_id]
     await other.transport.close()
+
+
+async def test_few_links_stay_open_that_nobody_uses(
+    links: Links, reader: Reader, limits: Callable[..., None]
+) -> None:
+    """Clients say where the next stage is: they could name ever more places."""
+    limits(unused=2)
+    first, ends = await links.get(await reader.start(), reader.node_id), Ends()
+    leave = first.use(ends)
+    others = [Reader(reader.transport._network) for _ in range(6)]
+    for other in others:
+        await links.get(await other.start(), other.node_id)
+        assert len(links._links) <= 1 + 2 + 1
+    first.post(b"x")
+    assert await reader.taken.get() == b"x"
+    for other in others[:3]:
+        assert await other.taken.get() is None  # its stream was ended properly
+    leave()
+    for other in others[:3]:
+        other.reads.set()
+        await links.get(other.transport._address, other.node_id)
+    assert first not in links._links.values()
+    assert ends.told == []
+    for other in others:
+        await other.transport.close()

@@ -215,6 +215,30 @@ async def test_whoever_waits_for_a_channel_has_no_more_time_than_the_first(
     await caller.close()
 
 
+async def test_few_connections_stay_open_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever says where others are could make a node connect to ever more places."""
+    smaller = replace(LIMITS, unused=2)
+    monkeypatch.setattr("hearthring.protocol.grpc_transport.LIMITS", smaller)
+    server, caller = GrpcTransport(Identity.new()), GrpcTransport(Identity.new())
+    address = await server.serve("0.0.0.0:0", {Method.STATUS: echo})
+    port, node = address.rpartition(":")[2], server.identity.node_id
+    try:
+        held = await caller.dial(f"127.0.0.1:{port}", node, Method.STATUS)
+        for place in range(2, 12):
+            stream = await caller.dial(f"127.0.0.{place}:{port}", node, Method.STATUS)
+            await stream.send(b"x")
+            assert await stream.receive()
+            await stream.close()
+            await until(lambda: sum(way.calls for way in caller._ways.values()) == 1)
+            assert len(caller._ways) <= 1 + 2 + 1
+        await held.send(b"x")
+        assert await held.receive()
+        assert f"127.0.0.11:{port}" in [address for address, _ in caller._ways]
+    finally:
+        await caller.close()
+        await server.close()
+
+
 async def read_all(stream: Stream) -> None:
     while await stream.receive() is not None:
         pass
