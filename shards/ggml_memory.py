@@ -11,8 +11,9 @@ from hearthring.shards.ggml_library import DATA_OFFSET, Ggml, InitParams
 
 Pointer = int
 
-EVERYWHERE = 4096, 1 << 47
-"""Begin and size of a buffer that has all memory of the process in it. It can't begin at 0."""
+EVERYWHERE = 4096, 1 << 48
+"""Begin and size of a buffer that has all memory of the process in it: Linux maps up to 47 bits on
+x86, and 48 on ARM. It can't begin at 0."""
 
 
 class Memory:

@@ -79,7 +79,7 @@ _known_experts: dict[tuple[object, ...], int] = {}
 def try_experts(ggml: Ggml, experts: Experts, threads: int) -> int:
     """How many rows one product of experts may have at most, so that each has the bits that it has
     alone even if all go to one expert: ``ANY``, or few. Tried once per process and sort."""
-    key = (ggml.path, experts.kind, experts.inner, threads)
+    key = (ggml.path, experts.kind, experts.inner, experts.probed, threads)
     if key not in _known_experts:
         _known_experts[key] = _try_experts(ggml, experts, threads)
     return _known_experts[key]

@@ -213,7 +213,7 @@ class WideProducts:
         self._views: list[tuple[F32, F32]] = []
         self._scratch: dict[int, Scratch] = {}
         self._layout = Layout(0, ())
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def node(self, context: Pointer, matrix: Matrix, state: Pointer, rows: int) -> Pointer:
         """A tensor ``[rows, outer]`` that will hold the product of ``state``."""
@@ -249,7 +249,7 @@ class WideProducts:
         try:
             scratch = self._scratch.setdefault(thread, Scratch())
             self._multiply(node or 0, thread, threads, scratch)
-        except Exception as error:  # an exception can't pass through C
+        except BaseException as error:  # none can pass through C, Ctrl-C's neither
             self._error = error
 
     def _multiply(self, node: int, thread: int, threads: int, scratch: Scratch) -> None:

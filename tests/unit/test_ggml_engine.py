@@ -227,6 +227,21 @@ def test_a_library_that_is_not_ggml_is_refused(tmp_path, monkeypatch):
     load_ggml.cache_clear()
 
 
+def test_memory_may_lie_wherever_a_system_maps_it():
+    """ARM has 48 bits of addresses; what ggml is told of less, it aborts at."""
+    program = (
+        "from hearthring.shards.ggml_library import F32, load_ggml\n"
+        "from hearthring.shards.ggml_memory import EVERYWHERE, Memory\n"
+        "ggml = load_ggml()\n"
+        "anywhere = ggml.calls.ggml_backend_cpu_buffer_from_ptr(*EVERYWHERE)\n"
+        "memory = Memory(ggml, 1)\n"
+        "tensor = ggml.calls.ggml_new_tensor_1d(memory.context, F32, 1024)\n"
+        "ggml.calls.ggml_backend_tensor_alloc(anywhere, tensor, (1 << 48) - 4096)\n"
+        "assert ggml.calls.ggml_get_data(tensor) == (1 << 48) - 4096\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_by_name_and_without_torch():
     """``--engine ggml`` imports neither torch nor the wheel's Python module."""
     program = (

@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType
 
 from hearthring.protocol.errors import BadOption
 from hearthring.protocol.tensors import Residual
+from hearthring.shards import ggml_products
 from hearthring.shards.engine import Segment
 from hearthring.shards.families import layer_parts
 from hearthring.shards.fingerprint import fixed_weight, uniform
@@ -16,6 +17,7 @@ from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_policy import Policy, policy_of
+from hearthring.shards.ggml_weights import Experts
 from hearthring.shards.ggml_wide import BLOCK, Blas, arrange, cut
 from hearthring.shards.shape import Shape
 from tests.sessions import GENERATED, PROMPT, Session
@@ -182,6 +184,27 @@ def test_a_blas_that_heeds_shapes_gets_whole_blocks(monkeypatch):
     wanted = plain(e)
     monkeypatch.setattr(Blas, "__init__", _wary)
     assert plain(engine("Q4_1", Policy(prompt="fast"), 2)) == wanted
+
+
+def test_ctrl_c_in_a_product_ends_the_pass(monkeypatch):
+    """C knows no exceptions: one that is lost leaves a result that nobody computed."""
+    e = engine("Q4_1", Policy(prompt="fast"))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(e._model.wide[1], "piece", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plain(e)
+
+
+def test_experts_of_other_outputs_are_tried_anew(monkeypatch):
+    tried = []
+    monkeypatch.setattr(ggml_products, "_known_experts", {})
+    monkeypatch.setattr(ggml_products, "_try_experts", lambda _, e, __: tried.append(e.probed) or 1)
+    for probed in (256, 264, 256):
+        ggml_products.try_experts(load_ggml(), Experts(0, 2, 64, 0, probed, 0), 1)
+    assert tried == [256, 264]
 
 
 def _wary(self, sorts):
