@@ -165,7 +165,7 @@ def _read_export(data: bytes) -> tuple[str, list[Evidence]]:
         if body["version"] != VERSION:
             raise BadEvidence(f"version {body['version']} isn't known here", field="reputation")
         return exporter, [_read_item(item) for item in body["evidence"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise BadEvidence("not an export of hearthring", field="reputation") from None
     except BadEvidence:
         raise
@@ -179,4 +179,5 @@ def _read_item(item: dict[str, Any]) -> Evidence:
         raise BadEvidence("weights that no event has", field="reputation")
     texts = [str(item[name])[:WORDS] for name in ("node", "about", "why")]
     identity.public_key_of(texts[0])
+    "".join(texts).encode()  # no database keeps half a surrogate pair
     return Evidence(texts[0], good, bad, at, texts[1], texts[2])

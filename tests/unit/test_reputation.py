@@ -10,7 +10,7 @@ import pytest
 
 from hearthring.protocol.errors import BadEvidence
 from hearthring.protocol.identity import Identity
-from hearthring.verify.evidence_store import FADED, Reputation
+from hearthring.verify.evidence_store import _CONTEXT, FADED, Reputation, _canonical
 from hearthring.verify.reputation import (
     HALF_LIFE,
     OWN,
@@ -192,6 +192,17 @@ def test_a_forged_or_altered_export_changes_nothing() -> None:
         wrong.add([replace(source.evidence()[0], **values)])
         with pytest.raises(BadEvidence):
             kept.take(wrong.export(who))
+    assert kept.evidence() == []
+
+
+@pytest.mark.parametrize("said", [{"at": 10**400}, {"why": "\ud800"}, {"about": "\udfff"}])
+def test_what_no_release_exports_has_a_name(said: dict[str, Any]) -> None:
+    who, kept = Identity.new(), Reputation(clock=lambda: 9.0)
+    item = {"node": B, "good": 0.0, "bad": 1.0, "at": 5.0, "about": "x", "why": ""} | said
+    body = {"version": 1, "exporter": who.node_id, "created": 1.0, "evidence": [item]}
+    signature = who.sign(_CONTEXT + _canonical(body)).hex()
+    with pytest.raises(BadEvidence):
+        kept.take(json.dumps(body | {"signature": signature}).encode())
     assert kept.evidence() == []
 
 
