@@ -6,12 +6,14 @@ row it may miss, and tokens it doesn't look at: both are for a replay.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hearthring.client.calibrations import calibration_of
 from hearthring.client.cells import audit_cells
 from hearthring.protocol.errors import EngineUnavailable, HearthringError
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.opening import answers_status
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.row_type import RowType
@@ -25,7 +27,6 @@ from hearthring.verify.beacon import beacon
 from hearthring.verify.consistency import bodies_of, contradiction
 from hearthring.verify.proof import Proof
 from hearthring.verify.receipts import ReceiptBody
-from hearthring.verify.tolerance import Calibration
 from hearthring.verify.verdict import Outcome, Strength, Verdict, inconclusive
 
 Progress = Callable[[str, int, int], None]
@@ -57,12 +58,18 @@ async def audit_by_cells(
         progress("checking cells", place, len(proof.stages))
         address = addresses.get(body.node, "")
         try:
-            verdicts.append(
-                await _audit_stage(transport, address, body, proof, gguf, chance, threads, known)
-            )
+            own = await asyncio.to_thread(_cells_like, body, proof, gguf, threads)
+        except HearthringError as error:  # this machine's own trouble is no fault of the stage
+            verdicts.append(inconclusive(f"its layers can't be run here: {error}"))
+            continue
+        about = transport, address, body, proof.kinds, gguf.shape, chance, own
+        try:
+            verdicts.append(await audit_cells(*about, calibration=known))
         except HearthringError as error:
             reason = f"{body.node} didn't open its cells: {type(error).__name__}: {error}"
-            if address and await answers_status(transport, address, body.node):
+            if time.time() * 1000 > proof.created_ms + LIMITS.audit_window * 1000:
+                reason = f"the audit window is over; {reason}"
+            elif address and await answers_status(transport, address, body.node):
                 withheld.append(body.node)
             verdicts.append(inconclusive(reason))
     progress("checking cells", len(verdicts), len(verdicts))
@@ -83,23 +90,9 @@ def load_cells(
     return EngineCells(load_engine("torch", gguf, window, residual, threads), values)
 
 
-async def _audit_stage(
-    transport: Transport,
-    address: str,
-    body: ReceiptBody,
-    proof: Proof,
-    gguf: GgufFile,
-    chance: bytes,
-    threads: int,
-    known: Calibration,
-) -> Verdict:
-    window = body.start, body.end
-    own = await asyncio.to_thread(
-        load_cells, gguf, body.numerics, RowType.parse(proof.residual).residual, window, threads
-    )
-    return await audit_cells(
-        transport, address, body, proof.kinds, gguf.shape, chance, own, calibration=known
-    )
+def _cells_like(body: ReceiptBody, proof: Proof, gguf: GgufFile, threads: int) -> EngineCells:
+    residual = RowType.parse(proof.residual).residual
+    return load_cells(gguf, body.numerics, residual, (body.start, body.end), threads)
 
 
 def _together(proof: Proof, verdicts: Sequence[Verdict], withheld: list[str]) -> Verdict:

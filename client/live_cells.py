@@ -59,10 +59,11 @@ async def check_live(
     """Check the rows that all stages have committed to in full chunks, after those ``verified``;
     with ``whole`` those of the last chunk, too, if all stages have committed to as many.
 
-    ``kinds``: of every row so far. ``chosen``: nodes whose cells are drawn, all if None; what they
-    signed to each other is compared in any case. A stage that is alive and doesn't show what it
-    must within ``LIMITS.opening`` has failed; one that can't be reached, or a ring that was mended
-    meanwhile, is for another time. Raises nothing for what peers do.
+    ``kinds``: of every row so far; those that come meanwhile are for another time. ``chosen``:
+    nodes whose cells are drawn, all if None; what they signed to each other is compared in any
+    case. A stage that is alive and doesn't show what it must within ``LIMITS.opening`` has failed;
+    one that can't be reached, or a ring that was mended meanwhile, is for another time. Raises
+    nothing for what peers do.
     """
     epoch, route = ring.epoch, ring.route
     if ring.mending:  # some of its stages have no session yet
@@ -82,6 +83,8 @@ async def check_live(
     rows = min(counts)
     if not whole or len(counts) > 1:  # accounts of unlike length don't end in the same chunk
         rows = rows // CHUNK * CHUNK
+    if len(kinds) < rows:  # the text went on while the stages were asked
+        rows = len(kinds) // CHUNK * CHUNK
     due = [
         (stage, body)
         for stage, body in zip(route, bodies, strict=True)

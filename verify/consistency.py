@@ -5,7 +5,6 @@ link differ, the sender's signatures decide: a receiver that shows them is belie
 is guilty of signing two things; a receiver that can't is guilty of claiming what it wasn't sent.
 """
 
-import re
 from collections.abc import Iterable
 
 from hearthring.protocol.errors import BadReceipt, WrongClass
@@ -19,7 +18,6 @@ from hearthring.verify.receipts import ReceiptBody
 from hearthring.verify.rowhash import CHUNK, chunk_roots
 from hearthring.verify.verdict import Guilty, Verdict, inconclusive, rejected
 
-_HASH = re.compile("[0-9a-f]{64}")
 Bodies = tuple[ReceiptBody | None, ...]
 
 
@@ -41,9 +39,8 @@ def contradiction(proof: Proof, layers: int) -> Verdict | None:
     if at != layers:
         return rejected(f"the route ends at layer {at} of {layers}")
     named = [body for body in bodies if body is not None]
-    for name in (proof.model_id, *(f for b in named for f in _classes(b))):
-        if not _HASH.fullmatch(name):
-            return rejected("a model id or numerics class that isn't a hash")
+    if not receipts.is_hash(proof.model_id):
+        return rejected("a model id that isn't a hash")
     if proof.sampling_rule not in (SAMPLING_RULE, *DRAFTED_RULES.values()):
         return inconclusive(f"the sampling rule {proof.sampling_rule!r:.100} isn't known here")
     try:
@@ -55,7 +52,8 @@ def contradiction(proof: Proof, layers: int) -> Verdict | None:
     if len(proof.in_roots) != _chunks(proof) or len(proof.out_roots) != _chunks(proof):
         return rejected("the client's roots don't fit the number of rows")
     for place, (stage, body) in enumerate(zip(proof.stages, bodies, strict=True)):
-        if body is not None and (wrong := _misfit(proof, place, stage, body)):
+        before = bodies[place - 1] if place else None
+        if body is not None and (wrong := _misfit(proof, place, stage, body, before)):
             return rejected(f"the receipt of {stage.node} has another {wrong} than the proof")
     if len({body.epoch for body in named}) > 1:
         return rejected("the receipts are of different epochs of the session")
@@ -71,16 +69,19 @@ def misnamed(bodies: Iterable[ReceiptBody], numerics: str, fingerprint: str) -> 
     return [b.node for b in bodies if b.numerics == numerics and b.fingerprint != fingerprint]
 
 
-def _classes(body: ReceiptBody) -> tuple[str, str]:
-    return body.fingerprint, body.previous_fingerprint
-
-
 def _chunks(proof: Proof) -> int:
     return -(-proof.rows // CHUNK)
 
 
-def _misfit(proof: Proof, place: int, stage: StageProof, body: ReceiptBody) -> str:
-    """The first field in which a receipt is about something else than the proof."""
+def _misfit(
+    proof: Proof, place: int, stage: StageProof, body: ReceiptBody, before: ReceiptBody | None
+) -> str:
+    """The first field in which a receipt is about something else than the proof.
+
+    ``before``: that of the stage before it, whose class it must name, since row hashes cover it:
+    under another the rows that are opened wouldn't be those it signed, and who opens them would
+    be blamed.
+    """
     last = place + 1 == len(proof.stages)
     promised = {
         "client": proof.client,
@@ -96,6 +97,8 @@ def _misfit(proof: Proof, place: int, stage: StageProof, body: ReceiptBody) -> s
     }
     if not place:
         promised["previous_fingerprint"] = proof.fingerprint
+    elif before is not None:
+        promised["previous_fingerprint"] = before.fingerprint
     wrong = [name for name, value in promised.items() if getattr(body, name) != value]
     counts = {len(body.in_roots), len(body.out_roots), len(body.digests)}
     return (wrong or ([] if counts == {_chunks(proof)} else ["number of chunks"]) or [""])[0]

@@ -23,8 +23,9 @@ from hearthring.verify.rowhash import CHUNK, row_hashes
 class Promise:
     """What an opening is held against.
 
-    ``kinds``: of every row that ``body`` covers. ``width``: values of a residual; ``kv_bytes``:
-    of a stored K (or V) row, which follows from the model and the type that the receipt names.
+    ``kinds``: of every row whose residual may be opened; ``body`` may cover more. ``width``: values
+    of a residual; ``kv_bytes``: of a stored K (or V) row, which follows from the model and the type
+    that the receipt names.
     """
 
     body: ReceiptBody
@@ -177,6 +178,8 @@ class Opening:
         inside = range(column.first, column.first + len(column.hashes))
         if any(position not in inside for position in column.positions):
             raise BadOpening("a residual without its hash", field=where)
+        if max(column.positions) >= len(self._promise.kinds):
+            raise BadOpening("a residual that wasn't asked for", field=where)
         hashes = row_hashes(
             bytes.fromhex(body.model_id),
             bytes.fromhex(self._promise.class_at(column.boundary)),

@@ -1,5 +1,6 @@
 """Receipts: what a stage signs of a whole session, whatever happens to it afterwards."""
 
+import re
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -13,6 +14,7 @@ VERSION = 2
 READS = (1, 2)
 """Version 1 had no cells."""
 _CONTEXT = b"hearthring/receipt/1"
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,14 @@ def read(receipt: Receipt) -> ReceiptBody:
     if message.version not in READS:
         raise BadReceipt(f"version {message.version} isn't known here", field="receipt.version")
     fields = {name: getattr(message, name) for name in ReceiptBody.__slots__}
+    for name in ("model_id", "fingerprint", "previous_fingerprint"):
+        if not is_hash(fields[name]):
+            raise BadReceipt("not a SHA-256 in hex", field=f"receipt.{name}")
     for name in ("in_roots", "out_roots", "digests", "cell_roots"):
         fields[name] = tuple(fields[name])
     return ReceiptBody(**fields)
+
+
+def is_hash(text: str) -> bool:
+    """Whether a text is a SHA-256 in hex, as models and numerics classes are named."""
+    return _HASH.fullmatch(text) is not None

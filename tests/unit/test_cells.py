@@ -1,26 +1,31 @@
 """Cells opened after an answer: honest stages pass bit for bit, liars are named with the layer."""
 
+import time
 from hashlib import sha256
 
 import pytest
 
 from hearthring.client.answer import Answer
 from hearthring.client.api import AsyncClient
-from hearthring.client.cells import audit_cells
+from hearthring.client.cells import ask_cells, audit_cells, promise_of
 from hearthring.protocol.errors import (
+    BadOpening,
     BadOption,
     EngineUnavailable,
     HearthringError,
     QuotaExceeded,
     UnknownSession,
 )
+from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.engines import load_engine
 from hearthring.shards.store import ModelEntry
 from hearthring.verify import receipts
+from hearthring.verify.draw import Cell
 from hearthring.verify.grants import grant
+from hearthring.verify.opening import Opening
 from hearthring.verify.verdict import Outcome, Strength, Verdict
 from tests.liar import hooks_for
 from tests.memory_ring import memory_swarm
@@ -150,6 +155,22 @@ async def test_a_proof_is_audited_by_the_cells_of_every_stage(tiny: ModelEntry) 
             await client.audit(answer.proof, 3, depth="cells")
 
 
+async def test_rows_that_were_not_asked_for_are_refused(tiny: ModelEntry) -> None:
+    """Of a session that goes on, a stage may have signed more rows than are looked at."""
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=30)
+        where = client.transport(), answer.route[0].address, answer.route[0].node
+        columns = await ask_cells(*where, answer.proof.session, [Cell(0, 60)], 0)
+        shape = (await client.model_entry()).manifest.shape
+    receipt = answer.proof.stages[0].receipt
+    assert receipt is not None
+    body, kinds = receipts.read(receipt), answer.proof.kinds
+    assert Opening(promise_of(body, kinds, shape), columns).bytes
+    with pytest.raises(BadOpening, match="wasn't asked for"):
+        Opening(promise_of(body, kinds[:60], shape), columns)
+
+
 async def test_an_engine_that_fails_here_convicts_no_stage(
     tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,3 +186,36 @@ async def test_an_engine_that_fails_here_convicts_no_stage(
         verdict = await audited(client, answer, 0, cells)
     assert (verdict.outcome, verdict.guilty) == (Outcome.INCONCLUSIVE, ())
     assert "failed to compute" in verdict.reason
+
+
+async def test_who_opens_nothing_once_the_window_is_over_withholds_nothing(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
+        for node in swarm.nodes:
+            await until(lambda: node.stage.sessions == 0)  # noqa: B023
+            node.stage.archive._kept.clear()
+        later = answer.proof.created_ms / 1000 + LIMITS.audit_window + 1
+        for now, withheld in ((time.time(), [s.node for s in answer.route]), (later, None)):
+            monkeypatch.setattr("hearthring.client.cell_audit.time.time", lambda now=now: now)
+            verdict = await client.audit(answer.proof, depth="cells")
+            assert verdict.outcome is Outcome.INCONCLUSIVE
+            assert verdict.figures.get("withheld") == withheld
+        assert "window is over" in verdict.reason
+
+
+async def test_an_engine_that_is_not_here_makes_no_stage_withhold(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise EngineUnavailable("torch isn't here", field="engine")
+
+    async with memory_swarm(tiny, CUTS, Residual.FP16) as swarm:
+        client = swarm.client()
+        answer = await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)
+        monkeypatch.setattr("hearthring.client.cell_audit.load_cells", missing)
+        verdict = await client.audit(answer.proof, depth="cells")
+    assert (verdict.outcome, "withheld" in verdict.figures) == (Outcome.INCONCLUSIVE, False)
+    assert "can't be run here" in verdict.reason

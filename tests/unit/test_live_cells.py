@@ -54,6 +54,15 @@ class Framing(StageSession):
         return receipts.sign(replace(body, in_roots=body.out_roots), self._who)
 
 
+class Nameless(StageSession):
+    """Commits to rows of a model whose id is none."""
+
+    def commitment(self, whole: bool) -> Receipt | None:
+        honest = super().commitment(whole)
+        assert honest is not None
+        return receipts.sign(replace(receipts.read(honest), model_id="none"), self._who)
+
+
 class Behind(StageSession):
     """Commits to full chunks only, as nodes of earlier versions do."""
 
@@ -202,6 +211,17 @@ async def test_only_rows_that_have_come_back_are_checked(
         assert (await one.check()).rows == 64
 
 
+async def test_rows_that_come_during_a_check_are_for_another_time(
+    tiny: ModelEntry, runners: Runners
+) -> None:
+    async with talk(tiny, runners, {}) as one:
+        await one.say(100)
+        one.sent = 40  # as many as there were when it began
+        found = await one.check()
+        assert (found.rows, len(found.passed), found.failed) == (32, 2, {})
+        assert all(v.outcome is Outcome.ACCEPTED for v in found.verdicts.values())
+
+
 async def test_who_can_not_check_a_stage_does_not_blame_it(
     tiny: ModelEntry, runners: Runners
 ) -> None:
@@ -244,6 +264,8 @@ async def test_newcomers_are_checked_more_often_than_proven_nodes(
         (1, NodeHooks(session=session(TwoFaced))),
         (0, NodeHooks(session=session(Framing))),
         (1, NodeHooks(session=session(Framing))),
+        (0, NodeHooks(session=session(Nameless))),
+        (1, NodeHooks(session=session(Nameless))),
         (1, NodeHooks(session=session(Silent))),
     ],
 )

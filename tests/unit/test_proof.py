@@ -200,6 +200,23 @@ async def test_a_class_s_name_with_another_fingerprint_is_said_and_convicts_nobo
     assert "misnamed" not in audit_offline(proof, 1).figures
 
 
+async def test_who_names_another_class_for_what_it_took_frames_nobody(tiny: ModelEntry) -> None:
+    """Rows that the stage before opens would not be those that this one signed it took."""
+    async with memory_swarm(tiny, CUTS) as swarm:
+        client = swarm.client()
+        proof = (await client.generate(prompt_ids=PROMPT_IDS, max_tokens=4)).proof
+        keys = [node.transport.identity for node in swarm.nodes]
+        who = client.transport().identity
+    liar = proof.stages[1]
+    assert liar.receipt is not None
+    body = replace(receipts.read(liar.receipt), previous_fingerprint="ab" * 32)
+    signed = replace(liar, receipt=receipts.sign(body, keys[1]))
+    stages = (proof.stages[0], signed, proof.stages[2])
+    verdict = audit_offline(sign(replace(proof, stages=stages), who), 1)
+    assert (verdict.outcome, verdict.guilty) == (Outcome.REJECTED, ())
+    assert f"{liar.node} has another previous_fingerprint" in verdict.reason
+
+
 async def test_between_classes_digests_decide_and_nobody_is_named(tiny: ModelEntry) -> None:
     """A replayer of another class accepts honest work and rejects a gross lie, without a name."""
 
