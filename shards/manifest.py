@@ -235,8 +235,8 @@ def _kinds(found: Any, length: int) -> tuple[str, ...]:
 
 
 def _text(found: Any) -> str:
-    if not isinstance(found, str) or len(found) > LIMITS.name_chars:
-        raise ValueError("it has a text that is none, or too long")
+    if not isinstance(found, str) or len(found) > LIMITS.name_chars or not found.isprintable():
+        raise ValueError("it has a text that is none, too long, or not to be printed")
     return found
 
 

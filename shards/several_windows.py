@@ -7,13 +7,17 @@ from hearthring.protocol.tensors import F32
 from hearthring.shards.engine import Engine, KvCache, Numerics, Segment, Window
 from hearthring.shards.tracing import Traced, TracingEngine, trace_by_taps
 
+_INEXACT = frozenset(("batched", "inexact"))
+"""Words in the names of classes that equal nobody's."""
+
 
 class SeveralWindows:
     """``Engine`` and ``TracingEngine`` over engines of windows that don't overlap.
 
     A cache, and so a batch, is of one window or of a part of one; without any it is the first's.
     ``start`` and ``end`` are the outermost layers. Not thread-safe, as its engines aren't. Raises
-    ``EngineUnavailable`` unless all are of one numerics class.
+    ``EngineUnavailable`` unless all are of one numerics class, or of one name that is inexact: then
+    the first one's stands for them, which equals nobody's either.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -21,12 +25,13 @@ class SeveralWindows:
         self.start, self.end = self.engines[0].start, self.engines[-1].end
         self.width, self.threads = self.engines[0].width, self.engines[0].threads
         classes = {engine.numerics for engine in self.engines}
-        if len(classes) > 1:
-            names = ", ".join(sorted(numerics.name for numerics in classes))
+        names = sorted({numerics.name for numerics in classes})
+        if len(classes) > 1 and (len(names) > 1 or _INEXACT.isdisjoint(names[0].split("/"))):
             raise EngineUnavailable(
-                f"the windows would be of different numerics classes: {names}", field="layers"
+                f"the windows would be of different numerics classes: {', '.join(names)}",
+                field="layers",
             )
-        self._numerics = classes.pop()
+        self._numerics = self.engines[0].numerics
 
     @property
     def windows(self) -> tuple[Window, ...]:

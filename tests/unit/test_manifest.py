@@ -131,6 +131,12 @@ def test_a_wrong_field_is_refused(manifest: Manifest, key: str) -> None:
         Manifest.from_json(canonical(found))
 
 
+def test_a_peer_s_manifest_writes_nothing_but_text_on_a_terminal(manifest: Manifest) -> None:
+    found = json.loads(manifest.to_json()) | {"name": "\x1b[2Jtiny"}
+    with pytest.raises(BadModelFile, match="not to be printed"):
+        Manifest.from_json(canonical(found))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("layers", 0), ("layers", True), ("width", 64.0), ("rope_base", 1), ("tied_head", 1)],

@@ -1,5 +1,6 @@
 """A route that visits its nodes more than once."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from hearthring.protocol.errors import EngineUnavailable, QuotaExceeded
 from hearthring.protocol.opening import ask_rows
 from hearthring.protocol.tensors import Residual, rounded
 from hearthring.shards.engine import EngineRow, Kind, Segment
-from hearthring.shards.engines import load_engine
+from hearthring.shards.engines import EngineOptions, load_engine
 from hearthring.shards.several_windows import SeveralWindows
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.verdict import Guilty, Outcome, Strength
@@ -173,3 +174,18 @@ def test_several_windows_are_their_engines(tiny: ModelEntry) -> None:
     other = load_engine("torch", gguf, (2, 3), Residual.BF16, 1)
     with pytest.raises(EngineUnavailable):
         SeveralWindows([*parts, other])
+    odd = load_engine("torch", gguf, (2, 3), Residual.FP16, 1)
+    odd.__dict__["numerics"] = replace(odd.numerics, fingerprint="ab" * 32)
+    with pytest.raises(EngineUnavailable):
+        SeveralWindows([*parts, odd])
+
+
+def test_windows_that_equal_nobodys_are_served_together(tiny: ModelEntry) -> None:
+    gguf, inexact = tiny.open(), EngineOptions(exact=False)
+    for name in ("torch", "ggml"):
+        one, two = (
+            load_engine(name, gguf, window, Residual.FP16, 1, options=inexact)
+            for window in ((0, 2), (3, 4))
+        )
+        assert one.numerics != two.numerics
+        assert SeveralWindows([two, one]).numerics == one.numerics
