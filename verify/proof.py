@@ -138,7 +138,7 @@ class Proof:
 
     @property
     def file_hash(self) -> bytes:
-        """SHA-256 of the file up to its signature, by which verdicts name it, hidden or not."""
+        """SHA-256 of the file to the end of its signature: how verdicts name it, hidden or not."""
         return sha256(_signed(self._file)).digest()
 
     def hidden(self) -> "Proof":

@@ -40,7 +40,7 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class VerdictBody:
-    """``proof_hash`` is the SHA-256 of the proof file; ``place`` the stage judged, or ``WHOLE``.
+    """``proof_hash``: as ``Proof.file_hash``. ``place``: the stage judged, or ``WHOLE``.
 
     ``withheld`` are nodes that didn't open what they had to. ``fingerprint`` is the verifier's own
     numerics class. ``created_ms`` is its wall clock.
