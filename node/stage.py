@@ -233,25 +233,32 @@ class StageServer:
                 continue
             if not place.queue(len(data)):
                 continue
+            ready = _Ready(place, step, place.touched, len(data))
+            if not self._busy:  # so nobody waits whose turn it could be
+                self._begin([ready])
+                continue
             self._queue.push(
                 Waiting(
                     place.session.client,
                     place.number,
                     len(step.rows),
                     any(row.kind == PROMPT for row in step.rows),
-                    _Ready(place, step, place.touched, len(data)),
+                    ready,
                 )
             )
-            self._start()
 
-    def _start(self) -> None:
-        """Let the engine's thread run whatever is ready, unless it is at work."""
-        while not (self._busy or self._closed) and (batch := self._queue.next()):
-            for ready in batch:
-                ready.place.unqueue(ready.size)
-            if batch := [ready for ready in batch if not ready.place.failed.done()]:
-                self._busy = True
-                self._worker.submit(partial(self._work, batch))
+    def _next(self) -> None:
+        """Let the engine's thread, which has nothing to do, run whatever waits."""
+        while not self._busy and len(self._queue):
+            self._begin(self._queue.next())
+
+    def _begin(self, batch: list[_Ready]) -> None:
+        for ready in batch:
+            ready.place.unqueue(ready.size)
+        batch = [ready for ready in batch if not ready.place.failed.done()]
+        if batch and not self._closed:
+            self._busy = True
+            self._worker.submit(partial(self._work, batch))
 
     def _work(self, batch: list[_Ready]) -> None:
         """On the engine's thread: a batch, and back to the loop with what came of it."""
@@ -269,7 +276,7 @@ class StageServer:
         for ready, outcome in zip(batch, outcomes, strict=True):
             self._deliver(ready.place, outcome)
         unsettled = [ready.place for ready in batch if ready.place.session.unsettled]
-        self._start()
+        self._next()
         if unsettled:
             self._loop.call_later(_AFTERWARDS, self._settle, unsettled)
 
@@ -315,7 +322,8 @@ class StageServer:
         begun = time.monotonic()
         wanted = frozenset(tap for i in prepared for tap in batch[i].place.session.wish.taps)
         segments = tuple(p.segment for p in prepared.values())
-        states = np.concatenate([p.states for p in prepared.values()])
+        parts = [p.states for p in prepared.values()]
+        states = parts[0] if len(parts) == 1 else np.concatenate(parts)
         trace: Trace | None = None
         try:
             if any(batch[i].place.session.traced for i in prepared):
