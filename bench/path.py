@@ -3,8 +3,9 @@
 Run: python -m bench.path [--stages 3] [--tokens 48] [--seconds 60] [--json FILE]
 
 Two rings of real node processes on the loopback, one thread each; one hashes, signs and checks
-nothing (``bench/unproven.py``). Each round writes the same text by every way, token by token in
-turn, so that all meet the same machine:
+nothing (``bench/unproven.py``). Each round writes the same text by every way, a few tokens each in
+turn, so that all meet the same machine. A ring's client has a process of its own, as what proves
+nothing must do so from its first row to its last:
 
     off      the ring without: no row hashes, no signatures, no cells
     signed   row hashes and signatures, which every session has; no cells
@@ -13,14 +14,18 @@ turn, so that all meet the same machine:
 A cost is 1 - the time of a token without over its time by another way, at the median of a text's
 tokens; told at the median of the rounds, whose spread is given as quartiles. "off again" is what
 the same way differs by from itself.
+
+A text's next row is under way before its reader has the token, and goes on while other ways have
+their turn. So a turn waits until nothing moves, and its first tokens, whose trips are over by
+then, don't count.
 """
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
-from functools import partial
-from itertools import count
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -30,6 +35,10 @@ from hearthring import Client
 
 UNPROVEN = ("-m", "bench.unproven")
 WAYS = ("off", "signed", "proven", "off again")
+QUIET = 0.1
+"""Seconds after which what the turn before has left under way is over."""
+AHEAD, TURN = 2, 6
+"""Tokens of a turn that don't count, and that do."""
 
 
 def main() -> None:
@@ -38,61 +47,83 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=3)
     parser.add_argument("--engine", default="ggml", choices=("ggml", "torch"))
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with ExitStack() as stack:
-        with unproven():
-            off = client_of(stack, options, program=UNPROVEN)
-            ids = off.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
-        on = client_of(stack, options)
-        texts = partial(write, {way: off if way[:3] == "off" else on for way in WAYS}, ids)
-        texts(options.tokens)  # loads the layers
+        writers = {bare: stack.enter_context(writer(options, bare)) for bare in (True, False)}
+        ways = {way: writers[way.startswith("off")] for way in WAYS}
+        write(ways, options.tokens)  # loads the layers
         rounds = list[dict[str, list[float]]]()
         ends = time.monotonic() + options.seconds
         while len(rounds) < 2 or time.monotonic() < ends:
-            rounds.append(texts(options.tokens))
+            rounds.append(write(ways, options.tokens))
     about = {"machine": MACHINE, "stages": options.stages, "tokens": options.tokens}
     report(about | {"rounds": len(rounds)} | costs(rounds), options.json)
 
 
-def client_of(
-    stack: ExitStack, options: argparse.Namespace, program: tuple[str, ...] = ()
-) -> Client:
-    """A client of a ring of its own."""
-    invite = stack.enter_context(ring(options.stages, options.engine, program=program))
-    return stack.enter_context(Client([invite], threads=1, sharing="none", draft="none"))
+@contextmanager
+def writer(options: argparse.Namespace, bare: bool) -> Iterator[Connection]:
+    """A process with a ring of its own, and its client; ``bare`` ones prove nothing.
+
+    What it is sent is a way, whose next turn it writes and times.
+    """
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(there, options, bare)
+    )
+    process.start()
+    there.close()
+    try:
+        with closing(here):
+            yield here
+    finally:
+        process.join()
 
 
-def write(clients: dict[str, Client], ids: list[int], tokens: int) -> dict[str, list[float]]:
-    """Seconds of every piece of a text behind the first, by every way. The ways take turns at each
-    piece; who begins goes round."""
-    streams = {
-        way: iter(client.stream(prompt_ids=ids, max_tokens=tokens, proof=way == "proven"))
-        for way, client in clients.items()
-    }
-    times: dict[str, list[float]] = {way: [] for way in streams}
-    for number in count():
+def serve(orders: Connection, options: argparse.Namespace, bare: bool) -> None:
+    """The life of a writer."""
+    with ExitStack() as stack:
+        stack.enter_context(unproven() if bare else nullcontext())
+        invite = stack.enter_context(
+            ring(options.stages, options.engine, program=UNPROVEN if bare else ())
+        )
+        client = stack.enter_context(Client([invite], threads=1, sharing="none", draft="none"))
+        ids = client.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
+        texts = dict[str, Iterator[object]]()
+        while True:
+            try:
+                way = orders.recv()
+            except EOFError:
+                return
+            if way not in texts:
+                told = client.stream(
+                    prompt_ids=ids, max_tokens=options.tokens, proof=way == "proven"
+                )
+                texts[way] = iter(told)
+            spent = [seconds for _ in range(AHEAD + TURN) if (seconds := step(texts[way]))]
+            if len(spent) < AHEAD + TURN:  # the proof, if any, is made behind the last piece
+                del texts[way]
+            orders.send(spent[AHEAD:])
+
+
+def write(ways: dict[str, Connection], tokens: int) -> dict[str, list[float]]:
+    """Seconds of the tokens of a text that count, by every way; who begins goes round."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(tokens // (AHEAD + TURN) + 1):  # the last sees that there are no more
         first = number % len(WAYS)
-        order = WAYS[first:] + WAYS[:first]
-        spent = {way: step(way, streams[way]) for way in order}
-        if None in spent.values():
-            break
-        for way, seconds in spent.items():
-            if number and seconds is not None:
-                times[way].append(seconds)
-    for way, stream in streams.items():  # the proof is made behind the last piece
-        while step(way, stream) is not None:
-            pass
+        for way in WAYS[first:] + WAYS[:first]:
+            time.sleep(QUIET)
+            ways[way].send(way)
+            times[way] += ways[way].recv()
     return times
 
 
-def step(way: str, stream: Iterator[object]) -> float | None:
+def step(text: Iterator[object]) -> float | None:
     """Seconds to the next piece; None behind the last."""
-    with unproven() if way.startswith("off") else nullcontext():
-        begun = time.perf_counter()
-        return None if next(stream, None) is None else time.perf_counter() - begun
+    begun = time.perf_counter()
+    return None if next(text, None) is None else time.perf_counter() - begun
 
 
 def costs(rounds: list[dict[str, list[float]]]) -> dict[str, object]:

@@ -24,7 +24,7 @@ ANSWER, ANSWER_MOST = 0.5, 4.0
 """Seconds a stage has to answer, and at most where answers were measured to be slow."""
 STRAINED = 2.0
 """Times as long, when most stages were silent at once."""
-LINK, LINK_RATE = 0.5, 100_000.0
+LINK, LINK_RATE = 0.4, 100_000.0
 """Seconds that rows may be between two stages that have nothing else to do, and the bytes a second
 of a slow home's uplink: a long step takes its time."""
 
