@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from hearthring.protocol import identity
 from hearthring.protocol.errors import BadEvidence, HearthringError
 from hearthring.protocol.private import private_file
-from hearthring.verify.reputation import HALF_LIFE, OWN, Evidence, Standing, lessons, standings
+from hearthring.verify.reputation import (
+    HALF_LIFE,
+    OWN,
+    WITHHELD,
+    Evidence,
+    Standing,
+    lessons,
+    standings,
+)
 
 if TYPE_CHECKING:
     from hearthring.verify.proof import Proof
@@ -101,8 +109,19 @@ class Reputation:
             self._read = -math.inf
 
     def learn(self, proof: "Proof", verdict: "Verdict", own: bool) -> None:
-        """Keep what a verdict shows: one's own, or a majority's of signed ones."""
-        self.add(lessons(proof, verdict, own, self._clock()))
+        """Keep what a verdict shows: one's own, or a majority's of signed ones.
+
+        Records are opened once, so whoever an audit of the answer has judged withholds nothing of
+        it from a later one.
+        """
+        found = lessons(proof, verdict, own, self._clock())
+        with self._lock:
+            judged = self._base.execute(
+                "SELECT node FROM evidence WHERE about = ? AND source = ?",
+                (proof.session.hex(), OWN),
+            ).fetchall()
+        known = {node for (node,) in judged}
+        self.add(item for item in found if item.bad != WITHHELD or item.node not in known)
 
     def close(self) -> None:
         """Close the file. Idempotent."""

@@ -131,6 +131,20 @@ def test_an_event_counts_once(tmp_path: Path) -> None:
     again.close()
 
 
+def test_who_has_been_judged_by_an_answer_withholds_nothing_of_it() -> None:
+    """Records are opened once: a second audit washes no liar, and blackens nobody."""
+    kept, proof, again = Reputation(clock=lambda: 0.0), SomeProof(), inconclusive("", withheld=[A])
+    for verdict, good, bad in ((again, 0.0, 2.0), (FINE, 1.0, 0.0), (again, 1.0, 0.0)):
+        kept.learn(proof, verdict, own=True)  # type: ignore[arg-type]
+        assert (kept.standing(A).good, kept.standing(A).bad) == (good, bad)
+    for verdict in (CAUGHT, inconclusive("", withheld=[B])):
+        kept.learn(proof, verdict, own=True)  # type: ignore[arg-type]
+        assert kept.standing(B).bad == 100.0
+    other = SomeProof(bytes([7]) * 16)
+    kept.learn(other, again, own=True)  # type: ignore[arg-type]
+    assert kept.standing(A).bad == 2.0
+
+
 def test_good_evidence_that_counts_nothing_any_more_goes() -> None:
     now = [0.0]
     kept = Reputation(clock=lambda: now[0])
