@@ -51,6 +51,9 @@ class ServerStream:
             data = await self._call.read()
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             raise await self._ended(error) from None
+        except asyncio.CancelledError:
+            self._check_cancelled()
+            raise
         if data is grpc.aio.EOF:
             await self._check_end()
             return None
@@ -58,6 +61,9 @@ class ServerStream:
 
     async def _check_end(self) -> None:
         """A server sees EOF when its caller half-closes: always a proper end."""
+
+    def _check_cancelled(self) -> None:
+        """A server's read is cancelled with its handler, and by nothing else."""
 
     async def _ended(self, error: BaseException) -> HearthringError:
         return PeerUnreachable("the connection broke", field=self._where)
@@ -83,6 +89,13 @@ class ClientStream(ServerStream):
     async def _check_end(self) -> None:
         if await self._call.code() is not grpc.StatusCode.OK:
             raise named(await self._call.code(), await self._call.details(), self._where)
+
+    def _check_cancelled(self) -> None:
+        """gRPC says so of a stream that this side has ended, too, for example over a reader that is
+        too slow: whoever reads wasn't cancelled by that, and must be told."""
+        task = asyncio.current_task()
+        if self._call.done() and task is not None and not task.cancelling():
+            raise PeerUnreachable("the stream is closed", field=self._where) from None
 
     async def _ended(self, error: BaseException) -> HearthringError:
         if isinstance(error, grpc.aio.AioRpcError):

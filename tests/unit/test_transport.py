@@ -11,6 +11,7 @@ import pytest
 
 from hearthring.protocol.errors import (
     BadSignature,
+    DeadlineExceeded,
     HearthringError,
     NoRoute,
     PeerUnreachable,
@@ -55,6 +56,11 @@ async def echo(stream: Stream) -> None:
 async def refuse(stream: Stream) -> None:
     await stream.receive()
     raise NoRoute("layers 3 to 5 are missing", field="route", mend="start a node")
+
+
+async def fill(stream: Stream) -> None:
+    while True:
+        await stream.send(bytes(1 << 16))
 
 
 async def count_then_end(stream: Stream) -> None:
@@ -215,6 +221,39 @@ async def test_whoever_waits_for_a_channel_has_no_more_time_than_the_first(
     await caller.close()
 
 
+async def test_a_peer_that_reads_too_slowly_is_named_to_who_writes_and_to_who_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hearthring.protocol.grpc_stream.LIMITS", replace(LIMITS, write=0.2))
+    server, caller, over = (
+        GrpcTransport(Identity.new()),
+        GrpcTransport(Identity.new()),
+        asyncio.Event(),
+    )
+
+    async def deaf(_: Stream) -> None:
+        await over.wait()
+
+    address = await server.serve("127.0.0.1:0", {Method.STATUS: deaf})
+    stream = await caller.dial(address, server.identity.node_id, Method.STATUS)
+    reading = asyncio.create_task(stream.receive())
+    try:
+        with pytest.raises(DeadlineExceeded, match="reader is too slow"):
+            await fill(stream)
+        with pytest.raises(PeerUnreachable):
+            await reading
+        with pytest.raises(PeerUnreachable):
+            await stream.receive()
+        reading = asyncio.create_task(stream.receive())
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    finally:
+        over.set()
+        await caller.close()
+        await server.close()
+
+
 async def test_few_connections_stay_open_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever says where others are could make a node connect to ever more places."""
     smaller = replace(LIMITS, unused=2)
@@ -255,10 +294,6 @@ async def test_who_does_not_read_its_end_keeps_nothing_alive(
     smaller = replace(LIMITS, goodbye=0.1)
     monkeypatch.setattr("hearthring.protocol.grpc_transport.LIMITS", smaller)
     server, caller, held = GrpcTransport(Identity.new()), GrpcTransport(Identity.new()), list[Any]()
-
-    async def fill(stream: Stream) -> None:
-        while True:
-            await stream.send(bytes(1 << 16))
 
     async def serve(stream: Stream) -> None:
         mine = Held()
