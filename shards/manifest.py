@@ -118,7 +118,7 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
             progress("hashing", done, total)
         return hashed.hexdigest()
 
-    named = gguf.text("general.name") or f"{shape.architecture} {shape.layers}x{shape.width}"
+    named = gguf.text("general.name") or unnamed(shape)
     return Manifest(
         name="".join(c for c in named if c.isprintable())[: LIMITS.name_chars],
         shape=shape,
@@ -134,6 +134,11 @@ def build(gguf: GgufFile, progress: Progress = quiet) -> Manifest:
         residual=residual_type(gguf, progress),
         early_exit=gguf.integer(EARLY_EXIT, 1, max(1, shape.layers - 1)) or 0,
     )
+
+
+def unnamed(shape: Shape) -> str:
+    """What a model is called whose file has no name for it."""
+    return f"{shape.architecture} {shape.layers}x{shape.width}"
 
 
 def tokenizer_json(gguf: GgufFile) -> bytes:

@@ -4,10 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearthring.shards.gguf_file import GgufFile
-from hearthring.shards.gguf_header import Header, Tensor
+from hearthring.shards.gguf_header import Header, Tensor, Value
 from hearthring.shards.gguf_metadata import Metadata
 from hearthring.shards.layer_store import LayerStore, OpenPart
 from hearthring.shards.manifest import TEMPLATE as TEMPLATE_KEY
+from hearthring.shards.manifest import unnamed
 from hearthring.shards.parts import (
     TEMPLATE,
     TEXTS,
@@ -36,7 +37,9 @@ class GgufPieces(GgufFile):
             for tensor in tensors_of(store.manifest, part):
                 tensors[tensor.name] = tensor
                 self._part_of[tensor.name] = part
-        self._header = Header({}, tensors)
+        name = store.manifest.name  # some tokenizers' ways are told by it
+        named: dict[str, Value] = {} if name == unnamed(self.shape) else {"general.name": name}
+        self._header = Header(named, tensors)
         Metadata.__init__(self, self._header.fields, str(self.path))
         for part in TEXTS:
             if not store.missing((part,)):

@@ -35,6 +35,8 @@ from hearthring.shards.parts import (
 )
 from hearthring.shards.pieces import GgufPieces
 from hearthring.shards.store import ModelEntry, ModelStore
+from hearthring.shards.tokenizer import Tokenizer
+from tests.sentences import SPECIALS, train, write_sentences_gguf
 from tests.tiny import write_tiny_gguf
 
 
@@ -112,6 +114,18 @@ def test_a_part_of_the_manifests_size_and_hash_only(adopted: ModelEntry, tiny: M
     # Other tools can read a part's file too.
     names = [tensor.name for tensor in GGUFReader(store.path("layer1")).tensors]
     assert names == list(tiny.open().layer_names(1))
+
+
+@pytest.mark.parametrize("name", ["Tiny Phi-3", "tiny"])
+def test_texts_are_read_as_with_the_whole_file(tmp_path: Path, name: str) -> None:
+    """Phi-3's special tokens swallow blanks, and only the model's name tells that it is one."""
+    file = write_sentences_gguf(tmp_path / "whole.gguf", train(), name=name)
+    whole = ModelStore(tmp_path / "here").import_file(file)
+    adopted = ModelStore(tmp_path / "other").adopt(whole.manifest, "small")
+    copy_parts(whole, adopted.parts, "tokenizer")
+    text = f"{SPECIALS[-1]}\n Why?"
+    ids = [Tokenizer.from_gguf(e.open()).encode(text, specials=True) for e in (whole, adopted)]
+    assert ids[0] == ids[1]
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"a": null}', b'{"a": [1, "x"]}', b"[" * 9999])
