@@ -84,6 +84,8 @@ class Place:
     """Set when that has changed."""
     touched: float = field(default_factory=time.monotonic)
     feeding: Feeding = field(default_factory=Feeding)
+    orders: Backlog[bytes] = field(default_factory=lambda: Backlog(LIMITS.orders))
+    """What the client wants, as it came: read, such a frame may take ten times the room."""
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while its cells are shown."""
     _last_run: int = 0
@@ -128,6 +130,13 @@ class Place:
             finally:
                 self._waiters.remove(waiter)
 
+    def order(self, data: bytes) -> None:
+        """The client wants something; too much that waits ends the session."""
+        try:
+            self.orders.put(data, len(data))
+        except asyncio.QueueFull:
+            self.fail(QuotaExceeded("too many orders wait here", field="attach"))
+
     def finish_with(self, order: Finish | None) -> None:
         """The client wants a receipt, or after all none in this epoch."""
         self.finish = order
@@ -150,8 +159,8 @@ class Place:
             except HearthringError as error:
                 return broken(error)
             self._unuse = self.link.use(broken)
-        assert self.ready is not None
-        self.post(self.ready)
+        if self.ready is not None:
+            self.post(self.ready)
 
     def disconnect(self) -> None:
         """Leave the link to the next stage."""

@@ -147,6 +147,7 @@ class StageServer:
             place.link_to_next(Opened(self._engine.numerics.name, wish.max_rows))
             await race(
                 self._listen(place, stream),
+                self._obey(place),
                 self._speak(place, stream),
                 self._link(place),
                 sign_off(place, self._worker, self.archive),
@@ -171,7 +172,10 @@ class StageServer:
         return wish
 
     async def _listen(self, place: Place, stream: Stream) -> None:
-        """Take the client's frames until it ends the stream or its lease runs out."""
+        """Take the client's frames until it ends the stream or its lease runs out.
+
+        A probe is answered at once, while orders may wait for the engine: slow isn't dead.
+        """
         while True:
             # Not broken off while the lease goes on: what a stream was to bring would be lost.
             reading = asyncio.ensure_future(stream.receive())
@@ -181,7 +185,17 @@ class StageServer:
                 await cancel([reading])
             if data is None:
                 return
-            match decode_up(data):
+            frame = decode_up(data)
+            if isinstance(frame, Probe):
+                place.touched = time.monotonic()  # it waits for steps that are elsewhere
+                place.post(place.progress(frame.number))
+            else:
+                place.order(data)
+
+    async def _obey(self, place: Place) -> None:
+        """Do what the client orders, one after the other."""
+        while True:
+            match decode_up(await place.orders.get()):
                 case Cancel(ids):
                     place.session.cancel(ids)
                 case Finish() as order:
@@ -193,9 +207,6 @@ class StageServer:
                 case Replay() as order:
                     step = await self._worker.run(partial(place.session.replay, order))
                     place.send_again(order, step)
-                case Probe(number):
-                    place.touched = time.monotonic()  # it waits for steps that are elsewhere
-                    place.post(place.progress(number))
                 case Open():
                     raise Malformed("a session opens once", field="attach")
 
@@ -203,6 +214,7 @@ class StageServer:
         """Begin a new epoch; its next stage is linked meanwhile."""
         check_reroute(order, place.session.client)
         place.finish_with(None)
+        place.ready = None  # of an epoch that is over nothing is told
         rerouted = await self._worker.run(lambda: place.session.reroute(order))
         place.touched = time.monotonic()
         place.link_to_next(rerouted)

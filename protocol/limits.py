@@ -19,6 +19,8 @@ class Limits:
     """Channels of a residual row."""
     steps_in_flight: int = 64
     """Steps of one session that may wait at a stage."""
+    orders: int = 1024
+    """Orders of one client that may wait until a stage can follow them."""
     outbox: int = 256
     """Frames that may wait for one client."""
     link: int = 256
@@ -27,8 +29,8 @@ class Limits:
     """Links that stay open to next stages, and connections to nodes, beside those that somebody
     uses: the next session may want them. Clients choose where a stage connects to."""
     backlog_bytes: int = 64 << 20
-    """What may wait for one reader: frames for a client, messages for a stage, or steps of one
-    session for their turn. A client has 16 prompt steps under way, of a message at most."""
+    """What may wait for one reader: frames for a client or from it, messages for a stage, or steps
+    of one session for their turn. A client has 16 prompt steps under way, of a message at most."""
     opening_bytes: int = 64 << 20
     """Residual rows that one opening of cells may show."""
     sessions_per_peer: int = 16

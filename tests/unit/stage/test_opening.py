@@ -16,13 +16,17 @@ from hearthring.protocol.errors import (
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.messages import (
+    AttachUp,
     Cancel,
+    Evidence,
     EvidenceQuery,
     Finish,
     Probe,
     Progress,
+    Replay,
     Reroute,
     Rerouted,
+    Step,
     Trouble,
 )
 from hearthring.protocol.transport import Method, Stream
@@ -80,6 +84,24 @@ async def test_a_later_epoch_does_not_wait_for_the_link_of_an_earlier_one(stage:
         assert await peer.hear() == Rerouted(2, 3)
         await peer.leave()
     await silent.close()
+
+
+@pytest.mark.parametrize("order", [Replay(2, (1, 2, 3)), EvidenceQuery()])
+async def test_a_probe_does_not_wait_for_orders_that_wait_for_the_engine(
+    stage: Rig, order: AttachUp
+) -> None:
+    """A batch of others may take longer than a client waits for signs of life."""
+    peer, other = await stage.open(), await stage.open()
+    await peer.run(BEGUN)
+    stage.engine.gate.clear()
+    await other.send(BEGUN)
+    await until(lambda: stage.engine.held)
+    await peer.say(order)
+    await peer.say(Probe(1))
+    assert await peer.hear() == Progress(1, 1, 0)
+    stage.engine.gate.set()
+    assert isinstance(await peer.hear(), Step | Evidence)
+    assert len((await other.result()).live) == 3
 
 
 @dataclass

@@ -24,6 +24,7 @@ from tests.stage_peer import (
     chain,
     honest_beside,
     limited,
+    until,
 )
 
 
@@ -196,6 +197,21 @@ async def test_a_client_that_does_not_read_is_ended(stage: Rig) -> None:
         await stage.settled(1)
         await cancel([asking])
         await peer.refused(QuotaExceeded, "attach")
+
+
+async def test_so_many_orders_may_wait_for_the_engine(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, "places", orders=3)
+    peer, other = await stage.open(), await stage.open()
+    stage.engine.gate.clear()
+    await other.send(BEGUN)
+    await until(lambda: stage.engine.held)
+    for _ in range(5):
+        await peer.say(EvidenceQuery())
+    await peer.refused(QuotaExceeded, "attach")
+    stage.engine.gate.set()
+    assert len((await other.result()).live) == 3
 
 
 async def test_steps_renew_a_lease_and_what_the_client_says_later_is_heard(
