@@ -79,8 +79,8 @@ class LayerStore:
     def begin(self, part: str, size: int) -> "ComingPart | None":
         """Begin, or go on with, a part of ``size`` bytes.
 
-        ``None`` while another process has it in hand; ask again, it may be whole then. Raises
-        ``DiskFull``.
+        ``None`` while another process has it in hand, or has just made it; ask again, it may be
+        whole then. Raises ``DiskFull``.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,9 @@ class LayerStore:
             raise _full(self.folder, error) from None
         try:
             if _lock(file, fcntl.LOCK_EX) and _is_still(file, self.coming(part)):
-                return ComingPart(self, part, size, file)
+                if self.missing((part,)):
+                    return ComingPart(self, part, size, file)
+                os.unlink(self.coming(part))  # ours, and empty: the other's has its name by now
         except OSError as error:
             os.close(file)
             raise _full(self.folder, error) from None

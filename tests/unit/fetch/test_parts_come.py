@@ -76,6 +76,14 @@ async def test_two_at_once_share_one_download(swarm: Swarm) -> None:
     assert swarm.same(("layer0",))
 
 
+async def test_what_another_has_just_made_is_not_begun_again(swarm: Swarm) -> None:
+    await swarm.provider()
+    await swarm.fetch(("layer0",))
+    assert swarm.store.begin("layer0", size_of(swarm.entry.manifest, "layer0") or 0) is None
+    assert not swarm.store.coming("layer0").exists()
+    assert swarm.same(("layer0",))
+
+
 async def test_a_full_disk_is_named(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
     await swarm.provider()
 
