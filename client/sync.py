@@ -31,7 +31,8 @@ T = TypeVar("T")
 class Client:
     """A client of one swarm and one model; see ``AsyncClient``, whose calls these are.
 
-    Interrupting a call (Ctrl-C) cancels it, and closes its session at every node.
+    Interrupting a call (Ctrl-C) cancels it, and closes its session at every node; a second Ctrl-C
+    doesn't wait for that.
     """
 
     def __init__(
@@ -141,12 +142,30 @@ class Client:
         if self._closed:
             work.close()
             raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        tasks, ended = list[asyncio.Task[T]](), threading.Event()
+
+        def begin() -> None:
+            tasks.append(task := self._loop.create_task(work))
+            task.add_done_callback(lambda _: ended.set())
+
+        def give_up() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
+                work.close()
+                ended.set()
+
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(begin)
+            _wait(ended)
         except BaseException:
-            future.cancel()
+            # Whoever goes on, to close the client say, finds nothing of it at work.
+            self._loop.call_soon_threadsafe(give_up)
+            _wait(ended)
+            if tasks and not tasks[0].cancelled():
+                tasks[0].exception()
             raise
+        return tasks[0].result()
 
     def _stop(self) -> None:
         self._closed = True
@@ -177,6 +196,12 @@ class SyncAnswerStream:
     def answer(self) -> Answer:
         """The whole answer, once the last piece was taken."""
         return self._stream.answer
+
+
+def _wait(event: threading.Event) -> None:
+    """A signal that comes just before a wait begins is noticed only when that ends: within 1 s."""
+    while not event.wait(1.0):
+        pass
 
 
 async def _next(pieces: Any) -> Piece | None:

@@ -13,10 +13,9 @@ from hearthring.client.standing import open_reputation
 from hearthring.client.sync import Client
 from hearthring.manner import Manner
 from hearthring.models import print_json
-from hearthring.proof_commands import save_proof
-from hearthring.protocol.errors import BadOption, BadProof
+from hearthring.proof_commands import load_proof, save_proof
+from hearthring.protocol.errors import BadOption, BadProof, one_line
 from hearthring.terminal import Bars
-from hearthring.verify.proof import Proof
 from hearthring.verify.verdict import Verdict, rejected
 
 
@@ -102,6 +101,8 @@ def _line(prompt: str) -> str:
         return input(prompt if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
+    except UnicodeDecodeError:
+        raise BadOption("standard input isn't text in UTF-8", field="prompt") from None
 
 
 def summary(answer: Answer) -> str:
@@ -134,7 +135,7 @@ def audit_file(
     """Judge a proof file, print the verdict, return the exit code."""
     check_depth(depth, verifiers, bool(join))
     try:
-        proof = Proof.load(file)
+        proof = load_proof(file)
         with Bars() as bars:
             if join:
                 with Client(join, proof.model_id, threads=threads, progress=bars) as client:
@@ -143,8 +144,6 @@ def audit_file(
                 verdict = audit_offline(proof, threads_of(threads), bars)
                 own = proof.client == ClientConfig(()).identity().node_id
                 open_reputation().learn(proof, verdict, own)
-    except OSError as error:
-        raise BadOption(f"{file}: {(error.strerror or str(error)).lower()}", field="file") from None
     except BadProof as error:
         verdict = rejected(str(error))
     if as_json:
@@ -220,8 +219,7 @@ def show_swarm(join: list[str], model: str | None, as_json: bool) -> None:
         windows = ", ".join(f"[{start}, {end})" for start, end in record.windows)
         address = record.addresses[0] if record.addresses else "-"
         speed = (record.step_seconds + record.row_seconds) * 1e3
-        print(
-            f"  {windows:<10} {record.node}  {address:<22} {speed:6.1f} ms/row  {record.numerics}"
-        )
+        said = f"{address:<22} {speed:6.1f} ms/row  {record.numerics}"
+        print(one_line(f"  {windows:<10} {record.node}  {said}"))
     for start, end in missing:
         print(f"  [{start}, {end}) is served by nobody")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hearthring.options import Json
-from hearthring.protocol.errors import BadOption
+from hearthring.protocol.errors import BadOption, one_line
 
 if TYPE_CHECKING:
     from hearthring.verify.proof import Proof
@@ -28,7 +28,7 @@ def proof_show(file: File, as_json: Json = False) -> None:
     from hearthring.models import print_json
     from hearthring.verify.consistency import contradiction
 
-    proof = _load(file)
+    proof = load_proof(file)
     verdict = contradiction(proof, proof.stages[-1].end if proof.stages else 0)
     if as_json:
         print_json(proof.as_json() | {"contradiction": verdict and verdict.as_json()})
@@ -46,7 +46,7 @@ def proof_hide(file: File, target: Target) -> None:
 
     The text can't be read from it; who guesses it can tell that the guess is right.
     """
-    save_proof(_load(file).hidden(), target)
+    save_proof(load_proof(file).hidden(), target)
 
 
 @proof_app.command("reveal")
@@ -72,7 +72,7 @@ def proof_reveal(
     found = said.get("token_ids") if isinstance(said, dict) else said
     if not isinstance(found, list) or not all(type(item) is int for item in found):
         raise BadOption(f"{ids} holds no list of token ids", field="ids")
-    save_proof(_load(file).reveal(found), target)
+    save_proof(load_proof(file).reveal(found), target)
 
 
 def save_proof(proof: "Proof", target: Path, field: str = "target") -> Path:
@@ -84,7 +84,8 @@ def save_proof(proof: "Proof", target: Path, field: str = "target") -> Path:
         raise BadOption(f"{target}: {why}", field=field) from None
 
 
-def _load(file: Path) -> Any:
+def load_proof(file: Path) -> "Proof":
+    """Read a proof file. Raises ``BadProof``, and ``BadOption`` where there is none."""
     from hearthring.verify.proof import Proof
 
     try:
@@ -104,7 +105,8 @@ def _print(view: dict[str, Any]) -> None:
         "sampling": ", ".join(f"{key} {value:g}" for key, value in view["sampling"].items()),
     }
     for key, value in lines.items():
-        print(f"  {key:<12}{value}")
+        print(one_line(f"  {key:<12}{value}"))
     for stage in view["stages"]:
         said = stage["receipt"]["numerics"] if "receipt" in stage else "no receipt"
-        print(f"  {'stage':<12}[{stage['start']}, {stage['end']}) {stage['node']}  {said}")
+        where = f"[{stage['start']}, {stage['end']}) {stage['node']}"
+        print(one_line(f"  {'stage':<12}{where}  {said}"))

@@ -1,6 +1,7 @@
 """Talking to a person: lines, progress bars, and errors as one line."""
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -23,8 +24,9 @@ class Bars:
     isn't a terminal; there a line per ten seconds says that work goes on.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet, self._tty = quiet, sys.stderr.isatty()
+    def __init__(self) -> None:
+        self._tty = sys.stderr.isatty()
+        self._lock = threading.Lock()
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}
         self._begun: dict[str, float] = {}
@@ -45,14 +47,17 @@ class Bars:
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """Show how far ``label`` has come."""
-        now = time.monotonic()
-        if self._quiet or now - self._begun.setdefault(label, now) < 0.5:
-            return
-        if not self._tty:
-            if now - self._said > 10:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._begun.setdefault(label, now) < 0.5:
+                return
+            if self._tty:
+                self._draw(label, done, total)
+            elif now - self._said > 10:
                 self._said = now
                 print(f"{label}: {done * 100 // max(1, total)} %", file=sys.stderr, flush=True)
-            return
+
+    def _draw(self, label: str, done: int, total: int) -> None:
         if self._progress is None:
             from rich.console import Console
             from rich.progress import Progress
@@ -64,10 +69,11 @@ class Bars:
         self._progress.update(self._tasks[label], completed=done, total=total)
 
     def close(self) -> None:
-        """Take the bars away. Idempotent."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Take the bars away, until there is more to show. Idempotent."""
+        with self._lock:
+            if self._progress is not None:
+                self._progress.stop()
+            self._progress, self._tasks = None, {}
 
 
 def process_age() -> float:

@@ -1,16 +1,23 @@
 """Commands with wrong input: one clear line, the right exit code, never a traceback."""
 
+import asyncio
+import errno
 import io
 import json
 import socket
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import hearthring
 from hearthring.cli import main
 from hearthring.protocol.identity import Identity
+from hearthring.protocol.records import NodeRecord
 from hearthring.shards.store import ModelEntry
+from hearthring.verify.proof import Proof, sign
 from tests.memory_ring import memory_swarm
 
 NOBODY = f"hearthring://127.0.0.1:9/{Identity.new().node_id}"
@@ -100,12 +107,15 @@ def test_wrong_input(
     assert (got, says in said) == (code, True), said
 
 
-def test_input_that_is_no_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [["ask", "-"], ["chat"]])
+def test_input_that_is_no_text(
+    command: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"why\xff"), "utf-8"))
-    assert failed(capsys, "ask", "-", "--join", NOBODY) == (
-        64,
-        "hearthring: prompt: standard input isn't text in UTF-8",
-    )
+    capsys.readouterr()
+    assert main([*command, "--join", NOBODY]) == 64
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "hearthring: prompt: standard input isn't text in UTF-8"
 
 
 def test_a_taken_port_is_said_at_once(tiny: ModelEntry, tmp_path: Path, capsys: Capture) -> None:
@@ -172,6 +182,43 @@ async def test_audit_exit_codes(
     said = capsys.readouterr().out
     assert said.startswith("inconclusive: the model")
     assert "hearthring model import" in said
+
+
+def test_a_disk_that_fails_in_an_audit_is_not_laid_at_the_proofs_door(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.proof"
+    asyncio.run(_proof(tiny, path))
+
+    def audit(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error", str(tiny.path))
+
+    monkeypatch.setattr("hearthring.asking.audit_offline", audit)
+    with pytest.raises(OSError, match=r"tiny\.gguf"):
+        main(["audit", str(path)])
+
+
+def test_what_strangers_say_of_themselves_draws_nothing_on_the_terminal(
+    tiny: ModelEntry, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names in records and proofs are their makers'; a proof's own signature says no more."""
+    who, said = Identity.new(), "fast\x1b[2J\n  [0, 4) forged"
+    record = NodeRecord(who.node_id, tiny.model_id, ((0, 4),), (said,), 0.0, numerics=said)
+    asked = SimpleNamespace(records=lambda: [record], model_entry=lambda: tiny)
+    monkeypatch.setattr("hearthring.asking.Client", lambda *_, **__: nullcontext(asked))
+    capsys.readouterr()
+    assert main(["swarm", "--join", NOBODY]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert (first, len(lines)) == (f"{tiny.name}: 4 layers, 1 nodes", 1)
+    assert lines[0].isprintable()
+    path = tmp_path / "x.proof"
+    asyncio.run(_proof(tiny, path))
+    ours = Proof.load(path)
+    sign(replace(ours, client=who.node_id, model_name=said), who).save(path)
+    main(["proof", "show", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("forged" in line for line in lines) == 1
+    assert all(line.isprintable() for line in lines)
 
 
 def test_help_teaches(capsys: Capture) -> None:
