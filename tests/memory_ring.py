@@ -17,10 +17,23 @@ from hearthring.protocol.invitation import Invitation, split_address
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
 from hearthring.protocol.records import NodeRecord
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.engine import Engine, Numerics
 from hearthring.shards.engines import load_engine
 from hearthring.shards.several_windows import SeveralWindows
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.judge import Judge
+
+_CLASSES: dict[tuple[str, str, Residual, bool], Numerics] = {}
+
+
+def _know_class(engine: Engine, name: str, model_id: str, honest: bool) -> None:
+    """Windows of a model are of one class, which takes as long to measure as a short answer does:
+    that is done once in a process."""
+    key = name, model_id, engine.residual, honest
+    if key in _CLASSES:
+        engine.__dict__["numerics"] = _CLASSES[key]  # a cached property of either engine
+    else:
+        _CLASSES[key] = engine.numerics
 
 
 @dataclass
@@ -67,6 +80,8 @@ class MemorySwarm:
         engines = [
             load_engine(engine, gguf, one, residual, 1, load=load) for one in several or (window,)
         ]
+        for one in engines:
+            _know_class(one, engine, self.entry.model_id, load == gguf.dequantised)
         loaded = hooks.engine(SeveralWindows(engines) if several else engines[0])
         directory = MemoryDirectory(self.shared)
         desk = Desk(transport, self.entry)
