@@ -5,6 +5,10 @@ from functools import lru_cache
 import torch
 
 from hearthring.shards.torch_linear import BLOCK, soft_cap
+from hearthring.shards.torch_threads import Team
+
+WORTH = 1 << 12
+"""Heads times keys of a block whose attention is long enough to be shared: about a millisecond."""
 
 
 def attend_row(
@@ -22,19 +26,25 @@ def attend_row(
 
 
 def attend_block(
-    query: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, cap: float = 0.0
+    team: Team,
+    query: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """Attention of a prompt block: ``query`` ``[64, kv_heads, group, head_width]``, scaled;
     ``k`` and ``v`` ``[positions up to the block's end, kv_heads * head_width]``, zero where no row
     is; ``mask`` ``[64, last positions]`` of 0 and -inf; ``cap`` is the scores' soft cap. Returns
-    ``[64, heads * head_width]``.
+    ``[64, heads * head_width]``. ``team`` shares KV heads.
 
     A masked key has weight exactly 0. Adding 0.0 turns the -0.0 that 0 times a negative value may
     leave into what 0 times nothing leaves.
     """
     _, kv_heads, group, width = query.shape
     out = torch.empty(BLOCK, kv_heads, group, width)
-    for head in range(kv_heads):
+
+    def attend(head: int) -> None:
         columns = slice(head * width, (head + 1) * width)
         rows = query[:, head].transpose(0, 1).reshape(group * BLOCK, width)
         scores = torch.mm(rows, k[:, columns].t())
@@ -43,6 +53,8 @@ def attend_block(
         scores.view(group, BLOCK, -1)[:, :, -mask.shape[1] :].add_(mask)
         mixed = torch.mm(torch.softmax(scores, 1), v[:, columns]).add_(0.0)
         out[:, head] = mixed.view(group, BLOCK, width).transpose(0, 1)
+
+    team.share(attend, kv_heads, kv_heads * group * len(k) >= WORTH)
     return out.view(BLOCK, -1)
 
 

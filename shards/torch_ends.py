@@ -1,6 +1,7 @@
 """The client's side of a model: embedding, final norm and output head, in fp32 through torch.
 
-A row's bits depend on the weights and the row alone: norm and head take one row at a time.
+A row's bits depend on the weights and the row alone: norm and head take one row at a time, and
+every kernel runs in one thread.
 """
 
 import hashlib
@@ -21,7 +22,15 @@ from hearthring.shards.families import EMBEDDING, HEAD, NORM
 from hearthring.shards.fingerprint import uniform
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
-from hearthring.shards.torch_linear import Linear, Load, rms_norm, round_residual, soft_cap
+from hearthring.shards.torch_linear import (
+    Linear,
+    Load,
+    padded_rows,
+    rms_norm,
+    round_residual,
+    soft_cap,
+)
+from hearthring.shards.torch_threads import Team, one_thread
 
 Rows = Callable[[NDArray[np.int64]], F32]
 """Rows of the embedding ``[n, width]`` by token id, dequantised."""
@@ -33,7 +42,8 @@ class TorchEnds:
     """Embedding, final norm and head of one model; see ``Ends`` for the contract.
 
     ``load`` gives tensors by GGUF name; only the norm and the head are kept in float32, as the
-    embedding is read row by row. Not thread-safe. ``threads`` is set for the whole process.
+    embedding is read row by row. Not thread-safe. ``threads`` share the head; torch's own setting,
+    which ``norm`` and ``logits`` renew, is one.
     """
 
     def __init__(
@@ -44,12 +54,11 @@ class TorchEnds:
         residual: Residual = Residual.FP32,
         threads: int = 1,
     ) -> None:
-        torch.set_num_threads(threads)
         self.shape, self.residual, self.threads = shape, residual, threads
         self._rows = rows
         self._norm = torch.from_numpy(load(NORM).copy())
         head = EMBEDDING if shape.tied_head else HEAD
-        self._head = Linear([torch.from_numpy(load(head))], threads)
+        self._head = Linear([torch.from_numpy(load(head))], Team(threads))
 
     @classmethod
     def open(
@@ -68,7 +77,7 @@ class TorchEnds:
     @cached_property
     def numerics(self) -> Numerics:
         """The class of the ends, measured when first asked for."""
-        name = f"torch-{torch.__version__}/fp32/mv/ends/{self.residual.value}"
+        name = f"torch-{torch.__version__}/fp32/mv-cut/ends/{self.residual.value}"
         shape = replace(self.shape, vocabulary=min(self.shape.vocabulary, PROBED), tied_head=False)
         sizes = {NORM: (shape.width,), HEAD: (shape.vocabulary, -1)}
 
@@ -115,6 +124,7 @@ class TorchEnds:
     @torch.inference_mode()
     def norm(self, states: F32) -> F32:
         """The final RMSNorm of residual rows ``[n, width]``. Raises ``BadShape``."""
+        one_thread()
         rows = torch.from_numpy(self._checked(states))
         out: F32 = rms_norm(rows, self._norm, self.shape.norm_epsilon).contiguous().numpy()
         return out
@@ -123,8 +133,9 @@ class TorchEnds:
     def logits(self, normed: F32) -> F32:
         """Logits of normed rows: ``[width]`` to ``[vocabulary]``, or ``[n, width]`` to
         ``[n, vocabulary]``. Raises ``BadShape``."""
+        one_thread()
         rows = torch.from_numpy(self._checked(np.atleast_2d(normed)))
-        found = self._head.rows(rows).contiguous()
+        found = self._head.rows(padded_rows(*rows.shape).copy_(rows)).contiguous()
         if self.shape.final_cap:
             for row in found.unbind():
                 soft_cap(row, self.shape.final_cap)

@@ -1,13 +1,12 @@
 """The reference engine: layers of every family in fp32 on dequantised weights, through torch.
 
 The bits of a row depend on the weights and on the row's own token path with its kinds, by
-construction (``torch_linear.py`` says how). Thread count isn't excluded by construction but by
-measurement; the fingerprint of a class is taken with the threads that are in use.
+construction (``torch_linear.py`` says how): not on the number of threads either.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from hearthring.shards.torch_linear import (
     round_residual,
 )
 from hearthring.shards.torch_rope import Angles, Rotation
+from hearthring.shards.torch_threads import Team, one_thread
 from hearthring.shards.tracing import Traced, trace_by_taps
 
 Turns = dict[Rope, Angles]
@@ -52,6 +52,7 @@ class _Pass:
     path: torch.Tensor  # slots of positions 0 .. the last row
     turns: Turns
     states: torch.Tensor
+    query: torch.Tensor = field(init=False)  # of the layer it is in
 
     @property
     def slots(self) -> torch.Tensor:
@@ -74,8 +75,8 @@ class TorchEngine:
     """Layers ``[start, end)`` of a model; see ``Engine`` for the contract.
 
     ``load`` gives each tensor by its GGUF name as float32. ``progress(done, total)`` is called
-    after each layer is loaded. ``threads`` is torch's setting for the whole process, renewed by
-    each ``forward``. Raises ``LayersOutOfRange``.
+    after each layer is loaded. ``threads`` share blocks, products and KV heads; torch's own
+    setting, which every ``forward`` renews, is one. Raises ``LayersOutOfRange``.
     """
 
     def __init__(
@@ -90,20 +91,20 @@ class TorchEngine:
     ) -> None:
         if not 0 <= start < end <= shape.layers:
             raise LayersOutOfRange(f"{start}:{end} of {shape.layers} layers", field="layers")
-        torch.set_num_threads(threads)
         self.start, self.end, self.width = start, end, shape.width
         self.shape, self.residual, self.threads = shape, residual, threads
+        self._team = Team(threads)
         self._rotations = {rope: Rotation(rope) for rope in map(shape.rope, range(start, end))}
         self._layers: list[Layer] = []
         for index in range(start, end):
-            self._layers.append(Layer.load(load, shape, index, threads))
+            self._layers.append(Layer.load(load, shape, index, self._team))
             if progress is not None:
                 progress(index + 1 - start, end - start)
 
     @cached_property
     def numerics(self) -> Numerics:
         """The class, measured when first asked for (about a second at width 576)."""
-        name = f"torch-{torch.__version__}/fp32/mv+gemm{BLOCK}/{self.residual.value}"
+        name = f"torch-{torch.__version__}/fp32/mv+gemm{BLOCK}-cut/{self.residual.value}"
         residual, threads = self.residual, self.threads
 
         def make(load: Load, shape: Shape) -> TorchEngine:
@@ -128,8 +129,7 @@ class TorchEngine:
             raise BadShape(f"{states.shape} for {len(rows)} rows of {self.width}", field="states")
         for cache, row in rows:
             cache.check(row)
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
+        one_thread()
         entering = torch.from_numpy(np.ascontiguousarray(states, np.float32))
         passes = self._passes(segments, entering)
         generated = self._generated(rows, entering)
@@ -140,10 +140,9 @@ class TorchEngine:
         for local, layer in enumerate(self._layers[start - self.start : end - self.start]):
             # All K and V of the layer are written before any row attends: an ancestor may stand
             # anywhere in the batch.
-            block_queries = [self._enter_block(layer, local, item) for item in passes]
+            self._team.share(partial(self._enter_block, layer, local, passes), len(passes))
             row_queries = self._enter_rows(layer, local, generated) if generated else None
-            for item, query in zip(passes, block_queries, strict=True):
-                self._leave_block(layer, local, item, query)
+            self._team.share(partial(self._leave_block, layer, local, passes), len(passes))
             if generated and row_queries is not None:
                 self._leave_rows(layer, local, generated, row_queries)
             boundary = start + local + 1
@@ -236,17 +235,18 @@ class TorchEngine:
         grouped = query.view(len(qkv), shape.kv_heads, -1, shape.head_width)
         return grouped, qkv[:, queries:keys], qkv[:, keys:]
 
-    def _enter_block(self, layer: Layer, local: int, item: _Pass) -> torch.Tensor:
+    def _enter_block(self, layer: Layer, local: int, passes: list[_Pass], index: int) -> None:
+        item = passes[index]
         normed = rms_norm_block(item.states, layer.attention_norm, self.shape.norm_epsilon)
         qkv = layer.qkv.block(normed)
         if layer.head_norm is not None:
             head_norm_block(self._heads(qkv), layer.head_norm, self.shape.norm_epsilon)
-        query, k, v = self._split(layer, qkv, item.turns)
+        item.query, k, v = self._split(layer, qkv, item.turns)
         item.cache.k[local].index_copy_(0, item.slots, k[item.low : item.high])
         item.cache.v[local].index_copy_(0, item.slots, v[item.low : item.high])
-        return query
 
-    def _leave_block(self, layer: Layer, local: int, item: _Pass, query: torch.Tensor) -> None:
+    def _leave_block(self, layer: Layer, local: int, passes: list[_Pass], index: int) -> None:
+        item = passes[index]
         epsilon, first = self.shape.norm_epsilon, first_key(item.block, layer.window)
         before = item.block * BLOCK - first
         path, seen = item.path[first:], []
@@ -256,7 +256,9 @@ class TorchEngine:
             buffer[len(path) :].zero_()
             seen.append(buffer)
         mask = block_mask(before, layer.window)
-        mixed = attend_block(query, seen[0], seen[1], mask, self.shape.attention_cap)
+        mixed = attend_block(
+            self._team, item.query, seen[0], seen[1], mask, self.shape.attention_cap
+        )
         made = layer.output.block(mixed)
         if layer.attention_post_norm is not None:
             made = rms_norm_block(made, layer.attention_post_norm, epsilon)

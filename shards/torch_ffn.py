@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import torch
 
 from hearthring.shards.families import Activation
-from hearthring.shards.torch_linear import Linear, padded_rows, pieces
+from hearthring.shards.torch_linear import Linear, padded_rows
 
 Act = Callable[[torch.Tensor, torch.Tensor], None]
 """Writes the activation of the first vector into the second."""
@@ -28,7 +28,7 @@ class Dense:
 
     def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
         self._gate_up, self._down, self._act = gate_up, down, _ACTS[activation]
-        self._inner = down.weight.shape[0]
+        self._inner = down.inner
 
     def rows(self, states: torch.Tensor) -> torch.Tensor:
         """As ``FeedForward.rows``."""
@@ -88,13 +88,11 @@ class Experts:
 
 
 def _silu(values: torch.Tensor, out: torch.Tensor) -> None:
-    for piece, target in zip(pieces(values), pieces(out), strict=True):
-        torch.ops.aten.silu.out(piece, out=target)
+    torch.ops.aten.silu.out(values, out=out)
 
 
 def _gelu(values: torch.Tensor, out: torch.Tensor) -> None:
-    for piece, target in zip(pieces(values), pieces(out), strict=True):
-        torch.ops.aten.gelu.out(piece, approximate="tanh", out=target)
+    torch.ops.aten.gelu.out(values, approximate="tanh", out=out)
 
 
 _ACTS: Final[dict[Activation, Act]] = {Activation.SILU: _silu, Activation.GELU: _gelu}

@@ -8,6 +8,7 @@ from hearthring.shards.families import family
 from hearthring.shards.shape import Rope, Shape
 from hearthring.shards.torch_ffn import Dense, Experts, FeedForward
 from hearthring.shards.torch_linear import Linear, Load
+from hearthring.shards.torch_threads import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Layer:
     window: int
 
     @classmethod
-    def load(cls, load: Load, shape: Shape, index: int, threads: int) -> "Layer":
+    def load(cls, load: Load, shape: Shape, index: int, team: Team) -> "Layer":
         """Read layer ``index`` of the model. Raises what ``load`` does."""
         kind = family(shape.architecture)
 
@@ -37,7 +38,7 @@ class Layer:
         def linear(*parts: str, bias: bool = False) -> Linear:
             weights = [torch.from_numpy(load(f"blk.{index}.{part}.weight")) for part in parts]
             added = torch.cat([tensor(part + ".bias") for part in parts]) if bias else None
-            return Linear(weights, threads, added)
+            return Linear(weights, team, added)
 
         def optional(part: str, there: bool) -> torch.Tensor | None:
             return tensor(part + ".weight") if there else None
@@ -48,7 +49,7 @@ class Layer:
                 for part in ("gate", "up", "down")
             )
             each = [
-                Dense(Linear([gate, up], threads), Linear([down], threads), kind.activation)
+                Dense(Linear([gate, up], team), Linear([down], team), kind.activation)
                 for gate, up, down in zip(gates, ups, downs, strict=True)
             ]
             router = linear("ffn_gate_inp")

@@ -7,15 +7,18 @@ products, sums and exponentials. Those run in shapes that depend on the row alon
 - a generated row is multiplied, summed and exponentiated by itself; a path of n rows gives its
   attention the shape n;
 - a prompt row lies at index ``position % 64`` of a block of 64, whatever else is in the block.
+
+They run in one thread each (``torch_threads.py``), since a kernel's own threads change its sums.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import sqrt
 
 import torch
 
 from hearthring.protocol.tensors import F32, Residual
 from hearthring.shards.torch_kv import ALIGNED
+from hearthring.shards.torch_threads import MOST, Team
 
 Load = Callable[[str], F32]
 """A tensor by its GGUF name, dequantised: ``[out, in]`` or ``[n]``. May raise ``BadModelFile``."""
@@ -23,7 +26,11 @@ Load = Callable[[str], F32]
 BLOCK = 64
 """Prompt rows that are computed together: the positions of one aligned block."""
 
-SERIAL = 32768  # torch never splits an elementwise operation of at most so many values
+PIECE = 1 << 17
+"""Weights of a piece, at least: so many stay near the core from row to row."""
+ROWS_WORTH, BLOCK_WORTH = 1 << 22, 1 << 20
+"""Weights whose product with a row, or a block, is long enough to be shared: about a millisecond
+(measured)."""
 
 _NARROW = {Residual.FP16: torch.float16, Residual.BF16: torch.bfloat16}
 
@@ -68,56 +75,55 @@ def head_norm_block(heads: torch.Tensor, weight: torch.Tensor, epsilon: float) -
     heads.mul_(mean.add_(epsilon).sqrt_().reciprocal_()).mul_(weight)
 
 
-def pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Views of a vector that torch doesn't cut by thread count: the ends of a cut would go through
-    another exponential."""
-    for low in range(0, values.shape[0], SERIAL):
-        yield values[low : low + SERIAL]
-
-
 def soft_cap(values: torch.Tensor, cap: float) -> None:
     """``cap * tanh(values / cap)`` in place, for a vector."""
-    for piece in pieces(values):
-        piece.div_(cap).tanh_().mul_(cap)
+    values.div_(cap).tanh_().mul_(cap)
 
 
 class Linear:
-    """One or several weight matrices side by side, stored ``[in, out]``.
+    """One or several weight matrices side by side, in pieces of some columns, each ``[in, some]``.
 
     ``[in, out]`` makes the one-row product 1.4 times faster than GGUF's ``[out, in]`` and, unlike
-    it, indifferent to alignment (measured, MKL, AVX-512). ``parts`` are ``[out, in]``; ``bias`` is
-    of all their outputs.
+    it, indifferent to alignment (measured, MKL, AVX-512). A piece is a product of its own, so that
+    a team can share them out; they follow from the shape alone. ``parts`` are ``[out, in]``;
+    ``bias`` is of all their outputs.
     """
 
     def __init__(
-        self, parts: list[torch.Tensor], threads: int, bias: torch.Tensor | None = None
+        self, parts: list[torch.Tensor], team: Team, bias: torch.Tensor | None = None
     ) -> None:
-        self.weight = torch.cat([part.t() for part in parts], 1).contiguous()
-        self._bias = bias
-        self._turned = self.weight.t()
-        inner, outer = self.weight.shape
-        # A single row gives MKL nothing to share between threads: cut the columns. Each column
-        # is a sum of its own, so the cut changes no bit.
-        cuts = [n for n in range(2, threads + 1) if outer % (n * ALIGNED) == 0]
-        self._cut = max(cuts, default=1)
-        self._pieces = self.weight.view(inner, self._cut, outer // self._cut).permute(1, 0, 2)
-        self._threads = threads
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self.outer, self.inner = whole.shape
+        self._team, self._bias = team, bias
+        count = max(1, min(MOST, self.outer * self.inner // PIECE))
+        width = -(-self.outer // (count * ALIGNED)) * ALIGNED
+        # Copies, as contiguous() may leave what it is given where it lies, aligned or not.
+        self._columns = [slice(low, low + width) for low in range(0, self.outer, width)]
+        self._pieces = [
+            whole[columns].t().clone(memory_format=torch.contiguous_format)
+            for columns in self._columns
+        ]
 
     def rows(self, states: torch.Tensor) -> torch.Tensor:
         """``[n, in]`` to ``[n, out]``, each row by itself; the weight stays in cache between."""
-        count, (inner, outer) = states.shape[0], self.weight.shape
-        out = padded_rows(count, outer)
-        if self._threads == 1 or (count == 1 and self._cut == 1):
-            for row, target in zip(states.unbind(), out.unbind(), strict=True):
-                torch.mv(self._turned, row, out=target)
-        elif count == 1:
-            single = states.expand(self._cut, 1, inner) if self._cut > 1 else states[None]
-            torch.bmm(single, self._pieces, out=out.view(self._cut, 1, outer // self._cut))
-        else:
-            torch.bmm(states[:, None], self.weight.expand(count, inner, outer), out=out[:, None])
+        rows, out = states.unbind(), padded_rows(len(states), self.outer)
+
+        def multiply(index: int) -> None:
+            turned, targets = self._pieces[index].t(), out[:, self._columns[index]].unbind()
+            for row, target in zip(rows, targets, strict=True):
+                torch.mv(turned, row, out=target)
+
+        worth = self.outer * self.inner >= ROWS_WORTH
+        self._team.share(multiply, len(self._pieces), worth)
         return out if self._bias is None else out.add_(self._bias)
 
     def block(self, states: torch.Tensor) -> torch.Tensor:
         """A whole prompt block, ``[64, in]`` to ``[64, out]``."""
-        out = torch.mm(states, self.weight)
+        out = torch.empty(BLOCK, self.outer)
+
+        def multiply(index: int) -> None:
+            torch.mm(states, self._pieces[index], out=out[:, self._columns[index]])
+
+        worth = self.outer * self.inner >= BLOCK_WORTH
+        self._team.share(multiply, len(self._pieces), worth)
         return out if self._bias is None else out.add_(self._bias)

@@ -102,3 +102,20 @@ def check_dropped(engine: Any, states: F32, noise: F32) -> None:
         parent, fresh = ids[3], fresh + 6
     assert kept == list(plain.out.values())
     assert session.moves
+
+
+def check_threads(make: Callable[[int], Any], states: F32) -> None:
+    """A prompt, generated rows, a tree of eight rows behind them, and the fingerprint, on one, two
+    and three threads."""
+    found = []
+    for threads in (1, 2, 3):
+        engine = make(threads)
+        session = Session(engine, states)
+        session.chain(1, 150)
+        session.chain(150, 154, GENERATED, 1)
+        parents = (153, 153, 154, 154, 155, 156, 159, 153)
+        session.run(*((154 + i, parent, GENERATED) for i, parent in enumerate(parents)))
+        found.append((session.out, engine.numerics.fingerprint))
+    for other in found[1:]:
+        assert [row for row, bits in other[0].items() if bits != found[0][0][row]] == []
+        assert other[1] == found[0][1]

@@ -16,13 +16,14 @@ from tests.keeping_bits import (
     check_company,
     check_cuts,
     check_dropped,
+    check_threads,
     check_tree,
     check_windows,
-    reference,
 )
 from tests.sessions import GENERATED, PROMPT, Session
 
 EVEN = Shape("llama", 4, 64, 4, 2, 16, 128, 300, 512, 1e-5, 10_000.0)
+REAL = Shape("llama", 2, 576, 9, 3, 64, 1536, 300, 2048, 1e-5, 10_000.0)
 ODD = Shape("llama", 3, 42, 6, 2, 10, 52, 300, 512, 1e-5, 10_000.0, interleaved_rope=False)
 
 
@@ -80,11 +81,11 @@ def test_windows_equal_the_whole(shape, residual):
     check_windows(lambda start, end: engine(shape, start, end, residual), shape.layers, states)
 
 
-@pytest.mark.parametrize(("shape", "residual"), CASES)
+@pytest.mark.parametrize(("shape", "residual"), [*CASES, (REAL, Residual.FP32)])
 def test_thread_count_changes_no_bit(shape, residual):
-    states = inputs(171, shape, residual)
-    one, two = (reference(engine(shape, residual=residual, threads=t), states) for t in (1, 2))
-    assert one == two
+    """Small products are never shared out: only a real model's size tells."""
+    states = inputs(162, shape, residual)
+    check_threads(lambda t: engine(shape, residual=residual, threads=t), states)
 
 
 @pytest.mark.parametrize("shape", [EVEN, ODD])

@@ -10,6 +10,7 @@ from hearthring.shards.engine import Kind, Segment
 from hearthring.shards.slots import SlotMap
 from hearthring.shards.torch_ends import TorchEnds
 from hearthring.shards.torch_engine import TorchEngine
+from tests.keeping_bits import check_threads
 
 pytestmark = pytest.mark.model
 
@@ -51,3 +52,18 @@ def test_random_schedules_give_the_same_bits(parts, length):
         steps.append(min(draw.choice((1, 8, 50, 64, 100)), total - sum(steps)))
     assert run(engine, states, length, steps).tobytes() == plain.tobytes()
     assert np.isfinite(ends.logits(ends.norm(plain[-1:]))).all()
+
+
+def test_thread_count_changes_no_bit(smollm2):
+    file, draw = smollm2.open(), random.Random(1)
+    ids = [draw.randrange(49_152) for _ in range(162)]
+    one, *others = (TorchEnds.open(file, threads=threads) for threads in (1, 2, 3))
+    states = one.embed(ids)
+    check_threads(
+        lambda threads: TorchEngine(file.dequantised, file.shape, 0, 2, Residual.FP32, threads),
+        states,
+    )
+    logits = one.logits(one.norm(states[:9]))
+    for ends in others:
+        assert np.array_equal(ends.logits(ends.norm(states[:9])), logits)
+        assert ends.numerics == one.numerics
