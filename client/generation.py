@@ -9,10 +9,10 @@ and as long as that was guessed its state is there too. Guesses that fell are ca
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from hearthring.shards.ends import Ends
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T")
 
 IN_FLIGHT = 16
 """Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
@@ -98,7 +100,7 @@ class Generation:
     _end: int = 0
     """Rows from this position on would come after the last token."""
     _looking: bool = False
-    """The thread is busy with guesses, and the tree is its own meanwhile."""
+    """The thread is busy with the tree, which is its own meanwhile."""
 
     async def tokens(self, limit: int, ends_at: frozenset[int]) -> AsyncGenerator[int | None]:
         """Generate until the answer has ``limit`` tokens; the one in ``ends_at`` is the last.
@@ -121,7 +123,7 @@ class Generation:
                 likely = branches.likely(LIKELY)
                 states = np.stack([branch.state for branch in likely if branch.state is not None])
                 decide = partial(self._decide, branches, likely, limit, ends_at)
-                decided = await self.heads.logits(self.ends, states, decide)
+                decided = await self._apart(self.heads.logits(self.ends, states, decide))
                 *guessed, (last, branch) = decided.chosen
                 for token, row in guessed:
                     self._append(token)
@@ -307,11 +309,15 @@ class Generation:
 
     async def _go_on(self, branches: Branches) -> None:
         """Look for guesses that take time to be found, while the step that is awaited is out."""
+        while self.speculation.more and not self._flying[0].waiting.done():
+            planned = await self._apart(self.heads.run(self._plan, branches, len(self._flying)))
+            self._launch(branches, planned)
+
+    async def _apart(self, work: Awaitable[T]) -> T:
+        """Await what the thread does with the tree."""
         self._looking = True
         try:
-            while self.speculation.more and not self._flying[0].waiting.done():
-                planned = await self.heads.run(self._plan, branches, len(self._flying))
-                self._launch(branches, planned)
+            return await work
         finally:
             self._looking = False
 
