@@ -215,7 +215,7 @@ class RingSession:
         except TimeoutError:
             raise DeadlineExceeded(f"a step took longer than {limit:.0f} s", field="ring") from None
         self.rollback.tell(self.flight.live)
-        return result
+        return self.rollback.amended(result)
 
     def roll_back(self, to: int, evict: str = "", why: str = "it failed a check") -> None:
         """Take back every generated row behind position ``to``; what the prompt's is stays.

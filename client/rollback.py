@@ -8,9 +8,11 @@ another numerics class, which the client has allowed: all states change, and the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hearthring.client.flight import Sent
+import numpy as np
+
+from hearthring.client.flight import Result, Sent
 from hearthring.protocol.messages import PROMPT, Row
 from hearthring.protocol.tensors import F32
 
@@ -35,6 +37,8 @@ class Rollback:
     """Whether a stage of another class is coming: other rows are to be expected then."""
     _position: int | None = None
     _states: dict[int, F32] = field(default_factory=dict)
+    _restated: dict[int, F32] = field(default_factory=dict)
+    """The same of all rows, those that somebody was told of included."""
 
     @property
     def due(self) -> bool:
@@ -49,13 +53,21 @@ class Rollback:
     def differs(self, rows: Sequence[Row], states: Sequence[F32]) -> None:
         """Rows came back with other bytes than before, and these are their states now."""
         for row, state in zip(rows, states, strict=True):
-            self._states[row.id] = state
+            self._states[row.id] = self._restated[row.id] = state
             if not self.class_changing:
                 self.keep_to(-1 if row.kind == PROMPT else row.position)
 
     def keep_to(self, position: int) -> None:
         """Generated rows behind a position are void."""
         self._position = position if self._position is None else min(self._position, position)
+
+    def amended(self, result: Result) -> Result:
+        """A result that nobody has taken yet, with what its rows are by now."""
+        if not any(row.id in self._restated for row in result.rows):
+            return result
+        pairs = zip(result.rows, result.states, strict=True)
+        states = [self._restated.get(row.id, state) for row, state in pairs]
+        return replace(result, states=np.stack(states))
 
     def void(self, live: Mapping[int, Sent]) -> list[int]:
         """Of the living rows those that are void, in the order of ids."""

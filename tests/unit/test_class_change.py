@@ -1,6 +1,7 @@
 """A lost stage is replaced by one of another numerics class only if the client says so, and then
 answer and proof say from which token."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 from hearthring.client.answer import Answer
 from hearthring.client.api import AsyncClient
 from hearthring.client.auditing import audit_offline
+from hearthring.client.generation import Generation
+from hearthring.client.sampler import Sampling
 from hearthring.protocol.errors import BadProof, NoRoute
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.store import ModelEntry
 from hearthring.verify.proof import read, sign
+from hearthring.verify.rowhash import row_hashes
 from hearthring.verify.verdict import Outcome, Strength
 from tests.memory_ring import MemorySwarm, memory_swarm
+from tests.stage_peer import until
 
 PROMPT_IDS = [int(x) for x in np.random.default_rng(8).integers(3, 280, 40)]
 OPTIONS = {"prompt_ids": PROMPT_IDS, "max_tokens": 12, "temperature": 0.9, "seed": 4}
@@ -70,6 +75,31 @@ async def test_an_answer_and_its_proof_say_where_the_class_changed(tiny: ModelEn
     assert verdict.figures["tokens_of_another_class"] == change
     assert verdict.figures["tokens_checked"] == len(answer.token_ids)
     assert f"{change} tokens were chosen in another numerics class" in verdict.reason
+
+
+async def test_a_row_that_was_back_before_the_change_counts_as_it_is_after_it(
+    tiny: ModelEntry,
+) -> None:
+    """Whoever reads takes his time: the next row comes back, and anew by the other class."""
+    async with memory_swarm(tiny, (0, 2, 4), Residual.FP16) as swarm:
+        await swarm.node((2, 4), Residual.FP16, engine="ggml", row_seconds=0.5)
+        asking = client(swarm, allow=True)
+        ring, ends = await asking.sessions.open(len(PROMPT_IDS) + 12)
+        generation = Generation(ring, ends, asking.heads, Sampling(), list(PROMPT_IDS))
+        async with ring, asyncio.timeout(60):
+            async for _ in generation.tokens(12, frozenset()):
+                if generation.made == LOST_AT and not ring.mended:
+                    await ring.flight.below(1)
+                    await swarm.kill(swarm.nodes[1])
+                    await until(lambda: bool(ring.mended) and not ring.mending)
+            assert generation.class_changes == [len(PROMPT_IDS) + LOST_AT]
+            last, rows = ring.route[-1], generation.rows
+            hashes = row_hashes(
+                *(bytes.fromhex(ring.model_id), bytes.fromhex(last.fingerprint), last.end),
+                *([row.kind for row in rows], [row.position for row in rows]),
+                *(ring.row_type.pack(np.stack(generation.final)), len(rows)),
+            )
+            assert hashes == [ring.ledger.received[row.id] for row in rows]
 
 
 async def test_a_change_outside_the_answer_is_refused(tiny: ModelEntry) -> None:
