@@ -96,6 +96,8 @@ class Generation:
     resumed: int = 0
     """Tokens of the answer that were there from the begin."""
     _branches: Branches | None = None
+    _newest: int = 0
+    """The last row's id that was sent before these: none is used twice."""
     _flying: deque[_Flying] = field(default_factory=deque)
     _end: int = 0
     """Rows from this position on would come after the last token."""
@@ -179,9 +181,10 @@ class Generation:
 
     async def _plant(self) -> Branches:
         """The tree begins at the last row of the text, whose state is back."""
-        newest = self._branches.newest if self._branches is not None else 0
+        if self._branches is not None:
+            self._newest = self._branches.newest
         last = self.rows[-1], self.token_ids[-1], self.final[-1]
-        self._branches = Branches(*last, newest)
+        self._branches = Branches(*last, self._newest)
         await self.heads.run(self.speculation.begin, self.token_ids)
         return self._branches
 
@@ -197,15 +200,16 @@ class Generation:
         waiting: deque[tuple[asyncio.Future[Result], float]] = deque()
         void, read, trips = list[int](), False, list[Trip]()
         for kind, places in self._chunks():
-            if void:  # nothing may hang on what is void
-                break
             rows = [Row(place + 1, place, place, kind) for place in places]
             states = await self.heads.run(self.ends.embed, [self.token_ids[p] for p in places])
             if len(waiting) == IN_FLIGHT:
                 trips.append(await self._receive(*waiting.popleft(), void))
+            if void:  # nothing may hang on what is void
+                break
             begun = time.perf_counter()
             waiting.append((self._send(rows, states, [row.id for row in rows]), begun))
             self.rows.extend(rows)
+            self._newest = rows[-1].id
         while waiting:
             # The draft reads while nothing else is to be done here.
             while not (waiting[0][0].done() or read):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from hearthring.client import generation
 from hearthring.client.answer import Answer
 from hearthring.client.closing import finish
 from hearthring.client.generation import Generation
@@ -112,6 +113,28 @@ async def test_a_convicted_stage_isnt_used_even_if_there_is_no_other(tiny: Model
                 await run.go(2, lambda: run.ring.roll_back(0, liar, "it lied"))
         assert failed.value.missing == ((0, 4),)
         assert "it lied" in str(failed.value)
+
+
+async def test_what_a_dead_liar_made_of_an_earlier_sessions_tokens_is_taken_back(
+    tiny: ModelEntry, undisturbed: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the text is sent: what hung on it isn't, and its rows' ids aren't used again."""
+    monkeypatch.setattr(generation, "RESUMED", 2)
+    monkeypatch.setattr(generation, "IN_FLIGHT", 1)
+    prompt, made = len(PROMPT_IDS), undisturbed.token_ids[:-1]
+    async with doomed(tiny, {1: 7}, {1: lambda e: Turncoat(e, 5)}) as swarm:
+        await swarm.node((CUTS[1], CUTS[2]))
+        client = swarm.swarm.client()
+        ring, ends = await client.sessions.open(prompt + 4 * TOKENS)
+        sampling = Sampling(temperature=0.9, seed=4)
+        text = [*PROMPT_IDS, *made]
+        run = Run(ring, Generation(ring, ends, client.heads, sampling, text, prompt_tokens=prompt))
+        async with ring:
+            assert await run.go() == undisturbed.token_ids
+            (mended,) = ring.mended
+            assert len(mended.lost) == 1
+            assert None not in await finish(ring, run.generation.uncommitted)
+    assert run.backs == [1]
 
 
 async def test_an_unknown_node_cant_be_evicted_but_rows_are_taken_back(tiny: ModelEntry) -> None:
