@@ -244,12 +244,14 @@ class RingSession:
             self.flight.refuse(step.waiting, [one.row for one in step.sent], step.width)
             return  # it rests on rows that are void, which its sender doesn't know yet
         self._step += 1
-        self.flight.commit(step.commit)
+        # What is void by now, its sender doesn't know yet.
+        commit = [row for row in step.commit if row in self.flight.live]
+        self.flight.commit(commit)
         self.flight.live.update((one.row.id, one) for one in step.sent)
         rows = [one.row for one in step.sent]
         self.flight.ask(self._step, rows, step.width, step.waiting)
         owed, self._owed = self._owed, ()
-        self._post(self._step, step.sent, (*owed, *step.commit))
+        self._post(self._step, step.sent, (*owed, *commit))
 
     def launch(self, rows: Sequence[Row], first: int = 0) -> int:
         """The id of a new step that passes the stages from place ``first`` on."""

@@ -87,6 +87,25 @@ async def test_rows_behind_a_position_are_made_anew(
     assert run.backs == [max(to, len(PROMPT_IDS) - 1) + 1 - len(PROMPT_IDS)]
 
 
+async def test_a_flush_commits_to_nothing_that_is_void(
+    tiny: ModelEntry, undisturbed: Answer
+) -> None:
+    """As one that waited until the ring was whole again, when that had shown other rows."""
+    async with memory_swarm(tiny, CUTS) as swarm:
+        run = await start(swarm)
+        async with run.ring:
+            await run.go()
+            ring, generation = run.ring, run.generation
+            assert generation.uncommitted
+            ring.roll_back(len(PROMPT_IDS) + 2)
+            with pytest.raises(RolledBack) as told:
+                await generation.flush()
+            generation.take_back(told.value)
+            assert set(ring.flight.committed) <= set(ring.flight.live)
+            assert await run.go() == undisturbed.token_ids
+            assert None not in await finish(ring, generation.uncommitted)
+
+
 @pytest.mark.parametrize("place", range(3))
 async def test_a_convicted_stage_is_replaced_and_all_it_spoilt_is_found(
     tiny: ModelEntry, undisturbed: Answer, place: int
