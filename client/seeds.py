@@ -20,9 +20,11 @@ is for whoever waits in the middle of an answer."""
 
 def known_nodes(records: Sequence[NodeRecord], most: int = 8) -> list[Invitation]:
     """Nodes to ask when the seeds are gone: any of them knows the directory."""
-    found = []
-    for record in records[:most]:
-        with contextlib.suppress(HearthringError):
+    found = list[Invitation]()
+    for record in records:
+        if len(found) == most:
+            break
+        with contextlib.suppress(HearthringError, IndexError):  # some are reached by relays only
             host, port = split_address(record.addresses[0], "address")
             found.append(Invitation(host, port, record.node))
     return found
