@@ -87,7 +87,6 @@ class Generation:
     prefill_begun: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
-    results: list[Result] = field(default_factory=list)
     trips: list[Trip] = field(default_factory=list)
     """Steps of generated rows that are back."""
     uncommitted: list[int] = field(default_factory=list)
@@ -249,7 +248,6 @@ class Generation:
                 self._restate(back)
                 if back.position is not None and back.position + 1 < len(self.rows):
                     void.append(back.position)
-        self.results.append(result)
         self.final.extend(result.states)
         return Trip(result, time.perf_counter() - begun, False)
 
@@ -365,7 +363,6 @@ class Generation:
             flying = self._flying.popleft()
             result = await self._outlasting(flying.waiting)
             seconds = time.perf_counter() - flying.sent
-            self.results.append(result)
             trip = Trip(result, seconds, flying.alone)
             self.trips.append(trip)
             self.speculation.back(trip)
