@@ -257,7 +257,7 @@ class LayerGraph:
             at = (heads[0] + heads[1]) * width * 4
             v = self._do("cont", self._do("view_2d", fused, heads[1] * width, count, row, at))
         else:
-            q, k, v = (self._biased(f"{blk}attn_{part}", normed) for part in "qkv")
+            q, k, v = self._projected(blk, normed)
             split = [
                 self._do("reshape_3d", flat, width, n, count)
                 for flat, n in zip((q, k), heads, strict=True)
@@ -266,6 +266,22 @@ class LayerGraph:
             names = (blk + "attn_q_norm", blk + "attn_k_norm")
             split = [self._norm(part, name) for part, name in zip(split, names, strict=True)]
         return self._rotated(split[0], layer), self._rotated(split[1], layer), v
+
+    def _projected(self, blk: str, normed: Pointer) -> tuple[Pointer, ...]:
+        """Queries, keys and values, flat. One row's values are made with its queries, if their
+        matrices lie one behind the other."""
+        both = self._weights.joined.get(blk + "attn_q.weight")
+        alone = self._count == 1 and self._key.kind is Kind.GENERATED
+        biased = blk + "attn_q.bias" in self._weights.vectors
+        if both is None or not alone or biased or not self._model.batching[both.sort].any_size:
+            q, k, v = (self._biased(f"{blk}attn_{part}", normed) for part in "qkv")
+            return q, k, v
+        made = self._do("mul_mat", both.tensor, normed)
+        queries = self._shape.heads * self._shape.head_width
+        q = self._do("view_2d", made, queries, 1, queries * 4, 0)
+        values = both.outer - queries
+        v = self._do("view_2d", made, values, 1, values * 4, queries * 4)
+        return q, self._biased(blk + "attn_k", normed), v
 
     def _biased(self, name: str, state: Pointer) -> Pointer:
         made = self._product(name, state)

@@ -38,6 +38,10 @@ class Weights(Protocol):
         """ggml type; known of tensors too whose bytes aren't here."""
 
 
+JOINED = (("ffn_gate.weight", "ffn_up.weight"), ("attn_q.weight", "attn_v.weight"))
+"""Matrices with one operand, which some files keep one behind the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """A weight matrix, ``outer`` outputs of ``inner`` inputs each."""
@@ -134,8 +138,8 @@ class LoadedWeights:
                     few = min(dims[1], PROBED + dims[1] % PROBED)
                     probe = tensor_over(kind, (1, few, dims[2]), data)
                     self.experts[name] = Experts(tensor, kind, dims[2], probe, few, self.anywhere)
-            if f"blk.{layer}.ffn_gate.weight" in self.matrices:
-                self._join(call, f"blk.{layer}.ffn_gate.weight", f"blk.{layer}.ffn_up.weight")
+            for first, second in JOINED:
+                self._join(call, f"blk.{layer}.{first}", f"blk.{layer}.{second}")
             factors = shape.rope(layer).factors
             if factors and factors not in self.factors:
                 held = np.array(factors, np.float32)
@@ -144,7 +148,9 @@ class LoadedWeights:
                 progress(layer + 1 - start, end - start)
 
     def _join(self, call: c.CDLL, first: str, second: str) -> None:
-        one, other = self.matrices[first], self.matrices[second]
+        one, other = self.matrices.get(first), self.matrices.get(second)
+        if one is None or other is None:
+            return
         if one.data.ctypes.data + one.data.nbytes != other.data.ctypes.data or one.packed:
             return
         if (one.kind, one.inner) != (other.kind, other.inner):

@@ -12,6 +12,7 @@ from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import CHUNK
+from hearthring.shards.ggml_weights import JOINED, LoadedWeights
 from hearthring.shards.shape import Shape
 from tests.ggml_tiny import LAYERS, TYPES, engine, inputs
 from tests.keeping_bits import (
@@ -132,6 +133,48 @@ def test_every_weight_type_keeps_bits(shape, kind):
     for low, high in ((100, 102), (102, 105), (105, 110), (110, 116), (116, 125), (125, 141)):
         other.chain(low, high, GENERATED)
     assert other.out == plain.out
+
+
+class SideBySide(FixedWeights):
+    """The same weights, those of one operand one behind the other."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._both = {}
+
+    def raw(self, name):
+        for first, second in JOINED:
+            pair = [f"blk.0.{first}", f"blk.0.{second}"]
+            if name in pair:
+                found = [super(SideBySide, self).raw(part) for part in pair]
+                both = self._both.setdefault(first, np.concatenate([data for *_, data in found]))
+                kind, dims, data = found[pair.index(name)]
+                at = 0 if name == pair[0] else len(both) - len(data)
+                return kind, dims, both[at : at + len(data)]
+        return super().raw(name)
+
+
+@pytest.mark.parametrize("kind", ALL_TYPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_matrices_that_lie_side_by_side_keep_bits(kind, threads):
+    kinds = {
+        part: GGMLQuantizationType["F32" if len(size) == 1 else kind]
+        for part, size in layer_parts(WIDE).items()
+    }
+    out = []
+    for source in (FixedWeights, SideBySide):
+        weights = source(load_ggml(), lambda name: fixed_weight(name, WIDE), WIDE, kinds)
+        joined = LoadedWeights(load_ggml(), weights, 0, 1, None).joined
+        assert len(joined) == (len(JOINED) if source is SideBySide else 0)
+        session = Session(
+            GgmlEngine(weights, 0, 1, Residual.FP32, threads, check=False),
+            uniform(3, (60, WIDE.width)),
+        )
+        session.chain(1, 30)
+        session.chain(30, 40, GENERATED, 1)
+        session.chain(40, 60, GENERATED, 5)
+        out.append(session.out)
+    assert out[0] == out[1]
 
 
 def test_a_prompt_beside_dropped_rows_equals_one_in_order():
