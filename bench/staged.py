@@ -66,7 +66,7 @@ class Ring:
             client = self.who[0].node_id
             self.stages.append(StageSession(wish, client, engine, self.who[place + 1]))
         self._tracing = [e if cells and isinstance(e, TracingEngine) else None for e in engines]
-        about = 0, 0, bytes.fromhex(MODEL), bytes.fromhex(classes[0])
+        about = 0, engines[0].start, bytes.fromhex(MODEL), bytes.fromhex(classes[0])
         self._sealing = Seal(self.who[0], self.session, *about)
 
     def run(self, step: Step) -> None:

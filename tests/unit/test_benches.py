@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.drawn import FAULTS, catch
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): path
@@ -38,3 +40,7 @@ def test_a_bench_knows_the_options_of_its_command(
     assert done.value.code == 0
     named = set(re.findall(r"--[a-z][a-z0-9-]*", run_lines(PROGRAMS[name])))
     assert named <= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+
+
+def test_drawn_cells_meet_every_liar() -> None:
+    assert catch(runs=1) == {"honest": 0.0, **dict.fromkeys(FAULTS, 1.0)}
