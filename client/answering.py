@@ -120,6 +120,7 @@ class Answering:
                 speculation,
                 len(ids),
                 begun=stream.begun,
+                whole=transcript.ended or len(made) == limit,
             )
             checks = self._spot_checks(request, generation)
             stack.push_async_callback(remember, self._swarm.reputation, checks.lessons)
@@ -171,7 +172,7 @@ class Answering:
         self, generation: Generation, transcript: Transcript, limit: int, model: PromptModel
     ) -> AsyncGenerator[Piece | None]:
         """A piece, or ``None``, for every token until the transcript has ended."""
-        if transcript.ended:
+        if transcript.ended and generation.rows:
             return
         tokens = generation.tokens(limit, model.tokenizer.eos_ids)
         async with contextlib.aclosing(tokens):

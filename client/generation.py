@@ -94,6 +94,8 @@ class Generation:
     """Positions of tokens, each the first that a ring of other classes has chosen."""
     resumed: int = 0
     """Tokens of the answer that were there from the begin."""
+    whole: bool = False
+    """No token is to come: an earlier session has chosen the last one, whose row nobody needs."""
     _branches: Branches | None = None
     _newest: int = 0
     """The last row's id that was sent before these: none is used twice."""
@@ -108,11 +110,14 @@ class Generation:
 
         ``None`` says that some were taken back: ``token_ids`` has those that are left. Stopping
         early is fine at any token: what was sent up to it stays committed, and whatever was sent
-        beyond it is cancelled. May be called again after ``take_back``.
+        beyond it is cancelled. May be called again after ``take_back``. A ``whole`` answer of which
+        nothing is void gets no token.
         """
         try:
             if not self.rows:
                 await self.prefill()
+                if self.whole:
+                    return
         except RolledBack as back:
             self.take_back(back)
             yield None
@@ -221,7 +226,7 @@ class Generation:
 
     def _chunks(self) -> Iterator[tuple[int, range]]:
         """Kind and positions of the text's steps: the prompt, then what was chosen before."""
-        prompt, end = self.prompt_tokens, len(self.token_ids)
+        prompt, end = self.prompt_tokens, len(self.token_ids) - self.whole
         chunk = chunk_rows(prompt, self.ring.route)
         for start in range(0, prompt, chunk):
             yield PROMPT, range(start, min(start + chunk, prompt))

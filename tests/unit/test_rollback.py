@@ -9,6 +9,7 @@ import pytest
 
 from hearthring.client import generation
 from hearthring.client.answer import Answer
+from hearthring.client.answering import Answering
 from hearthring.client.closing import finish
 from hearthring.client.generation import Generation
 from hearthring.client.ring import RingSession
@@ -16,6 +17,7 @@ from hearthring.client.rollback import RolledBack
 from hearthring.client.sampler import Sampling
 from hearthring.client.transcript import Transcript
 from hearthring.protocol.errors import BadOption, HearthringError, NoRoute
+from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
 from tests.doomed import CUTS, OPTIONS, PROMPT_IDS, TOKENS, Turncoat, doomed, same
@@ -200,6 +202,48 @@ async def test_a_request_that_failed_goes_on_when_the_swarm_is_whole(
         same(answer, undisturbed)
 
     await broken(tiny, act)
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "tokens"), [("length", TOKENS), ("length", 1), ("stop", TOKENS), ("eos", TOKENS)]
+)
+async def test_a_request_that_failed_behind_its_last_token_gets_its_proof(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch, ended_by: str, tokens: int
+) -> None:
+    """It failed in a spot check, say. Nothing is told twice."""
+    options = OPTIONS | {"max_tokens": tokens}
+    async with memory_swarm(tiny, (0, 2, 4)) as swarm:
+        client = swarm.client()
+        plain = await client.generate(**options)  # type: ignore[arg-type]
+        if ended_by == "stop":
+            options |= {"max_tokens": TOKENS, "stop": plain.text[-1]}
+            plain = await client.generate(**options)  # type: ignore[arg-type]
+        elif ended_by == "eos":
+            read = Tokenizer.from_gguf
+
+            def ending(gguf: GgufFile) -> Tokenizer:
+                tokenizer = read(gguf)
+                tokenizer.eos_ids |= {plain.token_ids[-1]}
+                return tokenizer
+
+            monkeypatch.setattr(Tokenizer, "from_gguf", ending)
+            client, options = swarm.client(), options | {"max_tokens": TOKENS}
+            plain = await client.generate(**options)  # type: ignore[arg-type]
+        assert plain.stop_reason == ended_by
+
+        async def lost(*_: object) -> None:
+            raise NoRoute("everybody is away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Answering, "_prove", lost)
+            with pytest.raises(NoRoute) as failed:
+                await client.generate(**options)  # type: ignore[arg-type]
+        stream = client.resume_stream(failed.value)
+        pieces = [piece async for piece in stream]
+        same(stream.answer, plain)
+    assert (stream.answer.text, stream.answer.stop_reason) == (plain.text, ended_by)
+    assert "".join(piece.text for piece in pieces) == ""
+    assert all(piece.token_id is None for piece in pieces)
 
 
 async def test_what_isnt_a_requests_error_cant_be_resumed(tiny: ModelEntry) -> None:
