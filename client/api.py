@@ -186,7 +186,8 @@ class AsyncClient:
 
         Boundary b is the residual after b layers: 0 the embeddings, the model's number of layers
         the last, before the final norm. Each is float32 ``[tokens, width]``, computed by the
-        swarm's stages as prompt rows. Raises ``LayersOutOfRange`` for other boundaries.
+        swarm's stages as prompt rows. Raises ``LayersOutOfRange`` for other boundaries, and what
+        ``generate`` does when the swarm fails.
         """
         model = await self.weights.model()
         if wrong := [layer for layer in layers if not 0 <= layer <= model.shape.layers]:
@@ -199,10 +200,10 @@ class AsyncClient:
         async with ring:
             generation = Generation(ring, ends, self.heads, Sampling(), list(ids))
             await generation.prefill()
+            taps = {layer: await ring.taps.of(layer, generation.rows) for layer in inner}
         states = {0: await self.heads.run(ends.embed, ids)} if 0 in layers else {}
         for layer in inner:
-            taps = b"".join(ring.taps[layer, row.id] for row in generation.rows)
-            states[layer] = unpack(taps, len(ids), model.shape.width, ends.residual)
+            states[layer] = unpack(taps[layer], len(ids), model.shape.width, ends.residual)
         return states
 
     # -- the swarm -------------------------------------------------------------------------------

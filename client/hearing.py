@@ -80,14 +80,17 @@ class Hearing:
     def on_tap(self, of: Attachment, tap: Tap) -> None:
         """Keep residuals at an inner boundary that was asked for, of rows that live."""
         ring, window = self._ring, of.stage
-        if not window.start < tap.boundary <= window.end or tap.boundary not in ring._taps:
+        if (
+            not window.start < tap.boundary <= window.end
+            or tap.boundary not in ring.taps.boundaries
+        ):
             raise Malformed("a boundary that nobody asked this stage for", field="tap.boundary")
         size = ring.width * ring.row_type.residual.bytes
         if len(tap.states) != len(tap.ids) * size:
             raise BadShape(f"{len(tap.states)} bytes for {len(tap.ids)} rows", field="tap.states")
         for i, row in enumerate(tap.ids):
             if row in ring.flight.live:  # it may have been discarded meanwhile
-                ring.taps[tap.boundary, row] = tap.states[i * size : (i + 1) * size]
+                ring.taps.put(tap.boundary, row, tap.states[i * size : (i + 1) * size])
 
     def on_trouble(self, of: Attachment, trouble: Trouble) -> bool:
         """A stage is leaving, or can't reach the next one; whether that is of this epoch."""

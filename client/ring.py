@@ -25,6 +25,7 @@ from hearthring.client.replacement import Spares
 from hearthring.client.rollback import Rollback
 from hearthring.client.route import Stage
 from hearthring.client.sending import Sender
+from hearthring.client.taps import Taps
 from hearthring.client.watch import Pulse, Watch
 from hearthring.protocol.errors import (
     DeadlineExceeded,
@@ -84,10 +85,9 @@ class RingSession:
         self.candidates: tuple[Candidate, ...] = ()
         """Nodes known before the session, out of which its verifiers will be drawn."""
         self.epoch, self.flight, self.row_bytes = 0, Flight(), 1
-        self.taps: dict[tuple[int, int], bytes] = {}
-        """Residuals by boundary and row id."""
+        self.taps = Taps(taps)
         self.model_id, self._ends = model_id, ends_fingerprint
-        self._taps, self.max_rows, self._sharing, self._cells = tuple(taps), 0, sharing, cells
+        self.max_rows, self._sharing, self._cells = 0, sharing, cells
         self._who, self.places = transport.identity, Places(self, transport, ends_fingerprint)
         self.row_type, self.width = RowType(Residual(self.route[0].residual), int8), 0
         self._step, self._owed = 0, tuple[int, ...]()
@@ -317,7 +317,7 @@ class RingSession:
     def wishes(self) -> Wishes:
         """What it wants of every stage."""
         promised = commitment(self.nonce, self.candidates)
-        wanted = self._taps, self._sharing, self._cells
+        wanted = self.taps.boundaries, self._sharing, self._cells
         return Wishes(self.model_id, str(self.row_type), self.max_rows, promised, *wanted)
 
     # -- losses --------------------------------------------------------------------------------
@@ -358,10 +358,15 @@ class RingSession:
         try:
             await recovery.run()
         except HearthringError as error:
-            self._mending = None
             self.end(error)
             return
-        self._mending = None
+        except Exception as error:  # a fault of ours, which whoever waits must hear of
+            fault = HearthringError(f"{type(error).__name__} while it was mended", field="ring")
+            fault.__cause__ = error
+            self.end(fault)
+            return
+        finally:
+            self._mending = None
         self.revoke()
         self._owed = tuple(self.flight.committed)
         behind, self._behind = self._behind, []
@@ -378,6 +383,7 @@ class RingSession:
         if self._failed is None:
             self._failed = error
         self.flight.end(self._failed)
+        self.taps.end(self._failed)
         for step in self._behind:
             if isinstance(step, _Behind) and not step.waiting.done():
                 step.waiting.set_exception(self._failed)

@@ -35,7 +35,7 @@ class Sessions:
         with ``cells`` its stages commit to them.
 
         Its classes are ``like``, if that is given and others aren't allowed.
-        Raises what ``Opening.open`` does.
+        Raises what ``Opening.open`` does. Nothing stays open on failure or cancellation.
         """
         swarm, config = self._swarm, self._swarm.config
         extra = extra if rows + extra <= LIMITS.session_rows else 0
@@ -70,4 +70,8 @@ class Sessions:
 
         opening = Opening(swarm.known_records, make, spares, extra, swarm.progress)
         ring = await opening.open()
-        return ring, await self._weights.ends(ring.row_type.residual)
+        try:
+            return ring, await self._weights.ends(ring.row_type.residual)
+        except BaseException:
+            await ring.close()
+            raise

@@ -9,7 +9,7 @@ from hearthring.client.answer import Answer
 from hearthring.client.places import Places
 from hearthring.client.swarm import Swarm
 from hearthring.protocol.backlog import Backlog
-from hearthring.protocol.errors import StageFailed
+from hearthring.protocol.errors import HearthringError, StageFailed
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.records import NodeRecord
 from hearthring.shards.store import ModelEntry
@@ -104,11 +104,11 @@ async def test_a_stage_that_leaves_hands_over_first(tiny: ModelEntry, undisturbe
         pieces = aiter(stream)
         for _ in range(3):
             await anext(pieces)
-        draining = asyncio.create_task(leaving.stage.drain(20.0))
+        async with asyncio.timeout(20):
+            await leaving.stage.drain(20.0)
+        assert leaving.stage.sessions == 0
         async for _ in pieces:
             pass
-        await draining
-        assert leaving.stage.sessions == 0
         assert stream.answer.route[1].node == spare.node_id
         assert "leaving" in stream.answer.timings.reroutes[0].reason
     same(stream.answer, undisturbed)
@@ -144,6 +144,21 @@ async def test_a_link_that_carries_nothing_is_found_though_both_its_ends_answer(
         assert [r.nodes for r in stream.answer.timings.reroutes] == [(deaf.node_id,)]
         assert "don't reach it" in stream.answer.timings.reroutes[0].reason
     same(stream.answer, undisturbed)
+
+
+async def test_a_fault_of_our_own_while_a_ring_is_mended_is_told(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*told: object) -> None:
+        raise ZeroDivisionError
+
+    async with doomed(tiny, {1: 6}) as swarm:
+        await swarm.node((CUTS[1], CUTS[2]))
+        monkeypatch.setattr(recovery, "compare", faulty)
+        with pytest.raises(HearthringError, match="ring: ZeroDivisionError") as told:
+            async with asyncio.timeout(20):
+                await ask(swarm.swarm)
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
 
 
 async def test_who_falls_silent_while_another_is_replaced_is_noticed_by_that(

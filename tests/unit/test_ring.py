@@ -2,12 +2,15 @@
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hearthring.client.hearing import Hearing
 from hearthring.client.replay import EngineReplayer
 from hearthring.client.sampler import Sampling, choose
+from hearthring.client.weights import Weights
 from hearthring.protocol.errors import (
     BadOption,
     HearthringError,
@@ -18,6 +21,7 @@ from hearthring.protocol.errors import (
 )
 from hearthring.protocol.messages import GENERATED, PROMPT
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.ends import Ends
 from hearthring.shards.store import ModelEntry
 from hearthring.shards.tokenizer import Tokenizer
 from tests.memory_ring import memory_swarm
@@ -130,6 +134,62 @@ async def test_end_of_sequence_ends_the_answer(tiny: ModelEntry) -> None:
                 break
         assert answer.token_ids[-1] in Tokenizer.from_gguf(tiny.open()).eos_ids
         assert len(answer.token_ids) <= 60
+
+
+async def test_hidden_states_may_come_behind_the_result(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = Hearing.on_tap
+
+    def late(*told: Any) -> None:
+        asyncio.get_running_loop().call_later(0.2, hear, *told)
+
+    async with memory_swarm(tiny, (0, 2, 4)) as swarm:
+        client = swarm.client()
+        plain = await client.hidden_states(PROMPT_IDS, layers=[1, 3])
+        monkeypatch.setattr(Hearing, "on_tap", late)
+        hidden = await client.hidden_states(PROMPT_IDS, layers=[1, 3])
+    assert all(np.array_equal(hidden[layer], plain[layer]) for layer in plain)
+
+
+async def test_hidden_states_of_a_stage_that_is_lost_are_waited_for_no_longer(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with memory_swarm(tiny, (0, 2, 4)) as swarm:
+        monkeypatch.setattr(Hearing, "on_tap", lambda *told: None)
+        asked = asyncio.create_task(
+            swarm.client(patience=0.2).hidden_states(PROMPT_IDS, layers=[1])
+        )
+        await until(lambda: any(node.stage.sessions for node in swarm.nodes))
+        await asyncio.sleep(0.2)
+        await swarm.kill(swarm.nodes[0])
+        with pytest.raises(NoRoute):
+            async with asyncio.timeout(20):
+                await asked
+
+
+async def test_a_session_is_left_by_who_gives_up_before_it_has_the_ends(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with memory_swarm(tiny, (0, 4)) as swarm:
+        client = swarm.client()
+        await client.generate(prompt_ids=PROMPT_IDS, max_tokens=1)
+        opened, ends = asyncio.Event(), Weights.ends
+
+        async def slow(weights: Weights, residual: Residual) -> Ends:
+            if swarm.nodes[0].stage.sessions:
+                opened.set()
+                await asyncio.Event().wait()
+            return await ends(weights, residual)
+
+        await until(lambda: swarm.nodes[0].stage.sessions == 0)
+        monkeypatch.setattr(Weights, "ends", slow)
+        asked = asyncio.create_task(client.generate(prompt_ids=PROMPT_IDS, max_tokens=1))
+        await asyncio.wait_for(opened.wait(), 20)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await until(lambda: swarm.nodes[0].stage.sessions == 0)
 
 
 async def test_hidden_states_are_the_engines(tiny: ModelEntry) -> None:
