@@ -25,6 +25,7 @@ from hearthring.verify.reputation import (
     Evidence,
     Standing,
     lessons,
+    overrules,
     standings,
 )
 
@@ -112,16 +113,22 @@ class Reputation:
         """Keep what a verdict shows: one's own, or a majority's of signed ones.
 
         Records are opened once, so whoever an audit of the answer has judged withholds nothing of
-        it from a later one.
+        it from a later one. A conviction stays until a surer audit says otherwise: one that looked
+        at less, or less closely, washes nobody.
         """
         found = lessons(proof, verdict, own, self._clock())
         with self._lock:
-            judged = self._base.execute(
-                "SELECT node FROM evidence WHERE about = ? AND source = ?",
-                (proof.session.hex(), OWN),
-            ).fetchall()
-        known = {node for (node,) in judged}
-        self.add(item for item in found if item.bad != WITHHELD or item.node not in known)
+            kept = dict(
+                self._base.execute(
+                    "SELECT node, bad FROM evidence WHERE about = ? AND source = ?",
+                    (proof.session.hex(), OWN),
+                )
+            )
+        self.add(
+            item
+            for item in found
+            if item.node not in kept or (item.bad != WITHHELD and overrules(item, kept[item.node]))
+        )
 
     def close(self) -> None:
         """Close the file. Idempotent."""

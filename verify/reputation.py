@@ -23,6 +23,8 @@ CONVICTED = {Strength.BITS: 100.0, Strength.TOLERANCE: 8.0, Strength.NONE: 30.0}
 """Weight of being found guilty: by other bits, beyond a tolerance, by contradicting signatures."""
 ACCEPTED = {Strength.BITS: 1.0, Strength.TOLERANCE: 0.3, Strength.NONE: 0.0}
 WITHHELD, DISSENTED = 2.0, 4.0
+CLEARED = 10.0
+"""What an acceptance by bits clears a node of: withholding, and a conviction within tolerance."""
 OUT, TRUSTED = 0.25, 0.9
 """Means below which a node is used for nothing, and from which it counts in full."""
 OWN = "own"
@@ -95,6 +97,11 @@ def live_lesson(
         return Evidence(node, 0.0, weight, now, about, why)
     good = ACCEPTED[verdict.strength] if verdict.outcome is Outcome.ACCEPTED else 0.0
     return Evidence(node, good, 0.0, now, about, why)
+
+
+def overrules(evidence: Evidence, bad: float) -> bool:
+    """Whether evidence takes the place of what weighs ``bad`` of the same event."""
+    return max(evidence.bad, CLEARED * evidence.good) >= bad
 
 
 def lessons(proof: "Proof", verdict: Verdict, own: bool, now: float) -> list[Evidence]:

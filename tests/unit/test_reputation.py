@@ -52,6 +52,10 @@ FINE = Verdict(Outcome.ACCEPTED, "fine", (), BITS)
 CAUGHT = rejected("it lied", GUILTY, strength=BITS)
 
 
+def accepted(strength: Strength) -> Verdict:
+    return Verdict(Outcome.ACCEPTED, "fine", (), strength)
+
+
 def test_a_newcomer_stands_low_and_rises() -> None:
     assert Standing().mean == 0.5
     assert 0.5 < Standing().weight < 0.6
@@ -143,6 +147,28 @@ def test_who_has_been_judged_by_an_answer_withholds_nothing_of_it() -> None:
     other = SomeProof(bytes([7]) * 16)
     kept.learn(other, again, own=True)  # type: ignore[arg-type]
     assert kept.standing(A).bad == 2.0
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "bad"),
+    [
+        (CAUGHT, accepted(LOOSE), 100.0),
+        (CAUGHT, FINE, 100.0),  # of a few cells, after a replay of all rows
+        (CAUGHT, rejected("", GUILTY, strength=LOOSE), 100.0),
+        (rejected("", GUILTY, strength=LOOSE), accepted(LOOSE), 8.0),
+        (rejected("", GUILTY, strength=LOOSE), FINE, 0.0),
+        (rejected("", GUILTY, strength=LOOSE), CAUGHT, 100.0),
+        (FINE, rejected("", GUILTY, strength=LOOSE), 8.0),
+        (inconclusive("", withheld=[B]), accepted(LOOSE), 0.0),
+    ],
+)
+def test_a_weaker_audit_of_the_same_answer_washes_nobody(
+    first: Verdict, then: Verdict, bad: float
+) -> None:
+    kept, proof = Reputation(clock=lambda: 0.0), SomeProof()
+    for verdict in (first, then):
+        kept.learn(proof, verdict, own=True)  # type: ignore[arg-type]
+    assert kept.standing(B).bad == bad
 
 
 def test_good_evidence_that_counts_nothing_any_more_goes() -> None:
