@@ -13,9 +13,11 @@ from queue import Empty, Queue
 
 import hearthring
 from hearthring.guard import GUARD
+from hearthring.node.directory import START
 from hearthring.protocol.errors import Unavailable
 
-READY_SECONDS = 90.0
+READY_SECONDS = START + 30.0
+"""As long as its directory may take, and what comes before and after that."""
 STOP_SECONDS = 10.0
 
 

@@ -35,11 +35,11 @@ class Worker:
     async def run(self, work: Callable[[], T]) -> T:
         """Run it and return what it returns or raise what it raises.
 
-        When the caller is cancelled, or the worker closed, before its turn, it isn't run. Raises
-        ``StageFailed`` once the worker is closed.
+        When the caller is cancelled, or the worker closed, before its turn, it isn't run: the
+        latter raises ``StageFailed``.
         """
         if self._closed:
-            raise StageFailed("the node is stopping", field=self._thread.name)
+            raise self._stopping()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         results: list[T] = []
@@ -68,12 +68,16 @@ class Worker:
         return results[0]
 
     async def close(self) -> None:
-        """Let the thread end what it is at, and nothing more; whoever waits is cancelled."""
+        """Let the thread end what it is at, and nothing more; whoever waits gets ``StageFailed``."""
         self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        for done in list(self._waiting):
-            done.cancel()
+        for done in self._waiting:
+            if not done.done():
+                done.set_exception(self._stopping())
+
+    def _stopping(self) -> StageFailed:
+        return StageFailed("the node is stopping", field=self._thread.name)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._closed:

@@ -59,7 +59,7 @@ async def test_closing_waits_for_the_turn_under_way_and_drops_the_rest() -> None
     gate.set()
     await closing
     assert seen == [1]
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(StageFailed, match="stopping"):
         await late
     with pytest.raises(StageFailed):
         await worker.run(lambda: None)
