@@ -68,7 +68,7 @@ class Worker:
         return results[0]
 
     async def close(self) -> None:
-        """Let the thread end what it is at, and nothing more; whoever waits gets ``StageFailed``."""
+        """Let the thread end what it is at, and nothing more; who waits gets ``StageFailed``."""
         self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
