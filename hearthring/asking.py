@@ -10,11 +10,11 @@ from hearthring.client.config import ClientConfig, threads_of
 from hearthring.client.depths import check_depth
 from hearthring.client.route import missing_windows
 from hearthring.client.standing import open_reputation
-from hearthring.client.sync import Client
+from hearthring.client.sync import Client, SyncAnswerStream
 from hearthring.manner import Manner
 from hearthring.models import print_json
 from hearthring.proof_commands import load_proof, save_proof
-from hearthring.protocol.errors import BadOption, BadProof, one_line
+from hearthring.protocol.errors import BadOption, BadProof, PromptTooLong, Unavailable, one_line
 from hearthring.terminal import Bars
 from hearthring.verify.verdict import Verdict, rejected
 
@@ -77,23 +77,50 @@ def chat(
     system: str | None,
     options: dict[str, Any],
 ) -> None:
-    """Turn by turn until an empty line or the end of input. Ctrl-C ends the answer under way."""
+    """Turn by turn until an empty line or the end of input. Ctrl-C ends the answer under way.
+
+    At a terminal an answer that fails is told of, and may go on from where it was; a turn of which
+    nothing was said leaves the talk as it was. Elsewhere the error ends the chat.
+    """
     messages = [{"role": "system", "content": system}] if system is not None else []
     with Bars() as bars, manner.client(join, model, bars) as client:
         print("an empty line ends the chat", file=sys.stderr)
         while text := _line("you> "):
-            messages.append({"role": "user", "content": text})
-            said = ""
-            try:
-                asked = {**manner.request(), **options}
-                for piece in client.stream(messages=messages, proof=False, **asked):
-                    bars.close()
-                    said = said[: len(said) - piece.taken_back] + piece.text
-                    show(piece)
-            except KeyboardInterrupt:
-                print(" (stopped)", end="")
+            asked = [*messages, {"role": "user", "content": text}]
+            said = _turn(client, bars, asked, {**manner.request(), **options})
+            if said is not None:
+                messages = [*asked, {"role": "assistant", "content": said}]
+
+
+def _turn(
+    client: Client, bars: Bars, messages: list[dict[str, str]], options: dict[str, Any]
+) -> str | None:
+    """What was said; ``None`` if it failed before anything was, and isn't tried again."""
+    stream: SyncAnswerStream | None = None
+    said = ""
+    while True:
+        try:
+            stream = stream or client.stream(messages=messages, proof=False, **options)
+            for piece in stream:
+                bars.close()
+                said = said[: len(said) - piece.taken_back] + piece.text
+                show(piece)
+        except KeyboardInterrupt:
+            print(" (stopped)", end="")
+        except (Unavailable, PromptTooLong) as error:
+            bars.close()
+            if not sys.stdin.isatty():
+                raise
             print(flush=True)
-            messages.append({"role": "assistant", "content": said})
+            print(f"hearthring: {error}", file=sys.stderr)
+            if isinstance(error, Unavailable) and _line("y to try again> ").lower() == "y":
+                # It wasn't asked yet if the error carries no request.
+                begun = error.unfinished is not None
+                stream = client.resume_stream(error) if begun else None
+                continue
+            return said or None
+        print(flush=True)
+        return said
 
 
 def _line(prompt: str) -> str:
