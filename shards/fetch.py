@@ -88,8 +88,8 @@ class Fetcher:
 
         Whatever else happens, a part bears its name only when its bytes have the manifest's hash.
         After an error or a cancellation nothing runs on, and what was written is found by the next
-        attempt. Raises ``ModelNotHere`` when no new piece came for ``patience`` seconds, and
-        ``DiskFull``.
+        attempt. Raises ``ModelNotHere`` when no new piece came for ``patience`` seconds, neither
+        here nor to another process that has a part in hand, and ``DiskFull``.
         """
         wanted = tuple(wanted)
         self._here.clear()
@@ -179,7 +179,9 @@ class Fetcher:
                 for peer in peers:
                     self.convict(peer, f"vouched for hashes that aren't those of {part}")
             finally:
-                coming.close()
+                # Not on the loop: a thread that still writes or hashes for who was cancelled is
+                # waited for.
+                await _wholly(coming.close)
         return not self._store.missing((part,))
 
     async def _outlines(self, part: str) -> list[tuple[Outline, list[LayersPeer]]]:
@@ -203,12 +205,24 @@ class Fetcher:
         return sorted(groups.items(), key=lambda group: -len(group[1]))
 
     async def _begin(self, part: str, size: int) -> ComingPart | None:
-        """The part to be written, or ``None`` when another process has made it meanwhile."""
+        """The part to be written, or ``None`` when another process has made it meanwhile.
+
+        Who has it in hand is waited for as long as bytes come there. Raises ``ModelNotHere``.
+        """
+        seen = self._store.stirred(part)
         while self._store.missing((part,)):
             coming = await asyncio.to_thread(self._store.begin, part, size)
             if coming is not None:
                 return coming
-            self._moved = _now()
+            now = self._store.stirred(part)
+            if now != seen:
+                seen, self._moved = now, _now()
+            elif _now() - self._moved > self._patience:
+                raise ModelNotHere(
+                    f"{part} couldn't be fetched: another process has it in hand, and gets nothing",
+                    field="join",
+                    mend="end that process, or start this one again when it has the part",
+                )
             await asyncio.sleep(PAUSE)
         return None
 
@@ -318,6 +332,19 @@ class _Download:
         if index in self.left:
             self.coming.write(index, data)
         return True
+
+
+async def _wholly(work: Callable[[], None]) -> None:
+    """Call it on a thread. It has ended when this does; a cancellation is raised after that."""
+    task, cancelled = asyncio.ensure_future(asyncio.to_thread(work)), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _late(since: float) -> bool:

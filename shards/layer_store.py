@@ -105,6 +105,16 @@ class LayerStore:
         """Where a part is written until it is whole."""
         return self.path(part).with_name(self.path(part).name + COMING)
 
+    def stirred(self, part: str) -> int | None:
+        """When bytes of a part were last written, in nanoseconds; ``None`` while none are coming.
+
+        Two answers that differ tell that whoever has it in hand gets on.
+        """
+        try:
+            return self.coming(part).stat().st_mtime_ns
+        except OSError:
+            return None
+
 
 class OpenPart:
     """A part that is here: its file, locked as long as this lives, and its bytes."""
@@ -202,21 +212,22 @@ class ComingPart:
     """A part that is being written, by this process alone. ``size`` is what it will have."""
 
     def __init__(self, store: LayerStore, part: str, size: int, file: int) -> None:
-        self._store, self._part, self._file = store, part, file
+        self._store, self._part, self._file = store, part, -1
         self._lock = threading.Lock()  # a cancelled caller closes while its thread may still write
         self._fresh = os.fstat(file).st_size == 0
         if part in TEXTS:
             os.truncate(file, size)
             self.bytes = PartBytes([Extent(0, size)], file)
-            return
-        try:
-            places = _places(store.manifest, part, file)
-        except BadModelFile:  # nothing is there yet, or a kill left half a header
-            self._fresh = True
-            _lay_out(store.manifest, part, store.coming(part), file)
-            places = _places(store.manifest, part, file)
-        self.bytes = PartBytes.of_tensors(places, file)
-        assert self.bytes.size == size
+        else:
+            try:
+                places = _places(store.manifest, part, file)
+            except BadModelFile:  # nothing is there yet, or a kill left half a header
+                self._fresh = True
+                _lay_out(store.manifest, part, store.coming(part), file)
+                places = _places(store.manifest, part, file)
+            self.bytes = PartBytes.of_tensors(places, file)
+            assert self.bytes.size == size
+        self._file = file  # ours to close from here on
 
     def lacks(self, hashes: tuple[bytes, ...]) -> list[int]:
         """The pieces that aren't what these hashes say: after a kill, those still to come."""
@@ -263,11 +274,18 @@ class ComingPart:
         return True
 
     def close(self) -> None:
-        """Let another process go on; what was written stays. Idempotent."""
+        """Let another process go on; what was written stays. Idempotent.
+
+        Waits for a thread that is at ``write`` or ``finish``.
+        """
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+
+    def __del__(self) -> None:  # noqa: D105 -- begun on a thread for who was cancelled meanwhile
+        if hasattr(self, "_lock"):
+            self.close()
 
 
 def _lay_out(manifest: Manifest, part: str, path: Path, file: int) -> None:

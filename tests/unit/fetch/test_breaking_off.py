@@ -1,6 +1,8 @@
 """Peers that stall, die or come back, and fetches that are cancelled."""
 
 import asyncio
+import gc
+import threading
 
 import pytest
 
@@ -11,6 +13,7 @@ from hearthring.protocol.layers import Piece
 from hearthring.protocol.memory import MemoryTransport
 from hearthring.protocol.transport import Method, Stream
 from hearthring.shards import fetch as fetching
+from hearthring.shards.layer_store import ComingPart
 from hearthring.shards.parts import size_of, window_parts
 from tests.providers import PIECE, Answer, Swarm, flip
 
@@ -142,3 +145,63 @@ async def test_a_stream_that_was_idle_for_too_long_costs_no_question(swarm: Swar
         await asyncio.sleep(0)
         assert served == count
     await peer.close()
+
+
+async def test_who_has_a_part_in_hand_and_gets_nothing_is_given_up(swarm: Swarm) -> None:
+    await swarm.provider()
+    size = size_of(swarm.entry.manifest, "layer2") or 0
+    other = swarm.store.begin("layer2", size)
+    assert other is not None
+    async with asyncio.timeout(20):
+        with pytest.raises(ModelNotHere, match="another process has it in hand"):
+            await swarm.fetch(("layer2",), patience=0.1)
+    other.close()
+    await swarm.fetch(("layer2",))
+    assert swarm.same(("layer2",))
+
+
+async def test_who_has_a_part_in_hand_and_gets_on_is_waited_for(swarm: Swarm) -> None:
+    await swarm.provider()
+    size = size_of(swarm.entry.manifest, "layer2") or 0
+    other = swarm.store.begin("layer2", size)
+    assert other is not None
+    task = asyncio.create_task(swarm.fetch(("layer2",), patience=0.5))
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        other.write(0, b"x" * PIECE)
+    assert not task.done()
+    other.close()
+    await task
+    assert swarm.same(("layer2",))
+
+
+async def test_a_cancelled_fetch_waits_for_its_thread_and_the_loop_goes_on(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, in_time = threading.Event(), threading.Event(), list[bool]()
+
+    def slow(part: ComingPart) -> bool:
+        begun.set()
+        in_time.append(go_on.wait(2))
+        return False
+
+    monkeypatch.setattr(ComingPart, "_finish", slow)
+    await swarm.provider()
+    task = asyncio.create_task(swarm.fetch(("layer0",)))
+    assert await asyncio.to_thread(begun.wait, 20)
+    task.cancel()
+    # Were the part closed on the loop, this would come only after the thread had waited in vain.
+    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    await asyncio.gather(task, return_exceptions=True)
+    assert in_time == [True]
+    assert task.cancelled()
+    assert swarm.store.begin("layer0", size_of(swarm.entry.manifest, "layer0") or 0) is not None
+
+
+async def test_a_part_that_was_begun_for_who_was_cancelled_is_free_again(swarm: Swarm) -> None:
+    size = size_of(swarm.entry.manifest, "layer0") or 0
+    first = swarm.store.begin("layer0", size)
+    assert first is not None
+    del first
+    gc.collect()
+    assert swarm.store.begin("layer0", size) is not None
