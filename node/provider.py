@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hearthring.node.uploads import Uploads
 from hearthring.protocol.asking import questions
-from hearthring.protocol.errors import ModelNotHere
+from hearthring.protocol.errors import ModelNotHere, UnknownModel
 from hearthring.protocol.layers import (
     Holdings,
     HoldingsQuery,
@@ -90,9 +90,16 @@ class Provider:
     def _source(self) -> LayerStore | FileParts:
         with self._opening:
             if self._parts is None:
-                entry, manifest = self._entry, self._manifest
-                self._parts = FileParts(entry.open(), manifest) if entry.whole else entry.parts
+                self._parts = self._whole() if self._entry.whole else self._entry.parts
             return self._parts
+
+    def _whole(self) -> FileParts:
+        try:
+            return FileParts(self._entry.open(), self._manifest)
+        except (UnknownModel, ModelNotHere) as error:  # whose field is a path, no peer's business
+            raise ModelNotHere(
+                f"this node's file of the model: {error.message}", field="part"
+            ) from None
 
     def _hash(self, part: str) -> Outline:
         with self._source().open(part) as opened:

@@ -168,12 +168,23 @@ class OpenPart:
 
 
 class FileParts:
-    """The parts of a whole model file, as ``LayerStore`` shows those of a folder."""
+    """The parts of a whole model file, as ``LayerStore`` shows those of a folder.
+
+    Raises ``ModelNotHere`` for a file that was moved, removed or closed to us since it was opened.
+    """
 
     def __init__(self, gguf: GgufFile, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._gguf = gguf
-        self._file = os.open(gguf.path, os.O_RDONLY)
+        self._gguf, self._file = gguf, -1
+        try:
+            self._file = os.open(gguf.path, os.O_RDONLY)
+        except OSError as error:
+            raise ModelNotHere(
+                f"the file of {manifest.name} can't be read: "
+                f"{(error.strerror or str(error)).lower()}",
+                field=str(gguf.path),
+                mend="put it back, or import the model again",
+            ) from None
 
     def here(self) -> tuple[str, ...]:
         """All parts."""
@@ -190,7 +201,8 @@ class FileParts:
         return FilePart(self, PartBytes.of_tensors(places, self._file))
 
     def __del__(self) -> None:  # noqa: D105
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,13 +151,20 @@ class PartBytes:
         return cls(pieces, file)
 
     def read(self, at: int, count: int) -> bytes:
-        """``count`` bytes from ``at`` on. Raises ``BadModelFile`` where the file ends before."""
+        """``count`` bytes from ``at`` on.
+
+        Raises ``BadModelFile`` where the file ends before, or the disk doesn't give them.
+        """
         found = []
         for piece, low, high, _ in self._within(at, count):
             if isinstance(piece, bytes):
                 found.append(piece[low:high])
                 continue
-            data = os.pread(self._file, high - low, piece.offset + low)
+            try:
+                data = os.pread(self._file, high - low, piece.offset + low)
+            except OSError as error:
+                why = (error.strerror or str(error)).lower()
+                raise BadModelFile(f"the file can't be read: {why}") from None
             if len(data) != high - low:
                 raise BadModelFile("the file was cut short")
             found.append(data)

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hearthring.cli import main
+from hearthring.node.provider import Provider
+from hearthring.node.uploads import Uploads
 from hearthring.protocol.errors import (
     BadModelFile,
     BadOption,
@@ -226,3 +228,29 @@ def test_an_engine_needs_its_own_layers_only(
     states = np.linspace(-1, 1, 64, dtype=np.float32)[None]
     outs = [e.forward((Segment(e.new_cache(4), (row,)),), states)[0] for e in (ours, theirs)]
     assert (outs[0] == outs[1]).all()
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_named(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    entry = ModelStore(tmp_path / "store").find(str(path))
+    gguf = entry.open()
+    path.unlink()
+    with pytest.raises(ModelNotHere, match="no such file") as caught:
+        FileParts(gguf, entry.manifest)
+    assert caught.value.field == str(path)
+    assert caught.value.mend
+    with pytest.raises(ModelNotHere, match="there is no such file") as told:
+        Provider(entry, Uploads(0))._source()
+    assert str(path) not in str(told.value), "a peer is told of no paths"
+
+
+def test_a_disk_that_gives_no_bytes_is_named(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with FileParts(tiny.open(), tiny.manifest).open("layer0") as opened:
+        monkeypatch.setattr(os, "pread", broken)
+        with pytest.raises(BadModelFile, match="input/output error"):
+            opened.bytes.read(0, opened.bytes.size)
