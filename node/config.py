@@ -106,7 +106,11 @@ def read_layers(text: str) -> tuple[Window, ...]:
     """``A:B``, or several joined by commas, as windows in order. Raises ``BadOption``."""
     windows = sorted(_read_window(part) for part in text.split(","))
     if any(before[1] > after[0] for before, after in pairwise(windows)):
-        raise BadOption(f"{text!r} has layers twice", field="layers")
+        raise BadOption(
+            f"{text!r} has layers twice",
+            field="layers",
+            mend="let each window begin where the one before ends, or behind it",
+        )
     return tuple(windows)
 
 

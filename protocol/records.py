@@ -22,6 +22,7 @@ _CONTEXT = b"hearthring/record/1"
 class NodeRecord:
     """One node's offer of one model.
 
+    No two of ``windows`` share a layer, so a record whose windows do is refused.
     ``step_seconds`` and ``row_seconds`` fit the time of a step through the whole window,
     ``t(m) = step_seconds + m * row_seconds``, for generated rows; those that begin with ``prompt_``
     are for prompt rows. ``prompt_points`` are measured ``(rows, seconds)`` of these, rows
@@ -101,6 +102,8 @@ def read(data: bytes) -> NodeRecord:
     windows = tuple((window.start, window.end) for window in body.windows)
     if not windows or any(not start < end <= 4096 for start, end in windows) or len(windows) > 64:
         raise Malformed("no valid window", field="record.windows")
+    if any(before[1] > after[0] for before, after in pairwise(sorted(windows))):
+        raise Malformed("windows overlap", field="record.windows")
     if not all(0 <= getattr(body, name) < math.inf for name in _SECONDS):
         raise Malformed("not a time", field="record.seconds")
     if not all(0 <= speed < math.inf for speed in (body.link_up, body.link_down)):

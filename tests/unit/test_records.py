@@ -213,4 +213,16 @@ def test_a_withdrawn_record_hides_the_node_at_once_and_outlives_it() -> None:
 
 
 def test_layers_are_those_of_all_windows() -> None:
-    assert record(windows=((1, 3), (2, 4), (8, 9))).layers == {1, 2, 3, 8}
+    assert record(windows=((1, 3), (3, 4), (8, 9))).layers == {1, 2, 3, 8}
+
+
+@pytest.mark.parametrize("windows", [((0, 8), (4, 12)), ((4, 12), (0, 8)), ((0, 2), (0, 2))])
+def test_no_record_has_a_layer_twice(windows: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(Malformed, match="overlap") as caught:
+        read(sign(record(windows=windows), WHO))
+    assert caught.value.field == "record.windows"
+
+
+def test_windows_that_meet_are_in_any_order() -> None:
+    for windows in (((0, 4), (4, 8)), ((4, 8), (0, 4))):
+        assert read(sign(record(windows=windows), WHO)).windows == windows
