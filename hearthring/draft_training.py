@@ -172,6 +172,7 @@ class Trainer:
         training = Training(student, samples, self.folder)
         if not training.step:
             spent.loss = training.held_out()
+            spent.save(self._kept)  # before there is a step: no later run could measure it
         begun, before = time.monotonic(), spent.learning
 
         with _between_steps() as look:
@@ -208,7 +209,10 @@ class Trainer:
 
 @contextmanager
 def _between_steps() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits until the caller looks; a second one doesn't."""
+    """Ctrl-C and SIGTERM wait until the caller looks, or leaves; a second one doesn't.
+
+    Both raise ``KeyboardInterrupt``, so whichever ends a training finds everything kept.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -223,11 +227,13 @@ def _between_steps() -> Iterator[Callable[[], None]]:
         if asked:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield look
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    look()  # it may have come behind the last step, while that was saved
 
 
 def report(trained: Trained) -> None:

@@ -22,7 +22,7 @@ from hearthring.client.prompts import published, read_prompts
 from hearthring.client.request import PromptModel
 from hearthring.client.sampler import Sampling
 from hearthring.draft_targets import Target
-from hearthring.draft_training import Trainer
+from hearthring.draft_training import Spent, Trainer
 from hearthring.protocol.errors import BadDraft, BadOption, EngineUnavailable, NoRoute
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.draft_file import draft_path, write_draft
@@ -240,20 +240,70 @@ def test_the_command_trains_and_tells(
     assert json.loads(capsys.readouterr().out)["trained"][0]["model"] == tiny.model_id
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step(tiny: ModelEntry, tmp_path: Path) -> None:
+ENDS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_waits_for_the_end_of_a_step(
+    tiny: ModelEntry, tmp_path: Path, number: signal.Signals
+) -> None:
     path, target, pressed = tmp_path / "draft.gguf", target_of(tiny), list[int]()
 
     def press(label: str, done: int, total: int) -> None:
         if label == "learning" and not pressed:
             pressed.append(1)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    handler = signal.getsignal(signal.SIGINT)
+    before = [signal.signal(each, _unasked) for each in ENDS]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(target, path, 0.01, 1, press).run(PROMPTS, 1, steps=50)
+        assert [signal.getsignal(each) for each in ENDS] == [_unasked] * 2
+    finally:
+        for each, handler in zip(ENDS, before, strict=True):
+            signal.signal(each, handler)
+    folder = tmp_path / "draft.training"
+    samples = list(Corpus(folder).read())
+    assert Training(Student(tiny.open(), 1), samples, folder).step == 1
+    spent = Spent.read(folder / "spent.json")
+    assert spent.loss > 0
+    assert spent.learning > 0
+
+
+def test_a_signal_behind_the_last_step_is_not_swallowed(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Training._save
+
+    def pressed(training: Training) -> None:
+        save(training)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Training, "_save", pressed)
+    path = tmp_path / "draft.gguf"
     with pytest.raises(KeyboardInterrupt):
-        Trainer(target, path, 0.01, 1, press).run(PROMPTS, 1, steps=50)
-    assert signal.getsignal(signal.SIGINT) is handler
-    samples = list(Corpus(tmp_path / "draft.training").read())
-    assert Training(Student(tiny.open(), 1), samples, tmp_path / "draft.training").step == 1
+        Trainer(target_of(tiny), path, 0.01, 1, lambda *_: None).run(PROMPTS, 1, steps=1)
+    assert not path.exists()
+
+
+def test_a_training_that_is_killed_keeps_the_loss_before_it(
+    tiny: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[float]()
+
+    def killed(*_: object) -> None:
+        seen.append(Spent.read(tmp_path / "draft.training" / "spent.json").loss)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "run", killed)
+    path = tmp_path / "draft.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(target_of(tiny), path, 0.01, 1, lambda *_: None).run(PROMPTS, 1, steps=1)
+    assert seen[0] > 0
+
+
+def _unasked(number: int, frame: object) -> None:
+    raise AssertionError("a training that is at work listens itself")
 
 
 async def test_a_swarm_that_lacks_layers_is_said_so(tiny: ModelEntry) -> None:
