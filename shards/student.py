@@ -21,6 +21,7 @@ from hearthring.shards.families import EMBEDDING, HEAD, NORM, layer_tensors
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.rope_scaling import plain_frequencies
 from hearthring.shards.shape import Shape
+from hearthring.shards.torch_threads import torch_threads
 
 RATE, WARM, DECAY, CLIP = 1.5e-3, 40, 0.01, 1.0
 """Adam's step, steps until it is reached, weight decay, and the longest gradient."""
@@ -51,10 +52,11 @@ class Student:
     """Weights, their mean and Adam's moments, by GGUF names. Deterministic on one machine.
 
     ``gguf`` is the target; its ends are read once, in 16 bits. ``seed`` draws what isn't copied.
+    ``threads`` are torch's while it learns or is measured, and only then.
     """
 
     def __init__(self, gguf: GgufFile, layers: int, seed: int = 0, threads: int = 1) -> None:
-        torch.set_num_threads(threads)
+        self._threads = threads
         target = gguf.shape
         self.shape, self.step = draft_shape(target, layers), 0
         self._embedding = torch.from_numpy(gguf.dequantised(EMBEDDING)).half()
@@ -71,6 +73,10 @@ class Student:
 
     def learn(self, batch: Batch) -> float:
         """One step; the loss before it, in nats."""
+        with torch_threads(self._threads):
+            return self._learn(batch)
+
+    def _learn(self, batch: Batch) -> float:
         loss = self.loss(batch, self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
         self.step += 1
@@ -87,7 +93,8 @@ class Student:
     @torch.no_grad()
     def held_out(self, batch: Batch) -> float:
         """The loss of the mean weights, in nats."""
-        return float(self.loss(batch, self.means))
+        with torch_threads(self._threads):
+            return float(self.loss(batch, self.means))
 
     def loss(self, batch: Batch, weights: Values) -> torch.Tensor:
         """Mean divergence at the batch's places: of the target's likeliest tokens, and of the rest

@@ -7,7 +7,8 @@ instead: they are cut by shape alone, and each writes to a place of its own.
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 
@@ -24,6 +25,17 @@ def one_thread() -> None:
     # Asking comes first also because it makes torch set what a new thread begins with.
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """torch's own threads are so many inside, and as many as before behind it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Team:

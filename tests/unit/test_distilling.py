@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hearthring.cli import main
 from hearthring.client.collecting import LocalWriter, Question, SwarmWriter, questions
@@ -118,6 +119,27 @@ def test_an_interruption_changes_nothing_and_the_loss_falls(
     again.run(60)
     for name, value in again.student.learnt().items():
         assert (value == whole.student.learnt()[name]).all(), name
+
+
+def test_a_student_leaves_torch_its_threads(
+    tiny: ModelEntry, tmp_path: Path, torch_threads: None
+) -> None:
+    seen, samples = list[int](), samples_of(tiny)
+    torch.set_num_threads(2)
+    training = Training(Student(tiny.open(), 1), samples, tmp_path)
+    assert torch.get_num_threads() == 2
+    loss = Student.loss
+
+    def watched(student: Student, *what: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return loss(student, *what)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Student, "loss", watched)
+        training.run(1)
+        training.held_out()
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
 
 
 async def test_a_draft_that_is_its_target_is_always_right(tiny: ModelEntry) -> None:
