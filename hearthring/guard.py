@@ -19,7 +19,7 @@ GRACE = 5.0
 
 
 class Guard:
-    """The guard of one process, started when it is first needed. Safe from any thread."""
+    """The guard of one process, there while sessions are watched. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock, self._sessions = threading.Lock(), set[int]()
@@ -38,6 +38,8 @@ class Guard:
             if session in self._sessions:
                 self._sessions.discard(session)
                 self._tell(f"-{session}\n")
+                if not self._sessions:
+                    self._let_go()
 
     def _tell(self, line: str) -> None:
         if self._owner == os.getpid() and self._write(line):
@@ -48,6 +50,7 @@ class Guard:
         self._write("".join(f"+{session}\n" for session in self._sessions))
 
     def _start(self) -> None:
+        self._let_go()
         self._owner = os.getpid()
         self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter and this very file
             [sys.executable, "-I", "-S", __file__],
@@ -59,7 +62,8 @@ class Guard:
 
     def _write(self, text: str) -> bool:
         """Whether the guard is there to read it."""
-        assert self._process is not None
+        if self._process is None:
+            return False
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(text.encode())
@@ -67,6 +71,23 @@ class Guard:
         except OSError:
             return False
         return True
+
+    def _let_go(self) -> None:
+        """Close the pipe and reap the guard, which ends what it wasn't told to forget."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it died, and didn't read everything
+            process.stdin.close()
+        if self._owner != os.getpid():
+            process.poll()  # the parent's to reap: here it only counts as ended
+            return
+        try:
+            process.wait(2 * GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 GUARD = Guard()

@@ -25,6 +25,24 @@ print(kept.pid, stubborn.pid, forgotten.pid, flush=True)
 time.sleep(600)
 """
 
+REPLACED = """
+import subprocess, sys
+from hearthring.guard import GUARD
+def start():
+    wait = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+    process = subprocess.Popen(wait, start_new_session=True)
+    GUARD.watch(process.pid)
+    return process
+one = start()
+GUARD._process.kill()
+GUARD._process.wait()
+other = start()
+for each in one, other:
+    each.kill()
+    each.wait()
+    GUARD.forget(each.pid)
+"""
+
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that only waits to be reaped doesn't."""
@@ -56,3 +74,13 @@ def test_who_is_ended_takes_along_what_it_started(number: int) -> None:
     finally:
         subprocess.run(["kill", "-9", str(forgotten)], check=True)
         starter.stdout.close()
+
+
+def test_a_guard_leaves_nothing_open_when_it_is_replaced_and_when_it_has_nothing_to_do() -> None:
+    said = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", REPLACED],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (said.returncode, said.stderr) == (0, "")
