@@ -8,8 +8,8 @@ import numpy as np
 from hearthring.client.draft import Candidate
 
 NOTICE = (
-    "The library opens at nine in the morning and closes at six in the evening. Members may "
-    "borrow up to five books for three weeks. Books that are returned late cost ten cents a day. "
+    "The library opens at nine in the morning and closes at six in the evening. Member may "
+    "borrow up to five books for three weeks. Books that is returned late cost ten cents a day. "
     "The reading room on the second floor is quiet at all times."
 )
 CODE = (
@@ -26,11 +26,15 @@ KINDS = {
         f"Write a test for this function:\n\n{CODE}",
     ),
     "edit": (
-        f"Repeat this text word for word:\n\n{NOTICE}",
-        f"Copy this code and rename the function to load_rows:\n\n{CODE}",
+        f"Correct this text, and change as little as possible:\n\n{NOTICE}",
+        f"Add a comment to each line of this code:\n\n{CODE}",
     ),
 }
-"""Two questions of each kind; those of ``edit`` ask for near copies, in less than 200 tokens."""
+"""Two questions of each kind; those of ``edit`` ask for near copies, in less than 200 tokens.
+
+SmolLM2 gives these whatever kernels a node chose for its prompt. Other questions it answers with a
+copy in one numerics class and in words of its own in another.
+"""
 
 
 @dataclass
