@@ -7,6 +7,7 @@ thread, one at a time; only ``cancel`` may be called from elsewhere.
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -175,9 +176,13 @@ class StageSession:
             raise OutOfOrder(f"{step.step_id} instead of {self.next_step}", field="step.step_id")
         if len(step.times) >= LIMITS.hops:  # this stage adds its own
             raise TooLarge(f"{len(step.times)} stages passed", field="step.times")
-        if not set(step.dead) <= {row.id for row in step.rows}:
+        ids = [row.id for row in step.rows]
+        if not set(step.dead).issubset(ids):
             raise Malformed("rows that aren't in the step", field="step.dead")
-        if any(row > self._newest for row in step.drop):
+        # Rows that came before are recognised by their ids, each of which must mean one row.
+        if any(one >= after for one, after in pairwise(ids)):
+            raise OutOfOrder("ids that don't grow", field="id")
+        if not set(step.drop).isdisjoint(ids) or any(row > self._newest for row in step.drop):
             raise UnknownRow("a drop follows the row that it names", field="step.drop")
         live = step.live
         states = self._rows.unpack(step.states, len(live), self._engine.width)

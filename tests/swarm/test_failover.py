@@ -1,5 +1,6 @@
 """Real node processes are stopped, asked to leave, and killed in the middle of answers."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -41,6 +42,8 @@ async def disturbed(
         await anext(pieces)
     hit = await at_work(client, nodes, window)
     os.kill(hit.process.process.pid, number)
+    if number == signal.SIGTERM:  # it hands over first, which the answer's end must not forestall
+        await asyncio.to_thread(hit.process.process.wait, 30)
     async for _ in pieces:
         pass
     return stream.answer, hit

@@ -2,15 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from hearthring.protocol.errors import BadInvitation, HearthringError, Malformed, PeerUnreachable
+from hearthring.protocol.errors import (
+    BadInvitation,
+    HearthringError,
+    Malformed,
+    OutOfOrder,
+    PeerUnreachable,
+    UnknownRow,
+)
 from hearthring.protocol.memory import MemoryTransport
-from hearthring.protocol.messages import Probe, Progress, Replay, Reroute, Rerouted, Step
+from hearthring.protocol.messages import Probe, Progress, Replay, Reroute, Rerouted, Row, Step
 from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import decode_step
-from tests.stage_peer import BEGUN, NEXT, PATIENCE, SENDERS_CLASS, Rig, ids_of, until
+from tests.stage_peer import BEGUN, NEXT, PATIENCE, SENDERS_CLASS, Rig, honest_beside, ids_of, until
 
 
 @pytest.fixture
@@ -82,6 +90,36 @@ async def test_a_silent_stage_computes_and_says_nothing_until_it_is_rerouted(sta
     peer.wish = place.session.wish
     assert len(await peer.run(NEXT)) == 1
     await peer.leave()
+
+
+@pytest.mark.parametrize(
+    ("rows", "drop", "error", "field"),
+    [
+        (BEGUN, (BEGUN[1].id,), UnknownRow, "step.drop"),
+        ([BEGUN[0], replace(BEGUN[0], position=1)], (), OutOfOrder, "id"),
+        ([BEGUN[0], BEGUN[0]], (), OutOfOrder, "id"),
+    ],
+)
+async def test_rows_that_come_again_come_once_and_arent_dropped_meanwhile(
+    stage: Rig,
+    rows: list[Row],
+    drop: tuple[int, ...],
+    error: type[HearthringError],
+    field: str,
+) -> None:
+    """Whoever breaks that ends his own session, and no other of the same batch."""
+    async with honest_beside(stage):
+        peer = await stage.open()
+        await peer.run(BEGUN)
+        me, place = peer.who.node_id, stage.stage._places.find(peer.wish.session, peer.wish.start)
+        assert place is not None
+        await peer.say(Reroute(1, me, SENDERS_CLASS, me, "", (), ids_of(BEGUN)))
+        assert await peer.hear() == Rerouted(1, BEGUN[-1].id)
+        peer.wish = place.session.wish
+        await peer.send(rows, drop=drop)
+        await peer.refused(error, field)
+        await peer.leave()
+        await stage.settled(1)
 
 
 async def test_a_link_that_breaks_says_nothing_of_who_comes_next_in_a_new_epoch(
