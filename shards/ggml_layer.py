@@ -199,9 +199,8 @@ class LayerGraph:
         return self._do("mul", normed, self._weights.vectors[name + ".weight"])
 
     def _dense(self, blk: str, normed: Pointer) -> Pointer:
-        both = self._weights.joined.get(blk + "ffn_gate.weight")
-        # Outputs beside each other are sums of their own in every kernel that keeps rows apart.
-        if both is not None and self.wide is None and self._model.batching[both.sort].any_size:
+        both = self._together(blk + "ffn_gate")
+        if both is not None and (self._alone or self._model.batching[both.sort].any_size):
             gated = self._do(self._glu, self._do("mul_mat", both.tensor, normed))
             return self._product(blk + "ffn_down", gated)
         up = self._product(blk + "ffn_up", normed)
@@ -210,6 +209,15 @@ class LayerGraph:
         else:
             gated = self._do(self._glu + "_split", self._product(blk + "ffn_gate", normed), up)
         return self._product(blk + "ffn_down", gated)
+
+    @property
+    def _alone(self) -> bool:
+        return self._count == 1 and self._key.kind is Kind.GENERATED
+
+    def _together(self, first: str) -> Matrix | None:
+        """Matrices of one operand as one, if they lie so: outputs are sums of their own in every
+        kernel that keeps rows apart, that for one row included."""
+        return None if self.wide is not None else self._weights.joined.get(first + ".weight")
 
     def _experts(self, blk: str, normed: Pointer) -> Pointer:
         mixture = Mixture(self._do, self._shape, self._glu, self._model.expert_rows)
@@ -268,20 +276,23 @@ class LayerGraph:
         return self._rotated(split[0], layer), self._rotated(split[1], layer), v
 
     def _projected(self, blk: str, normed: Pointer) -> tuple[Pointer, ...]:
-        """Queries, keys and values, flat. One row's values are made with its queries, if their
-        matrices lie one behind the other."""
-        both = self._weights.joined.get(blk + "attn_q.weight")
-        alone = self._count == 1 and self._key.kind is Kind.GENERATED
+        """Queries, keys and values, flat. One row's are made together, or its queries and values,
+        if their matrices lie one behind the other."""
+        joined = self._together(blk + "attn_q")
         biased = blk + "attn_q.bias" in self._weights.vectors
-        if both is None or not alone or biased or not self._model.batching[both.sort].any_size:
+        if joined is None or biased or not self._alone:
             q, k, v = (self._biased(f"{blk}attn_{part}", normed) for part in "qkv")
             return q, k, v
-        made = self._do("mul_mat", both.tensor, normed)
+        made = self._do("mul_mat", joined.tensor, normed)
         queries = self._shape.heads * self._shape.head_width
-        q = self._do("view_2d", made, queries, 1, queries * 4, 0)
-        values = both.outer - queries
-        v = self._do("view_2d", made, values, 1, values * 4, queries * 4)
-        return q, self._biased(blk + "attn_k", normed), v
+        keys = self._shape.kv_heads * self._shape.head_width
+
+        def part(size: int, first: int) -> Pointer:
+            return self._do("view_2d", made, size, 1, size * 4, first * 4)
+
+        with_keys = joined.outer == queries + 2 * keys
+        k = part(keys, queries) if with_keys else self._biased(blk + "attn_k", normed)
+        return part(queries, 0), k, part(keys, joined.outer - keys)
 
     def _biased(self, name: str, state: Pointer) -> Pointer:
         made = self._product(name, state)

@@ -38,8 +38,12 @@ class Weights(Protocol):
         """ggml type; known of tensors too whose bytes aren't here."""
 
 
-JOINED = (("ffn_gate.weight", "ffn_up.weight"), ("attn_q.weight", "attn_v.weight"))
-"""Matrices with one operand, which some files keep one behind the other."""
+JOINED = (
+    ("ffn_gate.weight", "ffn_up.weight"),
+    ("attn_q.weight", "attn_k.weight", "attn_v.weight"),
+    ("attn_q.weight", "attn_v.weight"),
+)
+"""Matrices with one operand. Packed ones lie one behind the other, those of some files too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,6 @@ class LoadedWeights:
         repack: bool = False,
     ) -> None:
         call = ggml.calls
-        packing = Packing(ggml) if repack else None
         # One buffer over the whole address space: it only vouches that addresses are memory of
         # the CPU, which those of maps and caches are.
         self.anywhere = call.ggml_backend_cpu_buffer_from_ptr(*EVERYWHERE)
@@ -103,12 +106,15 @@ class LoadedWeights:
         shape = weights.shape
         parts = layer_parts(shape)
         self._memory = Memory(ggml, (end - start) * (len(parts) + 5))
-        self._packing = packing  # holds the memory of packed tensors
+        self._packing = packing = None
+        if repack:
+            names = (f"blk.{layer}.{part}" for layer in range(start, end) for part in parts)
+            self._packing = packing = Packing(ggml, map(weights.raw, names))
         self._bytes: list[NDArray[np.uint8]] = []  # tensors point into them
         self.vectors: dict[str, Pointer] = {}
         self.matrices: dict[str, Matrix] = {}
         self.joined: dict[str, Matrix] = {}
-        """By the name of the first, two matrices that lie one behind the other, as one."""
+        """By the name of the first, matrices that lie one behind the other, as one."""
         self.experts: dict[str, Experts] = {}
         self.factors: dict[tuple[float, ...], Pointer] = {}
 
@@ -138,8 +144,8 @@ class LoadedWeights:
                     few = min(dims[1], PROBED + dims[1] % PROBED)
                     probe = tensor_over(kind, (1, few, dims[2]), data)
                     self.experts[name] = Experts(tensor, kind, dims[2], probe, few, self.anywhere)
-            for first, second in JOINED:
-                self._join(call, f"blk.{layer}.{first}", f"blk.{layer}.{second}")
+            for run in JOINED:
+                self._join(call, [f"blk.{layer}.{part}" for part in run])
             factors = shape.rope(layer).factors
             if factors and factors not in self.factors:
                 held = np.array(factors, np.float32)
@@ -147,18 +153,29 @@ class LoadedWeights:
             if progress is not None:
                 progress(layer + 1 - start, end - start)
 
-    def _join(self, call: c.CDLL, first: str, second: str) -> None:
-        one, other = self.matrices.get(first), self.matrices.get(second)
-        if one is None or other is None:
+    def _join(self, call: c.CDLL, names: list[str]) -> None:
+        found = [self.matrices[name] for name in names if name in self.matrices]
+        if len(found) < len(names) or names[0] in self.joined:
             return
-        if one.data.ctypes.data + one.data.nbytes != other.data.ctypes.data or one.packed:
-            return
-        if (one.kind, one.inner) != (other.kind, other.inner):
-            return
-        outer = one.outer + other.outer
-        tensor = call.ggml_new_tensor_2d(self._memory.context, one.kind, one.inner, outer)
-        call.ggml_backend_tensor_alloc(self.anywhere, tensor, one.data.ctypes.data)
-        self.joined[first] = replace(one, tensor=tensor, outer=outer)
+        first = found[0]
+        behind = call.ggml_get_data(first.tensor)
+        for matrix in found:
+            if call.ggml_get_data(matrix.tensor) != behind:
+                return
+            if (matrix.kind, matrix.inner, matrix.packed) != (
+                first.kind,
+                first.inner,
+                first.packed,
+            ):
+                return
+            behind += matrix.data.nbytes
+        outer = sum(matrix.outer for matrix in found)
+        if self._packing is not None and first.packed:
+            tensor = self._packing.over(first.tensor, first.kind, (outer, first.inner))
+        else:
+            tensor = call.ggml_new_tensor_2d(self._memory.context, first.kind, first.inner, outer)
+            call.ggml_backend_tensor_alloc(self.anywhere, tensor, call.ggml_get_data(first.tensor))
+        self.joined[names[0]] = replace(first, tensor=tensor, outer=outer)
 
 
 def check_type(name: str, kind: int, dimensions: int) -> None:

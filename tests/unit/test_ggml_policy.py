@@ -24,6 +24,7 @@ from tests.sessions import GENERATED, PROMPT, Session
 
 SHAPE = Shape("llama", 1, 256, 4, 2, 64, 512, 512, 1024, 1e-5, 1e4)
 STATES = uniform(3, (400, SHAPE.width))
+FIRST = ("attn_q", "ffn_gate")
 POLICIES = {
     "fast": Policy(prompt="fast"),
     "q8": Policy(kv="q8_0"),
@@ -53,6 +54,15 @@ def plain(e):
     session.chain(340, 380)
     session.chain(380, 400, GENERATED, 1)
     return session.out
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_packed_matrices_are_joined_and_keep_bits(kind, threads):
+    together, apart = (engine(kind, POLICIES["packed"], threads) for _ in range(2))
+    assert set(together._model.weights.joined) == {f"blk.0.{part}.weight" for part in FIRST}
+    apart._model.weights.joined.clear()
+    assert plain(together) == plain(apart)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
