@@ -21,7 +21,7 @@ from bench.engine import CASES, CONTEXT, SIDES, Case, Step, ours, theirs
 from bench.random_model import write_random_model
 
 WARM = 8
-PAUSE = 0.02
+PAUSE = 0.002
 """Until the other side's threads have stopped spinning, in seconds."""
 
 

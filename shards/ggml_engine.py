@@ -26,14 +26,14 @@ from hearthring.shards.ggml_graph import Graph
 from hearthring.shards.ggml_kv import GgmlKv, ggml_kv
 from hearthring.shards.ggml_layer import GraphKey, Model
 from hearthring.shards.ggml_library import load_ggml
-from hearthring.shards.ggml_passes import Run, passes
+from hearthring.shards.ggml_passes import Run, only_run, passes
 from hearthring.shards.ggml_policy import FAST, Q8_0, Policy
 from hearthring.shards.ggml_products import ANY, Batching, try_batches, try_experts
 from hearthring.shards.ggml_weights import Experts, LoadedWeights, Matrix, Sort, Weights
 from hearthring.shards.ggml_wide import Blas, Widener
 from hearthring.shards.self_check import check_layer
 from hearthring.shards.shape import Shape
-from hearthring.shards.tracing import Trace, Traced, empty_trace
+from hearthring.shards.tracing import Traced, empty_trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,6 +97,7 @@ class GgmlEngine:
             self._expert_rows(loaded.experts.values()),
             self._wide(loaded.matrices.values()),
         )
+        self._zeros = np.zeros(self.width, np.float32)
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
         if check:
             check_layer(
@@ -204,33 +205,18 @@ class GgmlEngine:
         if states.shape != (count, self.width):
             raise BadShape(f"{states.shape} for {count} rows of {self.width}", field="states")
         window = self._check(segments)
-        start, end = window
-        wanted = tuple(sorted(b for b in taps if start < b <= end))
-        out = np.empty((count, self.width), np.float32)
-        tapped = {boundary: np.empty_like(out) for boundary in wanted}
-        trace: Trace | None = None
-        for runs in passes(segments):
-            if len(runs) > 1:  # one graph serves the same sizes in any order
-                runs.sort(key=_part)
-            rows = _rows_of(runs)
-            parts = tuple(_part(run) for run in runs)
-            graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, traced))
-            pieces = [(run.cache, run.rows) for run in runs]
-            backend = self._backends[graph.use_ref]
-            out[rows], inner = graph.run(backend, pieces, states[rows])
-            for boundary, values in inner.items():
-                tapped[boundary][rows] = values
-            if graph.trace is not None:
-                if graph.trace.shape[1] == count:  # a pass that is the whole batch, as a token's is
-                    trace = graph.trace.copy()
-                else:
-                    if trace is None:
-                        trace = empty_trace(window, count, self.width, self.residual)
-                    trace[:, rows] = graph.trace
-            for run in runs:
-                run.done()
-        # An infinity never becomes finite again, so the last boundary shows those of all.
-        if not np.isfinite(out).all():
+        wanted = tuple(sorted(b for b in taps if window[0] < b <= window[1])) if taps else ()
+        run = only_run(segments)
+        if run is not None:
+            graph = self._pass([run], window, wanted, traced, states)
+            traces = _NO_TRACE if graph.trace is None else graph.trace.copy()
+            tapped = {boundary: values.copy() for boundary, values in graph.taps.items()}
+            made = Traced(graph.result.copy(), tapped, traces)
+        else:
+            made = self._in_passes(segments, window, wanted, traced, states)
+        # An infinity never becomes finite again, so the last boundary shows those of all; and it
+        # is the only thing that doesn't vanish when it is multiplied by zero.
+        if (made.out @ self._zeros).any():
             # Tiles of keys go over masked slots too, so nothing but numbers may stay in any.
             for segment in segments:
                 ggml_kv(segment.cache).clear([row.slot for row in segment.rows])
@@ -239,9 +225,49 @@ class GgmlEngine:
                 field="residual",
                 mend="use --residual bf16 or fp32",
             )
-        if traced and trace is None:  # of no rows
-            trace = empty_trace(window, count, self.width, self.residual)
-        return Traced(out, tapped, _NO_TRACE if trace is None else trace)
+        return made
+
+    def _in_passes(
+        self,
+        segments: tuple[Segment, ...],
+        window: Window,
+        wanted: tuple[int, ...],
+        traced: bool,
+        states: F32,
+    ) -> Traced:
+        """A batch of any rows."""
+        out = np.empty_like(states)
+        tapped = {boundary: np.empty_like(out) for boundary in wanted}
+        trace = _NO_TRACE
+        if traced:
+            trace = empty_trace(window, len(states), self.width, self.residual)
+        for runs in passes(segments):
+            if len(runs) > 1:  # one graph serves the same sizes in any order
+                runs.sort(key=_part)
+            rows = _rows_of(runs)
+            graph = self._pass(runs, window, wanted, traced, states[rows])
+            out[rows] = graph.result
+            for boundary, values in graph.taps.items():
+                tapped[boundary][rows] = values
+            if graph.trace is not None:
+                trace[:, rows] = graph.trace
+            for run in runs:
+                run.done()
+        return Traced(out, tapped, trace)
+
+    def _pass(
+        self,
+        runs: list[Run],
+        window: Window,
+        wanted: tuple[int, ...],
+        traced: bool,
+        states: F32,
+    ) -> Graph:
+        """The graph that holds the results of these runs, until it is run again."""
+        parts = tuple(map(_part, runs))
+        graph = self._graph(GraphKey(window, runs[0].kind, parts, wanted, traced))
+        graph.run(self._backends[graph.use_ref], runs, states)
+        return graph
 
     def _check(self, segments: tuple[Segment, ...]) -> Window:
         """The window of all caches, once every row is known to fit its cache."""

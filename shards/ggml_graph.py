@@ -5,6 +5,7 @@ Which slots rows write and see, their positions and the caches themselves are in
 
 import ctypes as c
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.errors import EngineUnavailable
 from hearthring.protocol.tensors import F32 as States
-from hearthring.shards.engine import EngineRow, Kind
+from hearthring.shards.engine import Kind
 from hearthring.shards.ggml_kv import GgmlKv
 from hearthring.shards.ggml_layer import GraphKey, LayerGraph, Model
 from hearthring.shards.ggml_memory import Pointer, view
+from hearthring.shards.ggml_passes import Run
 
 _MASKED = 0xFC00  # minus infinity in fp16
 
@@ -62,8 +64,8 @@ class Graph:
             self._wide.bind(rows)
         self._states = view(call, build.states, c.c_float, rows, width)
         self._positions = view(call, build.positions, c.c_int32, rows)
-        self._result = view(call, build.result, c.c_float, rows, width)
-        self._taps = {
+        self.result = view(call, build.result, c.c_float, rows, width)
+        self.taps = {
             boundary: view(call, tensor, c.c_float, rows, width)
             for boundary, tensor in build.taps.items()
         }
@@ -89,14 +91,13 @@ class Graph:
             for (count, visible, _), last, inputs in zip(key.parts, ends, build.parts, strict=True)
         ]
 
-    def run(
-        self, backend: Pointer, pieces: list[tuple[GgmlKv, list[EngineRow]]], states: States
-    ) -> tuple[States, dict[int, States]]:
-        """Results that the next run overwrites. ``pieces`` fit the key, part by part; the backend
-        is set to ``use_ref``."""
+    def run(self, backend: Pointer, runs: Sequence[Run], states: States) -> None:
+        """Put results into ``result``, ``taps`` and ``trace``, until the next run. ``runs`` fit the
+        key, part by part; the backend is set to ``use_ref``."""
         self._states[...] = states
         at = 0
-        for (cache, rows), part in zip(pieces, self._parts, strict=True):
+        for run, part in zip(runs, self._parts, strict=True):
+            cache, rows = run.cache, run.rows
             part.bind(cache, self._memory.words)
             for window, mask in part.masks.items():
                 mask.fill(_MASKED)
@@ -113,10 +114,9 @@ class Graph:
         if self._wide is None:
             status = self._call.ggml_backend_graph_compute(backend, self._handle)
         else:
-            chains = [(rows[0].position, len(rows)) for _, rows in pieces]
+            chains = [(run.rows[0].position, len(run.rows)) for run in runs]
             status = self._wide.compute(
                 chains, lambda: self._call.ggml_backend_graph_compute(backend, self._handle)
             )
         if status != 0:
             raise EngineUnavailable("ggml failed to compute a graph", field="engine")
-        return self._result, self._taps

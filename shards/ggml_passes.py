@@ -38,6 +38,16 @@ class Run:
             self.home.cache.rows[..., there, :] = self.cache.rows[..., here, :]
 
 
+def only_run(segments: tuple[Segment, ...]) -> Run | None:
+    """The batch as one run, if it is no more: generated rows of one session, as a token is."""
+    if len(segments) != 1:
+        return None
+    rows = list(segments[0].rows)
+    if not 0 < len(rows) <= CHUNK[Kind.GENERATED] or any(row.kind is Kind.PROMPT for row in rows):
+        return None
+    return Run(ggml_kv(segments[0].cache), rows, 0)
+
+
 def passes(segments: tuple[Segment, ...]) -> Iterator[list[Run]]:
     """Lists of runs of one kind, at most ``CHUNK`` rows each; ancestors come in earlier passes or
     earlier in the same run. A pass must be done before the next is asked for."""
