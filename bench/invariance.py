@@ -6,8 +6,8 @@ in chunks of 64, then row by row, one thread. Then random schedules run them aga
 in one pass or apart, contexts to 2000. Every row's residual and every generated row's logits must
 come back with the same bits: on the whole model with ggml, on its first layers with torch (all
 would take an hour, and every layer is computed alike), and on two layers of fixed weights of the
-model's shape in every type. At the end the engines run beside themselves without invariance
-(``cost.py``).
+model's shape in every type, and in both that can be packed. At the end the engines run beside
+themselves without invariance (``cost.py``).
 
 Run: python -m bench.invariance MODEL.gguf [--schedules 20] [--seed 1] [--short] [--costs]
      python -m bench.invariance MODEL.gguf --only torch Q4_K [--torch-layers 30]
@@ -25,15 +25,16 @@ from gguf import GGMLQuantizationType
 
 from bench.cost import show_costs
 from bench.rows import Make, Session, Text, make_text
+from bench.side_by_side import WithoutKeys
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.ends import Ends, open_ends
 from hearthring.shards.engine import Engine, Kind
 from hearthring.shards.engines import load_engine
 from hearthring.shards.families import layer_parts
 from hearthring.shards.fingerprint import fixed_weight
-from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
+from hearthring.shards.ggml_policy import Policy
 from hearthring.shards.gguf_file import GgufFile
 from hearthring.shards.shape import Shape
 from hearthring.shards.slots import SlotMap
@@ -42,6 +43,8 @@ ENGINES = ("ggml", "torch")
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 """Types in blocks of 256: the shape is widened until rows divide."""
+PACKED = ("packed-Q4_0", "packed-Q4_K")
+"""Types that have an interleaved layout."""
 
 PASSES = 100
 """A prompt is cut into about twice so many chunks at most: the smallest are for short ones, or a
@@ -97,14 +100,18 @@ def model_engine(name: str, file: GgufFile, layers: int) -> Make:
 
 
 def fixed_engine(shape: Shape, kind: str, residual: Residual) -> Make:
-    """Two layers of fixed weights in one type."""
+    """Two layers of fixed weights in one type, packed if its name says so."""
+    policy = Policy(repack=kind in PACKED)
+    kind = kind.removeprefix("packed-")
     if kind in K_TYPES:
         shape = replace(shape, width=768, heads=12, kv_heads=4, head_width=64, ffn=1536)
     shape = replace(shape, layers=2)
     number = int(GGMLQuantizationType[kind])
     kinds = {part: number if len(size) > 1 else 0 for part, size in layer_parts(shape).items()}
-    weights = FixedWeights(load_ggml(), lambda name: fixed_weight(name, shape), shape, kinds)
-    return cache(lambda threads: (GgmlEngine(weights, 0, 2, residual, threads), None))
+    weights = WithoutKeys(load_ggml(), lambda name: fixed_weight(name, shape), shape, kinds)
+    return cache(
+        lambda threads: (GgmlEngine(weights, 0, 2, residual, threads, policy=policy), None)
+    )
 
 
 class Progress:
@@ -149,7 +156,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="texts of 200 rows, a minute in all")
     parser.add_argument("--costs", action="store_true", help="only what invariance costs")
-    names = (*ENGINES, *TYPES, *K_TYPES)
+    names = (*ENGINES, *TYPES, *K_TYPES, *PACKED)
     parser.add_argument(
         "--only", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}"
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 
+from bench.side_by_side import WITH_KEYS, WITHOUT_KEYS, SideBySide, WithoutKeys
 from hearthring.protocol.tensors import Residual
 from hearthring.shards.engine import EngineRow, Segment
 from hearthring.shards.families import layer_parts
@@ -12,7 +13,7 @@ from hearthring.shards.ggml_check import FixedWeights
 from hearthring.shards.ggml_engine import GgmlEngine
 from hearthring.shards.ggml_library import load_ggml
 from hearthring.shards.ggml_passes import CHUNK
-from hearthring.shards.ggml_weights import JOINED, LoadedWeights
+from hearthring.shards.ggml_weights import LoadedWeights
 from hearthring.shards.shape import Shape
 from tests.ggml_tiny import LAYERS, TYPES, engine, inputs
 from tests.keeping_bits import (
@@ -135,31 +136,6 @@ def test_every_weight_type_keeps_bits(shape, kind):
     assert other.out == plain.out
 
 
-class SideBySide(FixedWeights):
-    """The same weights, those of each of ``runs`` one behind the other."""
-
-    runs = JOINED[:2]
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self._behind = {}
-        for run in self.runs:
-            found = {name: FixedWeights.raw(self, name) for name in map("blk.0.{}".format, run)}
-            whole, at = np.concatenate([data for *_, data in found.values()]), 0
-            for name, (kind, dims, data) in found.items():
-                self._behind[name] = kind, dims, whole[at : at + len(data)]
-                at += len(data)
-
-    def raw(self, name):
-        return self._behind.get(name) or super().raw(name)
-
-
-class WithoutKeys(SideBySide):
-    """Keys lie elsewhere, as in many files."""
-
-    runs = JOINED[::2]
-
-
 def heights(runs):
     """Outputs of each run's matrices together, by the name of its first."""
     sizes = layer_parts(WIDE)
@@ -174,7 +150,7 @@ def test_matrices_that_lie_side_by_side_keep_bits(kind, threads):
         for part, size in layer_parts(WIDE).items()
     }
     out = []
-    for source, runs in ((FixedWeights, ()), (SideBySide, JOINED[:2]), (WithoutKeys, JOINED[::2])):
+    for source, runs in ((FixedWeights, ()), (SideBySide, WITH_KEYS), (WithoutKeys, WITHOUT_KEYS)):
         weights = source(load_ggml(), lambda name: fixed_weight(name, WIDE), WIDE, kinds)
         joined = LoadedWeights(load_ggml(), weights, 0, 1, None).joined
         assert {name: matrix.outer for name, matrix in joined.items()} == heights(runs)
