@@ -356,27 +356,29 @@ class RingSession:
 
     async def _mend(self, recovery: Recovery) -> None:
         try:
-            await recovery.run()
+            try:
+                await recovery.run()
+            finally:
+                self._mending = None
+            self._catch_up()
         except HearthringError as error:
             self.end(error)
-            return
         except Exception as error:  # a fault of ours, which whoever waits must hear of
             fault = HearthringError(f"{type(error).__name__} while it was mended", field="ring")
             fault.__cause__ = error
             self.end(fault)
-            return
-        finally:
-            self._mending = None
+
+    def _catch_up(self) -> None:
+        """Send what waited until the ring was whole, until it is lost again."""
         self.revoke()
         self._owed = tuple(self.flight.committed)
-        behind, self._behind = self._behind, []
-        for step in behind:
-            if self._mending is not None:  # lost again
-                self._behind.append(step)
-            elif isinstance(step, _Behind):
+        while self._behind and self._mending is None:
+            step = self._behind[0]
+            if isinstance(step, _Behind):
                 self._send(step)
             else:
                 self.discard(step)
+            del self._behind[0]
 
     def end(self, error: HearthringError) -> None:
         """End the session for good: the first failure is the one reported."""

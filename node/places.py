@@ -91,7 +91,8 @@ class Place:
     _last_run: int = 0
     _waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
     _unuse: Callable[[], None] = lambda: None
-    _reported: int = -1
+    _reported: tuple[int, frozenset[str]] = (-1, frozenset())
+    """Nodes that the client was told of, and in which epoch."""
 
     def fail(self, error: HearthringError) -> None:
         """End the session; its client is told why."""
@@ -168,14 +169,17 @@ class Place:
         self.link, self._unuse = None, lambda: None
 
     def report(self, error: HearthringError, node: str = "", about: Open | None = None) -> None:
-        """Tell the client what stands in the way: the next stage, or ``node``. Once an epoch, and
+        """Tell the client what stands in the way: the next stage, or ``node``. Each once an epoch;
         if it is ``about`` another one than the present, not at all: the next stage is another."""
-        wish = self.session.wish
+        wish, who = self.session.wish, node or self.session.wish.next
         if about not in (None, wish):
             return
-        if self._reported < wish.epoch:
-            self._reported = wish.epoch
-            self.post(Trouble(wish.epoch, node or wish.next, error))
+        epoch, named = self._reported
+        if epoch != wish.epoch:
+            named = frozenset()
+        if who not in named:
+            self._reported = wish.epoch, named | {who}
+            self.post(Trouble(wish.epoch, who, error))
 
     def pass_on(self, step: Step) -> None:
         """Send a step to the next stage, or from the last one to the client.

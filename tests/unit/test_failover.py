@@ -7,6 +7,7 @@ import pytest
 from hearthring.client import recovery, replacement
 from hearthring.client.answer import Answer
 from hearthring.client.places import Places
+from hearthring.client.ring import RingSession
 from hearthring.client.swarm import Swarm
 from hearthring.protocol.backlog import Backlog
 from hearthring.protocol.errors import HearthringError, StageFailed
@@ -159,6 +160,26 @@ async def test_a_fault_of_our_own_while_a_ring_is_mended_is_told(
             async with asyncio.timeout(20):
                 await ask(swarm.swarm)
     assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+async def test_a_fault_of_our_own_behind_the_mending_is_told(
+    tiny: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the ring is whole again, and what waited is sent."""
+    honest, calls = RingSession.revoke, list[RingSession]()
+
+    def faulty(ring: RingSession) -> None:
+        calls.append(ring)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        honest(ring)
+
+    async with doomed(tiny, {1: 6}) as swarm:
+        await swarm.node((CUTS[1], CUTS[2]))
+        monkeypatch.setattr(RingSession, "revoke", faulty)
+        with pytest.raises(HearthringError, match="ring: ZeroDivisionError"):
+            async with asyncio.timeout(20):
+                await ask(swarm.swarm)
 
 
 async def test_who_falls_silent_while_another_is_replaced_is_noticed_by_that(

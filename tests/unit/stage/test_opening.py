@@ -64,6 +64,19 @@ async def test_a_next_stage_that_can_not_be_reached_is_said(stage: Rig) -> None:
             await peer.leave()
 
 
+async def test_who_leaves_says_so_though_its_next_stage_is_gone_too(stage: Rig) -> None:
+    """Each is said once an epoch."""
+    other = Identity.new().node_id
+    peer = await stage.attach(next=other, next_address="127.0.0.1:9999")
+    assert cast("Trouble", await peer.hear()).node == other
+    for _ in range(2):
+        await stage.stage.drain(0.0)
+    await peer.say(Probe(1))
+    assert cast("Trouble", await peer.hear()).node == stage.node_id
+    assert await peer.hear() == Progress(1, 0, 0)
+    await peer.leave()
+
+
 async def test_a_later_epoch_does_not_wait_for_the_link_of_an_earlier_one(stage: Rig) -> None:
     """The next stage takes the call and says nothing: the client is heard nevertheless."""
     silent = stage.client()
