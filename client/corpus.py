@@ -4,8 +4,6 @@ A folder holds one file for each batch of texts, written whole and never changed
 was interrupted goes on with the next; numbers count up from 0.
 """
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from hearthring.protocol.errors import BadDraft
 from hearthring.protocol.tensors import F32
+from hearthring.shards.atomic import write_whole
 
 TOP: Final = 32
 """Tokens of which the expectation is kept at each place, the likeliest ones."""
@@ -82,16 +81,8 @@ class Corpus:
             "top": np.concatenate([one.top for one in samples]),
             "chances": np.concatenate([one.chances for one in samples]),
         }
-        handle, new = tempfile.mkstemp(prefix=".new-", dir=self._folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **columns)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self._folder / _NAME.format(self.batches))
-        except BaseException:
-            os.unlink(new)
-            raise
+        path = self._folder / _NAME.format(self.batches)
+        write_whole(path, lambda file: np.savez(file, **columns))  # type: ignore[arg-type]
         self.batches += 1
 
     def read(self) -> Iterator[Sample]:
@@ -106,7 +97,8 @@ class Corpus:
             tokens, lengths, prompts, temperatures, seeds, held, top, chances = columns
             made = lengths - prompts
             if (
-                lengths.sum() != len(tokens)
+                any(len(column) != len(lengths) for column in (prompts, temperatures, seeds, held))
+                or lengths.sum() != len(tokens)
                 or (prompts < 1).any()
                 or (made < 0).any()
                 or top.shape != chances.shape

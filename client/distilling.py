@@ -4,8 +4,6 @@ Batches are drawn by the number of the step, so a training that was interrupted 
 with the same weights as one that wasn't, in every bit on one machine.
 """
 
-import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -16,6 +14,7 @@ import numpy as np
 
 from hearthring.client.corpus import Sample
 from hearthring.protocol.errors import BadDraft
+from hearthring.shards.atomic import write_whole
 
 if TYPE_CHECKING:
     from hearthring.shards.student import Batch, Student
@@ -118,14 +117,8 @@ class Training:
         return batch_of(chosen, draw, self.student.shape.vocabulary)
 
     def _save(self) -> None:
-        handle, new = tempfile.mkstemp(prefix=".new-", dir=self._path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **self.student.state())  # type: ignore[arg-type]
-            os.replace(new, self._path)
-        except BaseException:
-            os.unlink(new)
-            raise
+        state = self.student.state()
+        write_whole(self._path, lambda file: np.savez(file, **state))  # type: ignore[arg-type]
 
     def _restore(self) -> None:
         if not self._path.exists():

@@ -70,7 +70,7 @@ def read_prompts(file: Path) -> Sequence[tuple[str, bool]]:
     fewer than two.
     """
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding="utf-8-sig") as opened:
             text = opened.read(FILE_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -79,7 +79,7 @@ def read_prompts(file: Path) -> Sequence[tuple[str, bool]]:
         raise BadOption(f"{file} isn't UTF-8", field="prompts") from None
     if len(text) > FILE_BYTES:
         raise BadOption(f"{file} is larger than {FILE_BYTES >> 20} MiB", field="prompts")
-    lines = [line.strip().replace("\\n", "\n") for line in text.splitlines()]
+    lines = [line.strip().replace("\\n", "\n") for line in text.split("\n")]
     found = [line[:LINE_CHARS] for line in lines if line]
     if len(found) < 2:
         raise BadOption(f"{file} holds fewer than two prompts, one a line", field="prompts")

@@ -36,13 +36,14 @@ a draft soon knows them by heart, so most of the time goes to new ones."""
 
 @dataclass(slots=True)
 class Spent:
-    """What earlier runs did: seconds of writing and learning, how many prompts were used, and the
-    loss before anything was learnt."""
+    """What earlier runs did: seconds of writing and learning, how many prompts were used, the
+    loss before anything was learnt, and whose texts these are (a model's id)."""
 
     writing: float = 0.0
     learning: float = 0.0
     asked: int = 0
     loss: float = 0.0
+    model: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "Spent":
@@ -50,7 +51,7 @@ class Spent:
         try:
             found = cls(**json.loads(path.read_text()))
             seconds = float(found.writing), float(found.learning)
-            return cls(*seconds, int(found.asked), float(found.loss))
+            return cls(*seconds, int(found.asked), float(found.loss), str(found.model))
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError) as error:
@@ -122,7 +123,7 @@ class Trainer:
             if anew:
                 for one in self.folder.glob("*.*"):
                     one.unlink()
-            spent, corpus = Spent.read(self._kept), Corpus(self.folder)
+            spent, corpus = self._spent(), Corpus(self.folder)
             self._write(corpus, prompts, spent, batch)
             samples = list(corpus.read())
             training = self._learn(samples, spent, layers, steps)
@@ -141,6 +142,18 @@ class Trainer:
                 len(held),
                 self._measure(held),
             )
+
+    def _spent(self) -> Spent:
+        """What earlier runs did for this model; a draft learns from nobody else's texts."""
+        spent, mine = Spent.read(self._kept), self._target.model.entry.model_id
+        if spent.model not in ("", mine):
+            raise BadDraft(
+                f"its texts are of model {spent.model[:12]}, not of {mine[:12]}",
+                field=str(self.folder),
+                mend="give --anew",
+            )
+        spent.model = mine
+        return spent
 
     def _write(
         self, corpus: Corpus, prompts: Iterable[tuple[str, bool]], spent: Spent, batch: int

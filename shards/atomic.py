@@ -3,8 +3,8 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,20 +26,26 @@ def _holding(file: IO[str]) -> Iterator[None]:
 
 
 def replace_whole(path: Path, text: str) -> None:
-    """Make ``text`` the content of ``path``, on the disk when this returns.
+    """Make ``text`` the content of ``path``, as ``write_whole`` does."""
+    write_whole(path, lambda file: file.write(text.encode()))
 
-    Whoever reads meanwhile finds the old content or the new. Raises ``OSError``; the old content
-    then stays, and nothing is left beside it.
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Make what ``write`` puts into a file the content of ``path``, on the disk when this returns.
+
+    Whoever reads meanwhile finds the old content or the new. Raises ``OSError`` and whatever
+    ``write`` does; nothing is left beside it then.
     """
     handle, new = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
     except BaseException:
-        os.unlink(new)
+        with suppress(FileNotFoundError):  # it may have its new name already
+            os.unlink(new)
         raise
     sync_folder(path.parent)
 

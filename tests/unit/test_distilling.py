@@ -231,6 +231,8 @@ def test_prompts(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo\\nlines\n")
     assert read_prompts(file) == [("one", True), ("two\nlines", False)]
+    file.write_bytes("\ufeffone\r\ntwo\u2028of them\x0c here".encode())
+    assert read_prompts(file) == [("one", True), ("two\u2028of them\x0c here", False)]
     for wrong, says in ((b"one\n", "fewer"), (b"\xff\n" * 3, "UTF-8")):
         file.write_bytes(wrong)
         with pytest.raises(BadOption, match=says):
@@ -322,6 +324,15 @@ def test_a_training_that_is_killed_keeps_the_loss_before_it(
     with pytest.raises(KeyboardInterrupt):
         Trainer(target_of(tiny), path, 0.01, 1, lambda *_: None).run(PROMPTS, 1, steps=1)
     assert seen[0] > 0
+
+
+def test_texts_of_another_model_are_not_learnt_from(tiny: ModelEntry, tmp_path: Path) -> None:
+    trainer = Trainer(target_of(tiny), tmp_path / "draft.gguf", 0.01, 1, lambda *_: None)
+    Spent(model="ab" * 32).save(trainer.folder / "spent.json")
+    with pytest.raises(BadDraft, match="of model abababababab"):
+        trainer.run(PROMPTS, 1, steps=1)
+    trainer.run(PROMPTS, 1, anew=True, steps=1)
+    assert Spent.read(trainer.folder / "spent.json").model == tiny.model_id
 
 
 def _unasked(number: int, frame: object) -> None:
