@@ -1,15 +1,16 @@
 """One generation: prompt in, tokens out, everything kept that a proof needs.
 
-``tokens`` is the life of a request: prefill in chunks that follow each other through the ring,
-then steps of generated rows. The first row of a step holds a token that is chosen; a draft's
-guesses may hang beneath it, and further steps may follow before it is back. What comes back is
-walked from the last chosen token on: each state chooses a token, as it would have without guesses,
-and as long as that was guessed its state is there too. Guesses that fell are cancelled.
+``tokens`` is the life of a request: prefill in chunks that follow each other through the ring
+(``prefill.py``), then steps of generated rows. The first row of a step holds a token that is
+chosen; a draft's guesses may hang beneath it, and further steps may follow before it is back. What
+comes back is walked from the last chosen token on: each state chooses a token, as it would have
+without guesses, and as long as that was guessed its state is there too. Guesses that fell are
+cancelled.
 """
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,16 +19,15 @@ import numpy as np
 
 from hearthring.client.acceptance import Place
 from hearthring.client.branches import Branch, Branches
-from hearthring.client.chunks import chunk_rows
 from hearthring.client.flight import Result
 from hearthring.client.heads import Heads
-from hearthring.client.outlook import outlook
 from hearthring.client.pace import Trip
+from hearthring.client.prefill import prefill
 from hearthring.client.ring import RingSession
 from hearthring.client.rollback import RolledBack
 from hearthring.client.sampler import Sampling
 from hearthring.client.speculation import Speculation
-from hearthring.protocol.messages import GENERATED, PROMPT, Row
+from hearthring.protocol.messages import Row
 from hearthring.protocol.tensors import F32
 from hearthring.shards.ends import Ends
 
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-IN_FLIGHT = 16
-"""Prompt steps under way at once: enough to fill a ring, few enough to bound its queues."""
-RESUMED = 64
-"""Rows in a step of tokens that an earlier session has chosen."""
 LONG = 0.001
 """Seconds of a pass over the head from which on signatures are checked beside it."""
 LIKELY = 0.3
@@ -96,9 +92,9 @@ class Generation:
     """Tokens of the answer that were there from the begin."""
     whole: bool = False
     """No token is to come: an earlier session has chosen the last one, whose row nobody needs."""
+    newest: int = 0
+    """The last row's id that was sent before those of ``_branches``: none is used twice."""
     _branches: Branches | None = None
-    _newest: int = 0
-    """The last row's id that was sent before these: none is used twice."""
     _flying: deque[_Flying] = field(default_factory=deque)
     _end: int = 0
     """Rows from this position on would come after the last token."""
@@ -162,7 +158,7 @@ class Generation:
 
     def take_back(self, back: RolledBack) -> None:
         """Forget what is void; the next token is chosen from the last state that is left."""
-        self._restate(back)
+        self.restate(back)
         if back.position is None:
             return
         keep = min(back.position + 1, len(self.final))
@@ -171,7 +167,7 @@ class Generation:
         self.uncommitted = [row.id for row in self.rows if row.id not in committed]
         self._abandon()
 
-    def _restate(self, back: RolledBack) -> None:
+    def restate(self, back: RolledBack) -> None:
         """Rows that came back with other bytes have other states.
 
         If nothing is void they are those of another class, and the next token is chosen by it.
@@ -186,75 +182,24 @@ class Generation:
     async def _plant(self) -> Branches:
         """The tree begins at the last row of the text, whose state is back."""
         if self._branches is not None:
-            self._newest = self._branches.newest
+            self.newest = self._branches.newest
         last = self.rows[-1], self.token_ids[-1], self.final[-1]
-        self._branches = Branches(*last, self._newest)
+        self._branches = Branches(*last, self.newest)
         await self.heads.run(self.speculation.begin, self.token_ids)
         return self._branches
 
-    # -- prompt ----------------------------------------------------------------------------------
+    # -- what goes out ---------------------------------------------------------------------------
 
     async def prefill(self) -> None:
-        """Send the text that is there in chunks, several under way, and await their states.
+        """Have the text that is there run, as ``prefill.prefill``."""
+        await prefill(self)
 
-        Raises ``RolledBack`` if what an earlier session has chosen is void in part.
-        """
-        self.prompt_tokens = self.prompt_tokens or len(self.token_ids)
-        self.prefill_begun, self.resumed = time.monotonic(), self.made
-        waiting: deque[tuple[asyncio.Future[Result], float]] = deque()
-        void, read, trips = list[int](), False, list[Trip]()
-        for kind, places in self._chunks():
-            rows = [Row(place + 1, place, place, kind) for place in places]
-            states = await self.heads.run(self.ends.embed, [self.token_ids[p] for p in places])
-            if len(waiting) == IN_FLIGHT:
-                trips.append(await self._receive(*waiting.popleft(), void))
-            if void:  # nothing may hang on what is void
-                break
-            begun = time.perf_counter()
-            waiting.append((self._send(rows, states, [row.id for row in rows]), begun))
-            self.rows.extend(rows)
-            self._newest = rows[-1].id
-        while waiting:
-            # The draft reads while nothing else is to be done here.
-            while not (waiting[0][0].done() or read):
-                read = await self.heads.run(self.speculation.read, self.token_ids)
-            trips.append(await self._receive(*waiting.popleft(), void))
-        if (ring := outlook(self.ring.route, trips)) is not None:
-            self.speculation.expect(ring)
-        if void:
-            raise RolledBack(min(void), {})
-
-    def _chunks(self) -> Iterator[tuple[int, range]]:
-        """Kind and positions of the text's steps: the prompt, then what was chosen before."""
-        prompt, end = self.prompt_tokens, len(self.token_ids) - self.whole
-        chunk = chunk_rows(prompt, self.ring.route)
-        for start in range(0, prompt, chunk):
-            yield PROMPT, range(start, min(start + chunk, prompt))
-        for start in range(prompt, end, RESUMED):
-            yield GENERATED, range(start, min(start + RESUMED, end))
-
-    def _send(
+    def send(
         self, rows: Sequence[Row], states: F32, certain: list[int]
     ) -> "asyncio.Future[Result]":
         """Send rows, and with them the commit of those that are known to stay since the last."""
         commit, self.uncommitted = self.uncommitted, certain
         return self.ring.send(rows, states, commit)
-
-    async def _receive(
-        self, waiting: "asyncio.Future[Result]", begun: float, void: list[int]
-    ) -> Trip:
-        """Take the states of a step that went at ``begun``. Positions that the text was taken back
-        to go to ``void``."""
-        while True:
-            try:
-                result = await self.ring.result(waiting)
-                break
-            except RolledBack as back:
-                self._restate(back)
-                if back.position is not None and back.position + 1 < len(self.rows):
-                    void.append(back.position)
-        self.final.extend(result.states)
-        return Trip(result, time.perf_counter() - begun, False)
 
     async def flush(self) -> None:
         """Have every stage commit to all rows of the text; they ride on a step of no rows.
@@ -263,7 +208,7 @@ class Generation:
         """
         if self.uncommitted:
             nothing = np.empty((0, self.ends.shape.width), np.float32)
-            await self.ring.result(self._send([], nothing, []))
+            await self.ring.result(self.send([], nothing, []))
 
     # -- generated rows --------------------------------------------------------------------------
 
@@ -350,7 +295,7 @@ class Generation:
                 self.rows.append(rows[0])
                 certain = [rows[0].id]
             flying = _Flying(
-                self._send(rows, states, certain), step, time.perf_counter(), not self._flying
+                self.send(rows, states, certain), step, time.perf_counter(), not self._flying
             )
             self._flying.append(flying)
 
@@ -383,7 +328,7 @@ class Generation:
             except RolledBack as back:
                 if back.position is not None:
                     raise
-                self._restate(back)
+                self.restate(back)
 
     def _discard(self, fallen: Sequence[Branch]) -> None:
         """Guesses fell: the stages needn't run them, and nobody waits for them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hearthring.client import generation
+from hearthring.client import prefill
 from hearthring.client.answer import Answer
 from hearthring.client.answering import Answering
 from hearthring.client.closing import finish
@@ -140,8 +140,8 @@ async def test_what_a_dead_liar_made_of_an_earlier_sessions_tokens_is_taken_back
     tiny: ModelEntry, undisturbed: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the text is sent: what hung on it isn't, and its rows' ids aren't used again."""
-    monkeypatch.setattr(generation, "RESUMED", 2)
-    monkeypatch.setattr(generation, "IN_FLIGHT", 1)
+    monkeypatch.setattr(prefill, "RESUMED", 2)
+    monkeypatch.setattr(prefill, "IN_FLIGHT", 1)
     prompt, made = len(PROMPT_IDS), undisturbed.token_ids[:-1]
     async with doomed(tiny, {1: 7}, {1: lambda e: Turncoat(e, 5)}) as swarm:
         await swarm.node((CUTS[1], CUTS[2]))
