@@ -7,7 +7,8 @@ Run: python -m bench.speculation [--hops 0 2 10 50] [--kinds chat code edit] [--
 SmolLM2 in an emulated home (Linux, root): four node processes with a machine each, a fourth of the
 layers and one thread, and this client on a machine of its own; all share this computer's
 processors. Every text is generated plainly and in every other way in turn; a figure is the median
-of the ratios of runs that followed each other, and in brackets tokens a trip. The drafts are the
+of the ratios of runs that followed each other, in the mean over a kind's prompts, and in brackets
+tokens a trip. The drafts are the
 suffix automaton's (two siblings in a tree) on the prompts of ``bench/spoken.py``, and with
 ``--alphas`` synthetic ones: the target's own text, right at every position with that chance. All
 tokens are compared with the plain ones, so a wrong one ends the run. With ``--json``, what the run
@@ -52,15 +53,21 @@ Make = Callable[[Answer, int], Draft]
 
 @dataclass
 class Cell:
-    """Runs of one way: ratios to the plain run before, tokens a trip, and seconds of processors."""
+    """Runs of one way, prompt by prompt: ratios to the plain run before, tokens a trip, and seconds
+    of processors."""
 
-    ratios: list[float] = field(default_factory=list)
-    trips: list[float] = field(default_factory=list)
+    ratios: list[list[float]] = field(default_factory=list)
+    trips: list[list[float]] = field(default_factory=list)
     work: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
         """As the table has it."""
-        return f"{median(self.ratios):5.2f} ({median(self.trips):4.2f})"
+        return f"{typical(self.ratios):5.2f} ({typical(self.trips):4.2f})"
+
+
+def typical(figures: Sequence[Sequence[float]]) -> float:
+    """The mean over prompts of each one's median: prompts differ more than runs do."""
+    return mean(map(median, figures))
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Bench:
     meter: Meter
     tokens: int
     rounds: int
-    plain: dict[str, list[float]] = field(default_factory=dict)
+    plain: dict[str, list[list[float]]] = field(default_factory=dict)
     stages: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
     ways: Sequence[str] = tuple(WAYS)
     texts: dict[str, list[dict[str, list[int]]]] = field(default_factory=dict)
@@ -92,6 +99,10 @@ class Bench:
         cells = {way: Cell() for way in self.ways}
         for prompt in prompts:
             question = {"messages": [{"role": "user", "content": prompt}]}
+            self.plain.setdefault(name, []).append([])
+            for cell in cells.values():
+                cell.ratios.append([])
+                cell.trips.append([])
             for _ in range(self.rounds):
                 before = await self.ask(None, None, **question)
                 for way in self.ways:
@@ -103,10 +114,10 @@ class Bench:
                     if answer.token_ids != before.token_ids:
                         raise SystemExit(f"{name}, {way}: other tokens than without guesses")
                     rates = answer.timings.decode_tokens_per_s, before.timings.decode_tokens_per_s
-                    cells[way].ratios.append(rates[0] / rates[1])
-                    cells[way].trips.append(answer.guessing.tokens_per_trip)
+                    cells[way].ratios[-1].append(rates[0] / rates[1])
+                    cells[way].trips[-1].append(answer.guessing.tokens_per_trip)
                     cells[way].work.append(sum(pace.spent.values()))
-                self.plain.setdefault(name, []).append(before.timings.decode_tokens_per_s)
+                self.plain[name][-1].append(before.timings.decode_tokens_per_s)
                 self.stages.setdefault(name, []).append(before.timings.stage_compute_s)
             text = {"prompt": before.prompt_ids, "answer": before.token_ids}
             self.texts.setdefault(name, []).append(text)
@@ -140,7 +151,7 @@ async def measure(
             cases.append((f"a={alpha:g}", KINDS["chat"][:1], dialled))
         for name, prompts, make in cases:
             cells = await bench.compare(name, prompts, make)
-            rate = median(bench.plain[name])
+            rate = typical(bench.plain[name])
             print(
                 f"{name:<8}{rate:7.2f}  " + "  ".join(str(cells[way]) for way in bench.ways),
                 flush=True,
@@ -155,9 +166,9 @@ async def measure(
                 "expected": asdict(bench.expected[name]) if name in bench.expected else None,
                 "ways": {
                     way: {
-                        "ratio": round(median(cell.ratios), 3),
-                        "least": round(min(cell.ratios), 3),
-                        "tokens_per_trip": round(median(cell.trips), 3),
+                        "ratio": round(typical(cell.ratios), 3),
+                        "least": round(min(map(min, cell.ratios)), 3),
+                        "tokens_per_trip": round(typical(cell.trips), 3),
                         "processor_s": round(mean(cell.work), 4),
                     }
                     for way, cell in cells.items()
