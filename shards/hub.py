@@ -6,14 +6,15 @@ off goes on where it was; what failed is one named error that says what to do.
 
 import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillRunning
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENOSPC
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hearthring.protocol.errors import BadModelFile, ModelNotHere, UnknownModel
 from hearthring.shards.atomic import bytes_below
@@ -55,7 +56,7 @@ def download(name: HubName, folder: Path, progress: Progress) -> Path:
 
     Raises ``UnknownModel`` when the hub has no such model, ``BadModelFile`` when it has none that
     can be imported, ``ModelNotHere`` when it can't be had now. What has come stays, to be gone on
-    with.
+    with; an interruption doesn't wait for the file that is on its way.
     """
     try:
         import huggingface_hub as hub
@@ -74,18 +75,40 @@ def download(name: HubName, folder: Path, progress: Progress) -> Path:
     wanted = _wanted(name, sizes)
     total = sum(sizes[file] for file in wanted)
 
+    given_up = threading.Event()
+
     def fetch() -> None:
         for file in wanted:
+            if given_up.is_set():
+                return
             hub.hf_hub_download(
                 name.repository, file, revision=info.sha, local_dir=folder, endpoint=endpoint
             )
 
-    with _named_errors(name), ThreadPoolExecutor(1) as pool:
-        _watched(pool.submit(fetch), folder, total, progress)
+    try:
+        with _named_errors(name):
+            _watched(_beside(fetch), folder, total, progress)
+    finally:
+        given_up.set()
     return folder / wanted[0] if wanted[0].endswith(".gguf") else folder
 
 
-def _watched(running: Any, folder: Path, total: int, progress: Progress) -> None:
+def _beside(work: Callable[[], None]) -> "Future[None]":
+    """Do it on a thread that nobody has to wait for: a transfer can't be broken off."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="hub", daemon=True).start()
+    return done
+
+
+def _watched(running: "Future[None]", folder: Path, total: int, progress: Progress) -> None:
     while True:
         try:
             running.result(_POLL)

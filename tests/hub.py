@@ -14,11 +14,15 @@ COMMIT = "c0ffee" + "0" * 34
 
 @contextmanager
 def serving(
-    repositories: dict[str, Path], asked: list[str], broken: frozenset[str] = frozenset()
+    repositories: dict[str, Path],
+    asked: list[str],
+    broken: frozenset[str] = frozenset(),
+    gate: threading.Event | None = None,
 ) -> Iterator[str]:
     """Serve folders as repositories; yields the address.
 
-    ``asked`` collects the files that were fetched. Those in ``broken`` break off half-way.
+    ``asked`` collects the files that were fetched. Those in ``broken`` break off half-way. Weights
+    wait for the ``gate``.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -42,6 +46,8 @@ def serving(
             start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
             if self.command == "GET":
                 asked.append(file.name)
+                if gate is not None and file.suffix == ".safetensors":
+                    gate.wait()
             headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"

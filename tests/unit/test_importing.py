@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hearthring.cli import main
 from hearthring.protocol.errors import BadOption, ModelNotHere, UnknownModel
 from hearthring.protocol.tensors import Residual
 from hearthring.shards import importing
-from hearthring.shards.hub import HubName, hub_name
+from hearthring.shards.hub import HubName, download, hub_name
 from hearthring.shards.importing import import_model
 from hearthring.shards.store import ModelStore
 from tests.hf import write_hf_folder
@@ -143,6 +144,28 @@ def test_one_gguf_file_of_the_hub(
     assert set(asked) == {"b.gguf"}
     assert made.path.parent == store.root / "files"
     assert made.open().path.read_bytes() == (folder / "b.gguf").read_bytes()
+
+
+def test_an_interrupted_download_is_not_waited_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, asked, fetched = threading.Event(), list[str](), tmp_path / "fetched"
+    before = set(threading.enumerate())
+
+    def pressed(label: str, done: int, total: int) -> None:
+        if any(name.endswith(".safetensors") for name in asked):
+            raise KeyboardInterrupt
+
+    with serving({"org/tiny": folder}, asked, gate=gate) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(KeyboardInterrupt):
+            download(HubName("org/tiny"), fetched, pressed)
+        assert not list(fetched.glob("*.safetensors"))
+        gate.set()
+        for thread in set(threading.enumerate()) - before:
+            if thread.name == "hub":
+                thread.join()
+    assert list(fetched.glob("*.safetensors"))  # what was on its way came, for the next time
 
 
 def test_a_broken_download_is_gone_on_with(
