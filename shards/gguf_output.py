@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from hearthring.shards.gguf_header import Value
 from hearthring.shards.quantise import packed_bytes
 
 ALIGNMENT: Final = 32
+_MOST: Final = float(np.finfo(np.float32).max)
 _PREFIX: Final = ".new-"
 _TYPES: Final = {
     **{"u1": GGUFValueType.UINT8, "i1": GGUFValueType.INT8, "b1": GGUFValueType.BOOL},
@@ -137,11 +139,11 @@ def _add(writer: GGUFWriter, key: str, value: Value) -> None:
     elif isinstance(value, bool):
         writer.add_key_value(key, value, GGUFValueType.BOOL)
     elif isinstance(value, int):
-        wide = not 0 <= value < 1 << 32
-        kind = GGUFValueType.INT64 if wide else GGUFValueType.UINT32
-        writer.add_key_value(key, value, kind)
+        kind = GGUFValueType.UINT32 if 0 <= value < 1 << 32 else GGUFValueType.INT64
+        writer.add_key_value(key, value, kind if value < 1 << 63 else GGUFValueType.UINT64)
     elif isinstance(value, float):
-        writer.add_key_value(key, value, GGUFValueType.FLOAT32)
+        fits = not isfinite(value) or abs(value) <= _MOST
+        writer.add_key_value(key, value, GGUFValueType.FLOAT32 if fits else GGUFValueType.FLOAT64)
     elif isinstance(value, tuple) and value:
         writer.add_key_value(key, list(value), GGUFValueType.ARRAY, GGUFValueType.STRING)
     elif isinstance(value, np.ndarray) and value.size:
