@@ -33,6 +33,8 @@ BUSY = 0.5
 """Waiting at the stages, as a share of computing, above which other sessions come first."""
 CHEAP = 0.02
 """A share of a plain token's time: a draft that takes less than that is for nothing."""
+RISEN = 0.03
+"""Candidates that are so much likelier than before are worth longer steps."""
 MEAN = 0.5
 """How likely a candidate is, before any was seen."""
 
@@ -54,6 +56,8 @@ class Controller:
     """Rows of a further step."""
     _mean: float = MEAN
     """How likely a candidate was of late, given the one before."""
+    _foreseen: float = 1.0
+    """How likely it was when the rows of further steps were chosen."""
     _single: bool = False
     """Nothing follows the step that went last: it is to show what a plain one takes."""
 
@@ -79,6 +83,10 @@ class Controller:
             or self._single
         ):
             return 0
+        if self._mean > self._foreseen + RISEN:  # a copy has begun since the first of them went
+            self._foreseen = self._mean
+            meter = self.meter
+            self._rows, _ = chunk(self._mean, self._seconds, meter.turning, meter.crowded)
         return self._rows if self._worth_following(place) else 0
 
     def drafted(self, candidates: int, seconds: float) -> None:
@@ -120,18 +128,15 @@ class Controller:
             self._mean += (min(mean, 0.98) - self._mean) / 4
         if place.flying:
             return self._further(place, order, chances)
-        price = 1.0 + self.meter.waiting  # a row of ours makes others wait as well
-        plain, row = self.meter.plain, self.meter.seconds(2) - self.meter.plain
-
-        def seconds(rows: int) -> float:
-            return plain + (rows - 1) * row * price * GAIN
-
+        plain, seconds = self.meter.plain, self._seconds
         count, self._rows, follows = rows_worth(chances, seconds), CHUNK, False
+        self._foreseen = 1.0
         self._rate = promised = (1 + sum(chances[:count])) / seconds(1 + count)
         if self.deep > 1 and self.meter.waiting < BUSY and (mean := steady(candidates)):
             rows, rate = chunk(mean, seconds, self.meter.turning, self.meter.crowded)
             if rate > self._rate * GAIN:
                 count, self._rows, follows, promised = min(count, rows - 1), rows, True, rate
+                self._foreseen = mean
         count = min(count, int(self._stake() / max(seconds(2) - plain, 1e-9)))
         follows = follows and self._at_stake(1) <= self._stake()
         if self.credit.resting or not (count or follows):
@@ -144,6 +149,12 @@ class Controller:
             f"{seconds(1 + count) * 1e3:.1f} ms, plain {plain * 1e3:.1f} ms a token"
         )
         return order[:count]
+
+    def _seconds(self, rows: int) -> float:
+        """What a single step of so many rows must bring."""
+        price = 1.0 + self.meter.waiting  # a row of ours makes others wait as well
+        plain, row = self.meter.plain, self.meter.seconds(2) - self.meter.plain
+        return plain + (rows - 1) * row * price * GAIN
 
     def _further(
         self, place: Place, order: Sequence[int], chances: Sequence[float]

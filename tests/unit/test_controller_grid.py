@@ -1,7 +1,8 @@
 """The controller beside every fixed way, in simulated time: also short answers are fast at once."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from bench.simulator.work import Work
 from bench.spoken import Dialled
 from hearthring.client.controller import Controller
 from hearthring.client.cost import Hop, Ring
+from hearthring.client.draft import Candidate
 from hearthring.client.pace import Fixed, Pace
 from hearthring.client.suffix import SuffixDraft
 from hearthring.shards.timings import Fit
@@ -61,7 +63,12 @@ def test_it_is_close_to_the_best_fixed_way_and_never_below_plain(hop: float, alp
 
 
 def crowded(
-    hop: float, alpha: float, said: float, tokens: int, pace: type[Controller] | Pace
+    hop: float,
+    alpha: float,
+    said: float,
+    tokens: int,
+    pace: type[Controller] | Pace,
+    make: Callable[..., Dialled] = Dialled,
 ) -> float:
     """As ``seconds``, where two processors do all that stages, client and links need, as measured
     on such a machine; it isn't announced that they share them."""
@@ -71,7 +78,7 @@ def crowded(
     told = Ring((Fit(0.0008, 0.0027),) * 4, (Hop(hop + 0.0037),) * 5)
     text, spent = list(range(PROMPT + tokens)), 0.0
     for seed in CROWDED_TEXTS:
-        draft = Dialled(text, alpha, seed=seed, said=said)
+        draft = make(text, alpha, seed=seed, said=said)
         own = pace() if isinstance(pace, type) else pace
         spent += PacedClient(shared, draft, own, text, PROMPT, work=work, announced=told).run()
     return spent
@@ -86,6 +93,24 @@ def test_it_notices_that_stages_share_processors(hop: float, alpha: float) -> No
     best = min((plain, *(crowded(hop, alpha, said, 48, way) for way in FIXED if alpha)))
     assert own <= plain / 0.95
     assert own <= best / 0.85
+
+
+class Modest(Dialled):
+    """Of its first candidates it says that they are unlikely, as of a copy that has just begun."""
+
+    begin = 8
+
+    def propose(self, tail: Sequence[int], most: int) -> list[Candidate]:
+        modest = max(0, PROMPT + self.begin - self._seen - len(tail))
+        found = super().propose(tail, most)
+        return [replace(one, chance=0.3) for one in found[:modest]] + found[modest:]
+
+
+@pytest.mark.parametrize("hop", [0.0, 0.002, 0.01])
+def test_steps_under_way_become_longer_when_what_follows_becomes_likelier(hop: float) -> None:
+    """A ring that never runs empty is no reason to go on as it began."""
+    own = crowded(hop, 0.97, 0.97, 48, Controller, Modest)
+    assert own <= min(crowded(hop, 0.97, 0.97, 48, way, Modest) for way in FIXED) / 0.88
 
 
 def copied(period: int) -> tuple[list[int], int]:
