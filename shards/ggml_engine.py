@@ -97,7 +97,6 @@ class GgmlEngine:
             self._expert_rows(loaded.experts.values()),
             self._wide(loaded.matrices.values()),
         )
-        self._zeros = np.zeros(self.width, np.float32)
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
         if check:
             check_layer(
@@ -214,9 +213,8 @@ class GgmlEngine:
             made = Traced(graph.result.copy(), tapped, traces)
         else:
             made = self._in_passes(segments, window, wanted, traced, states)
-        # An infinity never becomes finite again, so the last boundary shows those of all; and it
-        # is the only thing that doesn't vanish when it is multiplied by zero.
-        if (made.out @ self._zeros).any():
+        # An infinity never becomes finite again, so the last boundary shows those of all.
+        if not np.isfinite(made.out).all():
             # Tiles of keys go over masked slots too, so nothing but numbers may stay in any.
             for segment in segments:
                 ggml_kv(segment.cache).clear([row.slot for row in segment.rows])
