@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from hearthring.protocol.tensors import Residual
+from hearthring.shards.ends import head_of
 from hearthring.shards.ggml_library import BF16, F16, F32, I32, load_ggml
 from hearthring.shards.ggml_memory import Memory, view
 from hearthring.shards.ggml_packing import Packing
@@ -23,7 +24,7 @@ class GgmlEnds:
     def __init__(
         self, file: GgufFile, residual: Residual, threads: int, repack: bool = False
     ) -> None:
-        self._packing = Packing(load_ggml(), [file.raw(_head_of(file))]) if repack else None
+        self._packing = Packing(load_ggml(), [file.raw(head_of(file.shape))]) if repack else None
         self._packed: int | None = None
         self._call, self._file, self._residual = load_ggml().calls, file, residual
         self._backend = self._call.ggml_backend_cpu_init()
@@ -63,7 +64,7 @@ class GgmlEnds:
         return given, out, shape.width, shape.vocabulary
 
     def _output(self, at: int) -> int:
-        name = _head_of(self._file)
+        name = head_of(self._file.shape)
         if self._packing is None or not self._packing.takes(*self._file.raw(name)[:2]):
             return self._weight(at, name)
         if self._packed is None:
@@ -99,7 +100,3 @@ class GgmlEnds:
         operand[...] = given
         assert self._call.ggml_backend_graph_compute(self._backend, graph) == 0
         return result  # type: ignore[no-any-return]
-
-
-def _head_of(file: GgufFile) -> str:
-    return "token_embd.weight" if file.shape.tied_head else "output.weight"
