@@ -1,8 +1,9 @@
 """Many sessions on one ring: what they make together, and how evenly each one's tokens come.
 
-Run: python -m bench.crowd [--stages 2] [--sessions 16] [--tokens 32] [--engine ggml] [--json FILE]
+Run: python -m bench.crowd [--stages 2] [--sessions 16] [--tokens 64] [--engine ggml] [--json FILE]
 
-First every prompt alone, then all at once; every session's tokens must be those of its solo run.
+Every prompt alone, half of them before and half after all run at once, since a machine's speed
+changes; every session's tokens must be those of its solo run.
 """
 
 import argparse
@@ -36,8 +37,10 @@ async def measure(invite: str, sessions: int, tokens: int) -> dict[str, object]:
     prompts = [f"{n}. {STORY}" for n in range(sessions)]
     async with AsyncClient([invite], threads=1, sharing="none", draft="none") as client:
         await ask(client, prompts[0], 4)
-        alone = [await ask(client, prompt, tokens) for prompt in prompts]
+        half = sessions // 2
+        alone = [await ask(client, prompt, tokens) for prompt in prompts[:half]]
         crowd = await asyncio.gather(*(ask(client, prompt, tokens) for prompt in prompts))
+        alone += [await ask(client, prompt, tokens) for prompt in prompts[half:]]
     one = float(np.median([rate([came]) for _, came in alone]))
     together = rate([came for _, came in crowd])
     gaps = np.concatenate([np.diff(came) for _, came in crowd])
@@ -56,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--sessions", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--engine", default="ggml", choices=("ggml", "torch"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

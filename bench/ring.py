@@ -1,18 +1,23 @@
 """How fast is a loopback ring, beside the same engine in one process, and beside Petals?
 
-Run: python -m bench.ring [--stages 4] [--engine ggml] [--tokens 64] [--rounds 3] [--json FILE]
+Run: python -m bench.ring [--stages 4] [--engine ggml] [--tokens 64] [--rounds 3] [--bare]
+                          [--json FILE]
 
 Rounds of ring and single process alternate, one thread per process. A hop's cost is what a step
 round the ring takes beyond its stages' engines, over the number of hops (the client's two
-included), at the median step. Petals' 4.7 to 6.8 tokens/s were measured with the same model in
-fp32 over two servers of 15 layers on two cores like these; Petals no longer installs, so that
-figure stands here and isn't measured again.
+included), at the median step. With ``--bare`` rings of the same engines that do nothing but pass
+rows on (``bench/bare.py``), over TLS and over plain sockets, take turns with them: what those reach
+bounds what ours can reach on the machine. Petals' 4.7 to 6.8 tokens/s were measured with the same
+model in fp32 over two servers of 15 layers on two cores like these; Petals no longer installs, so
+that figure stands here and isn't measured again.
 """
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from bench.bare import bare_ring
 from bench.nodes import MACHINE, STORY, Single, report, ring
 from hearthring import Client
 
@@ -27,15 +32,22 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, help="prompt tokens")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bare", action="store_true", help="beside rings that only pass rows on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     single = Single(options.engine)
     steps, prefills, hops, alone = list[float](), list[float](), list[float](), list[float]()
     alone_prefills, engines, stage_engines, queues = (list[float]() for _ in range(4))
+    bares: dict[str, list[float]] = {"bare_tls": [], "bare_plain": []} if options.bare else {}
     with (
+        ExitStack() as stack,
         ring(options.stages, options.engine) as invite,
         Client([invite], threads=1, sharing="none", draft="none") as client,
     ):
+        passing = {
+            name: stack.enter_context(bare_ring(options.stages, single.ends, name == "bare_tls"))
+            for name in bares
+        }
         ids = client.generate(STORY * 60, max_tokens=2).prompt_ids[: options.prompt]
         for _ in range(options.rounds):
             times = client.generate(prompt_ids=ids, max_tokens=options.tokens).timings
@@ -48,6 +60,8 @@ def main() -> None:
             alone.append(step)
             engines.append(inside)
             alone_prefills.append(prefill)
+            for name, bare in passing.items():
+                bares[name].append(bare.decode(ids, options.tokens))
     decode = 1 / median(steps)
     figures: dict[str, object] = {
         "machine": MACHINE,
@@ -67,6 +81,9 @@ def main() -> None:
         "prefill_ratio": round(median(alone_prefills) / median(prefills), 3),
         "decode_over_petals_best": round(decode / PETALS[1], 2),
     }
+    for name, taken in bares.items():
+        figures[f"{name}_step_ms"] = round(median(taken) * 1e3, 2)
+        figures[f"{name}_decode_ratio"] = round(median(alone) / median(taken), 3)
     report(figures, options.json)
 
 
