@@ -1,11 +1,12 @@
 """The end of a session: what every stage signs for, and what it was sent."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from hearthring.client.attachment import Attachment
 from hearthring.client.ring import RingSession
-from hearthring.protocol.errors import HearthringError
+from hearthring.protocol.errors import DeadlineExceeded, HearthringError
 from hearthring.protocol.limits import LIMITS
 from hearthring.protocol.messages import Evidence, EvidenceQuery, Finish, Receipt
 
@@ -26,7 +27,7 @@ async def finish(ring: RingSession, commit: Sequence[int]) -> list[Receipt | Non
     route, receipts = ring.route, list[Receipt | None]()
     for _ in range(_FINISHES):
         epoch, wanted = ring.epoch, tuple(ring.flight.committed)
-        found = await asyncio.gather(*(_receipt(a, wanted) for a in ring.places.attached))
+        found = await asyncio.gather(*(_receipt(ring, a, wanted) for a in ring.places.attached))
         route, receipts = ring.route, list(found)
         if ring.epoch == epoch and not ring.mending:
             break
@@ -48,9 +49,18 @@ async def evidence(ring: RingSession, place: int) -> Evidence | None:
         return None
 
 
-async def _receipt(attached: Attachment, commit: tuple[int, ...]) -> Receipt | None:
-    frame = Finish(attached.last_step, commit)
-    try:
-        return await attached.ask(frame, Receipt, RECEIPT_SECONDS)
-    except HearthringError:
-        return None
+async def _receipt(
+    ring: RingSession, attached: Attachment, commit: tuple[int, ...]
+) -> Receipt | None:
+    """A stage's receipt, or ``None``. Where steps of the session still wait it is asked again, for
+    as long as a step may take."""
+    frame, until = Finish(attached.last_step, commit), time.monotonic() + LIMITS.step
+    while True:
+        try:
+            return await attached.ask(frame, Receipt, RECEIPT_SECONDS)
+        except DeadlineExceeded:
+            progress = await ring.pulse.feel(attached)
+            if progress is None or not progress.waiting or time.monotonic() > until:
+                return None
+        except HearthringError:
+            return None

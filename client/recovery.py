@@ -56,7 +56,6 @@ class Recovery:
     _trouble: asyncio.Event = field(default_factory=asyncio.Event)
     _handshake: float = HANDSHAKE
     _patience: float = 1.0
-    _changed: list[str] = field(default_factory=list)
 
     def disturb(self) -> None:
         """Another stage is down: an attempt under way begins again."""
@@ -67,7 +66,7 @@ class Recovery:
 
         Raises ``NoRoute`` that lists what is missing once ``Spares.patience`` is over.
         """
-        ring, begun = self.ring, time.monotonic()
+        ring, begun, before = self.ring, time.monotonic(), self.ring.route
         lost = _lost(ring.places.attached)
         attempt = 0
         while True:
@@ -86,8 +85,7 @@ class Recovery:
                     attempt = max(attempt, 2)  # nothing will change at once
                 continue
             reason = "; ".join(dict.fromkeys(lost.values()))
-            took, changed = time.monotonic() - begun, "; ".join(dict.fromkeys(self._changed))
-            self._changed.clear()
+            took, changed = time.monotonic() - begun, "; ".join(class_change(before, ring.route))
             self.mended.append(Mended(tuple(lost), reason, begun, took, changed))
             return
 
@@ -105,9 +103,7 @@ class Recovery:
     async def _attempt(self, attempt: int) -> None:
         prepared = await self.ring.handing.take()
         route = prepared.route if prepared is not None else await self._route(attempt)
-        change = class_change(self.ring.route, route)
-        self.ring.rollback.class_changing |= bool(change)
-        self._changed += change
+        self.ring.rollback.class_changing |= bool(class_change(self.ring.route, route))
         kept = await self._enter(route, prepared)
         said = await self._agree(route, kept)
         compare(self.ring, said)

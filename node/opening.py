@@ -14,7 +14,7 @@ import numpy as np
 
 from hearthring.node.archive import CellRecord
 from hearthring.node.cells import CellBook, SealedChunk
-from hearthring.node.retention import Retention
+from hearthring.node.retention import Kept, Retention
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import LayersOutOfRange, TooLarge, UnknownRow
 from hearthring.protocol.limits import LIMITS
@@ -161,7 +161,7 @@ class Live:
         return self.book.sealed
 
     def received(self, chunk: int) -> tuple[bytes, ...]:
-        return tuple(self.kept[row].received for row in self._ids(chunk))
+        return tuple(self._row(row).received for row in self._ids(chunk))
 
     def stored(self, layer: int, chunk: int) -> tuple[bytes, bytes]:
         slots = np.array([self.slots.slot(row) for row in self._ids(chunk)], np.int64)
@@ -170,9 +170,9 @@ class Live:
     def residual(self, boundary: int, position: int) -> bytes:
         row = self._ids(position // CHUNK)[position % CHUNK]
         if boundary == self.window[0]:
-            return self.kept[row].input
+            return self._row(row).input
         if boundary == self.window[1]:
-            return self.kept[row].wire
+            return self._row(row).wire
         found = self.book.residual(row, boundary)
         if found is not None:
             return found
@@ -194,8 +194,8 @@ class Live:
         path = np.array([self.slots.slot(row) for row in ids[: positions[-1] + 1]], np.int64)
         # Prompt rows first: a kernel that widens the weights does it once for all of a pass, and
         # such rows, where they don't follow each other, are of one pass only as segments.
-        positions.sort(key=lambda at: self.kept[ids[at]].row.kind != PROMPT)
-        kept, own = [self.kept[ids[at]] for at in positions], path[positions]
+        positions.sort(key=lambda at: self._row(ids[at]).row.kind != PROMPT)
+        kept, own = [self._row(ids[at]) for at in positions], path[positions]
         wire = b"".join(one.input for one in kept)
         entries = [
             EngineRow(Kind(one.row.kind), at, int(path[at]), path[: at + 1])
@@ -224,6 +224,11 @@ class Live:
 
     def _ids(self, chunk: int) -> tuple[int, ...]:
         return _chunk(self, chunk).ids
+
+    def _row(self, row: int) -> Kept:
+        if row not in self.kept:  # a new epoch began between two columns, and took it back
+            raise UnknownRow(f"row {row} was taken back meanwhile", field="cells.position")
+        return self.kept[row]
 
 
 class Rebuilt:

@@ -4,7 +4,6 @@ import ctypes as c
 import mmap
 import weakref
 from collections.abc import Iterable
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from hearthring.protocol.errors import EngineUnavailable
 from hearthring.shards.ggml_library import DATA_OFFSET, Ggml
 from hearthring.shards.ggml_memory import Memory, Pointer
+from hearthring.shards.gguf_header import byte_size
 
 _EXTRA = DATA_OFFSET + 72  # where a tensor says which layout it has: after its data and name
 _WEIGHTS = 1  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
@@ -61,7 +61,7 @@ class Packing:
                 memory.context, self._type
             )
             if not buffer:
-                raise _no_memory(prod(shape))
+                raise _no_memory(byte_size(kind, shape))
             self._known[kind, shape] = bool(c.c_void_p.from_address(tensor + _EXTRA).value)
             self._call.ggml_backend_buffer_free(buffer)
         return self._known[kind, shape]

@@ -16,7 +16,17 @@ from hearthring.protocol import identity
 from hearthring.protocol.errors import HearthringError, QuotaExceeded, StageFailed
 from hearthring.protocol.identity import Identity
 from hearthring.protocol.memory import MemoryNetwork, MemoryTransport
-from hearthring.protocol.messages import PROMPT, Open, Opened, Receipt, Row, Step
+from hearthring.protocol.messages import (
+    PROMPT,
+    Finish,
+    Open,
+    Opened,
+    Probe,
+    Progress,
+    Receipt,
+    Row,
+    Step,
+)
 from hearthring.protocol.tensors import F32, Residual, pack
 from hearthring.protocol.transport import Method, Stream
 from hearthring.protocol.wire import decode_step, decode_up, encode_down
@@ -236,6 +246,34 @@ async def test_a_withheld_receipt_is_none_and_a_refused_one_too(
         assert await finish(ring, []) == [None]
         fake.out.put_nowait(encode_down(Receipt(b"body", b"signature")))
         assert await finish(ring, []) == [Receipt(b"body", b"signature")]
+
+
+class BusyStage(FakeStage):
+    """Its steps wait for the engine for longer than a receipt may take."""
+
+    finishes = 0
+
+    async def leave(self, stream: Stream) -> None:
+        while (data := await stream.receive()) is not None:
+            match decode_up(data):
+                case Finish():
+                    self.finishes += 1
+                    if self.finishes == 3:
+                        self.out.put_nowait(encode_down(Receipt(b"body", b"signature")))
+                case Probe(number):
+                    self.out.put_nowait(encode_down(Progress(number, 0, waiting=1)))
+        self.out.put_nowait(None)
+
+
+async def test_a_stage_whose_steps_still_wait_has_longer_to_sign(
+    network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hearthring.client.closing.RECEIPT_SECONDS", 0.05)
+    busy = BusyStage(network)
+    async with session(network, await busy.start()) as ring:
+        await ring.open(8)
+        assert await finish(ring, []) == [Receipt(b"body", b"signature")]
+    assert busy.finishes == 3
 
 
 async def test_one_refusal_leaves_nothing_open_anywhere(network: MemoryNetwork) -> None:

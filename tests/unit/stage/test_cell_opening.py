@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hearthring.client.cells import ask_cells, ask_commitment, promise_of
+from hearthring.node import opening
 from hearthring.protocol.cells import OpenedColumn
 from hearthring.protocol.errors import (
     DeadlineExceeded,
@@ -20,7 +21,7 @@ from hearthring.protocol.errors import (
     UnknownSession,
 )
 from hearthring.protocol.limits import LIMITS
-from hearthring.protocol.messages import GENERATED, PROMPT, ROOT
+from hearthring.protocol.messages import GENERATED, PROMPT, ROOT, Reroute
 from hearthring.shards.cell_runner import EngineCells
 from hearthring.shards.shape import Shape
 from hearthring.shards.torch_engine import TorchEngine
@@ -30,7 +31,7 @@ from hearthring.verify.draw import Cell, draw
 from hearthring.verify.opening import Promise
 from hearthring.verify.tolerance import Calibration, Tolerance, sort_of
 from hearthring.verify.verdict import Outcome, Strength
-from tests.stage_peer import WIDTH, WINDOW, Peer, Rig, chain
+from tests.stage_peer import SENDERS_CLASS, WIDTH, WINDOW, Peer, Rig, chain
 
 PROMPT_ROWS, ROWS = 40, 100
 FULL = ROWS // 32 * 32
@@ -278,3 +279,17 @@ async def test_another_class_compares_within_a_tolerance(
     assert verdict.outcome is Outcome.ACCEPTED
     assert verdict.figures["thresholds"] == {"added_error": 0.3, "stored_error": 0.3}
     assert verdict.figures["false_rejections_at_most"] == 0.01
+
+
+async def test_what_a_new_epoch_takes_back_while_it_is_shown_is_named(
+    peer: Peer, stage: Rig
+) -> None:
+    (place,) = stage.stage._places._taken.values()
+    session, run, me = place.session, stage.stage._worker.run, peer.who.node_id
+    inside = await run(session.inside)
+    columns = opening.opened(inside, (Cell(WINDOW[0], 1), Cell(WINDOW[0], FULL - 1)))
+    assert (await run(lambda: next(columns))).positions
+    kept = tuple(range(1, PROMPT_ROWS + 1))
+    await run(lambda: session.reroute(Reroute(1, me, SENDERS_CLASS, me, "", kept, ())))
+    with pytest.raises(UnknownRow, match="taken back"):
+        await run(lambda: list(columns))

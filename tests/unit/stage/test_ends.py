@@ -1,5 +1,7 @@
 """How sessions end: receipts, failures of the engine, a node that closes; and what is kept."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,7 @@ from tests.stage_peer import (
     honest_beside,
     ids_of,
     limited,
+    outputs_of,
     states_of,
     until,
     wire,
@@ -50,6 +53,24 @@ async def test_a_finish_for_a_step_that_never_comes_is_named(
         await peer.say(Finish(2, ()))
         error = await peer.refused(DeadlineExceeded, "finish")
         assert "step 2 never arrived" in str(error)
+
+
+async def test_a_step_that_waits_for_the_engine_is_waited_for_at_the_end(
+    stage: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, "sign_off", receipt=0.05)
+    async with honest_beside(stage):
+        peer = await stage.open()
+        stage.engine.gate.clear()
+        await peer.send(BEGUN)
+        await until(lambda: stage.engine.held)
+        await peer.say(Finish(1, ids_of(BEGUN)))
+        await asyncio.sleep(0.2)
+        stage.engine.gate.set()
+        assert len(outputs_of(await peer.result())) == len(BEGUN)
+        assert isinstance(await peer.hear(), Receipt)
+        await peer.leave()
+        await stage.settled(1)
 
 
 async def test_a_finish_that_waits_keeps_no_new_epoch_out(stage: Rig) -> None:
