@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hearthring.processes import NodeProcess
 from hearthring.protocol.asking import ask_status
-from hearthring.protocol.errors import HearthringError, Unavailable
+from hearthring.protocol.errors import DeadlineExceeded, HearthringError, Unavailable
 from hearthring.protocol.invitation import Invitation
 from hearthring.protocol.tasks import cancel
 from hearthring.protocol.transport import Transport
@@ -119,10 +119,20 @@ class ChaosSwarm:
                 member.up.set()
 
     async def whole(self) -> None:
-        """Wait until everybody is up, for as long as it may take to start."""
-        async with asyncio.timeout(READY_SECONDS):
-            while not all(m.alive() and m.up.is_set() for m in self.members):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        """Wait until everybody is up, for as long as it may take to start.
+
+        Raises ``DeadlineExceeded`` that says of whoever isn't what its last words were.
+        """
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while self._down():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            words = [f"{m.process.name}: {' '.join(m.process.seen[-3:])}" for m in self._down()]
+            raise DeadlineExceeded("; ".join(words), field="swarm") from None
+
+    def _down(self) -> list[Member]:
+        return [m for m in self.members if not (m.alive() and m.up.is_set())]
 
 
 @asynccontextmanager
