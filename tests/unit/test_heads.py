@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hearthring.client.heads import Heads
+from hearthring.client.heads import KEPT, Heads
 
 
 class CountingEnds:
@@ -60,7 +60,7 @@ async def test_rows_that_wait_are_multiplied_together(thread):
     await asyncio.sleep(0)
     go.set()
     assert await asyncio.gather(*waiting) == [0, 12, 12, 36]
-    assert (ends.sizes, other.sizes) == ([5], [1])
+    assert (ends.sizes, other.sizes) == ([3], [1])
     assert await heads.logits(ends, rows(1), np.sum) == 6
     assert await heads.run(max, 3, 4) == 4
 
@@ -115,26 +115,57 @@ async def test_rows_that_were_begun_on_cost_no_second_pass(thread):
     heads.begin(ends, rows(1, 2))
     await heads.run(int)  # so it has run before anybody asks
     assert await heads.logits(ends, rows(1, 2), np.sum) == 12
-    assert ends.sizes == [2]
+    assert ends.sizes == [1]  # rows that are the same are one
     assert heads.seconds > 0
-    for which, asked in ((ends, rows(2)), (ends, rows(1, 2)), (other, rows(1))):
-        heads.begin(ends, rows(1))  # for nothing: other rows are asked for, or of other ends
-        await heads.run(int)
-        assert await heads.logits(which, asked, np.sum) == 2 * np.sum(asked)
-    assert (ends.sizes, other.sizes) == ([2, 1, 1, 1, 2, 1], [1])
-    assert await heads.logits(ends, rows(1), np.sum) == 6  # what was thrown away stays so
+    heads.begin(ends, rows(1))
+    await heads.run(int)
+    assert await heads.logits(other, rows(1), np.sum) == 6  # of other ends
+    assert await heads.logits(ends, rows(2), np.sum) == 12  # another row
+    assert await heads.logits(ends, np.concatenate([rows(3), rows(1)]), np.sum) == 24
+    assert (ends.sizes, other.sizes) == ([1, 1, 1, 1], [1])
+    assert await heads.logits(ends, rows(1), np.sum) == 6  # it was taken
+    assert ends.sizes == [1, 1, 1, 1, 1]
     heads.begin(ends, rows(np.nan))  # nobody is told before somebody asks
     await heads.run(int)
     with pytest.raises(ValueError, match="not a number"):
         await heads.logits(ends, rows(np.nan), np.sum)
 
 
-async def test_nothing_is_begun_on_while_others_wait(thread):
+async def test_rows_that_are_about_to_be_asked_for_go_with_those_that_wait(thread):
     heads, ends = Heads(thread), CountingEnds()
     go = await held(thread)
     heads.begin(ends, rows(1))
     waiting = asyncio.ensure_future(heads.logits(ends, rows(2), np.sum))
+    heads.begin(ends, rows(3))
+    heads.begin(ends, rows(2))
     await asyncio.sleep(0)
     go.set()
     assert await waiting == 12
-    assert ends.sizes == [1]
+    assert ends.sizes == [3]
+    assert await heads.logits(ends, np.concatenate([rows(3), rows(1)]), np.sum) == 24
+    assert ends.sizes == [3]
+
+
+async def test_of_rows_that_nobody_asks_for_only_the_newest_are_kept(thread):
+    heads, ends = Heads(thread), CountingEnds()
+    for i in range(KEPT + 1):
+        heads.begin(ends, rows(i))
+    await heads.run(int)
+    passes = len(ends.sizes)
+    assert await heads.logits(ends, rows(1), np.sum) == 6
+    assert len(ends.sizes) == passes
+    assert await heads.logits(ends, rows(0), np.sum) == 0
+    assert len(ends.sizes) == passes + 1
+
+
+async def test_a_row_without_logits_spoils_no_others(thread):
+    heads, ends = Heads(thread), CountingEnds()
+    go = await held(thread)
+    heads.begin(ends, rows(np.nan))
+    good = asyncio.ensure_future(heads.logits(ends, rows(1), np.sum))
+    bad = asyncio.ensure_future(heads.logits(ends, rows(np.nan), np.sum))
+    await asyncio.sleep(0)
+    go.set()
+    assert await good == 6
+    with pytest.raises(ValueError, match="not a number"):
+        await bad
