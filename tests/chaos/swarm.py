@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ READY_SECONDS = 180.0
 """Patience with a node that starts on a machine that is busy with the others."""
 RESTART_SECONDS = 0.5
 """After a node's end, until it is started again."""
+PORTS = range(20_000, 32_000)
 
 Prefix = Callable[[int], Sequence[str]]
 Address = Callable[[int], str]
@@ -36,10 +38,14 @@ def machine(place: int) -> str:
 
 
 def free_port() -> int:
-    """A port nobody listens on now; a restarted node comes back to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now; a restarted node comes back to it.
+
+    Not one that outgoing connections are given: one of those could have it while the node is down.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", secrets.choice(PORTS)))
+            return int(probe.getsockname()[1])
 
 
 @dataclass
