@@ -1,7 +1,6 @@
 """How many prompt rows go into one step: small steps fill the ring sooner, large ones cost less."""
 
 from collections.abc import Sequence
-from math import ceil
 
 import numpy as np
 
@@ -17,16 +16,19 @@ STEP_SECONDS = 0.002
 def chunk_rows(prompt: int, stages: Sequence[Stage]) -> int:
     """Rows per step at which a prompt should have passed all stages first.
 
-    Stage *i* works on one chunk while stage *i + 1* works on the chunk before it, so n chunks take
-    ``n + stages - 1`` turns of the slowest stage.
+    Stage *i* works on one chunk while stage *i + 1* works on the chunk before it. So what all
+    chunks take at the slowest stage is followed by the largest one's turn at each of the others.
     """
     known = [stage.prompt_points for stage in stages if stage.prompt_points]
     if not known:
         return UNKNOWN
 
+    def turn(rows: int) -> float:
+        return max(step_seconds(points, rows) for points in known) + STEP_SECONDS if rows else 0.0
+
     def seconds(rows: int) -> float:
-        turn = max(step_seconds(points, rows) for points in known)
-        return (ceil(prompt / rows) + len(stages) - 1) * (turn + STEP_SECONDS)
+        whole, rest = divmod(prompt, rows)
+        return whole * turn(rows) + turn(rest) + (len(stages) - 1) * turn(min(rows, prompt))
 
     return min((rows for rows in SIZES if rows < 2 * prompt or rows == SIZES[0]), key=seconds)
 

@@ -43,6 +43,11 @@ def test_kernels_that_like_many_rows_get_more_than_one_block() -> None:
     assert chunk_rows(512, curved(1, measured)) == SIZES[-1]
 
 
+def test_a_last_chunk_that_is_smaller_takes_less_time() -> None:
+    """192, 68 and 192 rows' time is less than four times that of 96 or of 128."""
+    assert chunk_rows(260, stages(2, 0.1, 0.001)) == 192
+
+
 def test_a_stage_that_says_nothing_takes_as_long_as_the_others() -> None:
     known, unknown = stages(2, 0.01, 0.001), curved(1, [])
     assert chunk_rows(512, [*known, *unknown]) == chunk_rows(512, stages(3, 0.01, 0.001))

@@ -89,6 +89,28 @@ def test_what_only_a_first_step_takes_isnt_counted() -> None:
         assert table.seconds(Kind.PROMPT, rows) == pytest.approx(15 * two_kinds(Kind.PROMPT, rows))
 
 
+def test_layers_that_ran_a_moment_ago_count_as_those_of_a_whole_step() -> None:
+    """Caches hold the weights of few layers: a step through the same ones again would be quicker
+    than any step through the whole window."""
+    held = list[int]()
+
+    class Cached(PretendEngine):
+        def forward(
+            self, segments: tuple[Segment, ...], states: F32, taps: frozenset[int] = frozenset()
+        ) -> tuple[F32, dict[int, F32]]:
+            for layer in range(*segments[0].cache.window):
+                self.now += 0.0 if layer in held else 0.004
+                held.append(layer)
+                del held[:-4]
+            return super().forward(segments, states, taps)
+
+    engine = Cached(15, two_kinds)
+    table = measure(engine, engine.clock)
+    for rows in BATCHES:
+        whole = 15 * (0.004 + two_kinds(Kind.PROMPT, rows))
+        assert table.seconds(Kind.PROMPT, rows) == pytest.approx(whole)
+
+
 def test_a_table_is_kept_and_used_until_a_step_no_longer_takes_its_time(tmp_path: Path) -> None:
     first = PretendEngine(4, two_kinds)
     table = measured(first, tmp_path, {"processor": "a"}, first.clock)
