@@ -29,7 +29,7 @@ _PROBE = 4
 
 
 def measure(engine: Engine, clock: Clock = time.perf_counter) -> Timings:
-    """Time both kinds of rows in all ``BATCHES``, two seconds at most unless layers are huge.
+    """Time both kinds of rows in all ``BATCHES``, a few seconds at most unless layers are huge.
 
     Many rows run through some of the window's layers only, and their time is scaled up. Before each
     such step a row passes the other layers, so that no weights lie in caches that a whole step
@@ -75,7 +75,6 @@ def _best(
     pass_others = _stepper(engine, others, kind, 1) if others[0] < others[1] else lambda: None
 
     def timed() -> float:
-        pass_others()
         begun = clock()
         step()
         return clock() - begun
@@ -83,8 +82,9 @@ def _best(
     begun, warm_up = clock(), timed()
     if warm_up > 3 * BUDGET:
         return warm_up
-    times = [timed()]
-    while len(times) < REPEATS and clock() - begun < 2 * BUDGET:
+    times = list[float]()
+    while not times or (len(times) < REPEATS and clock() - begun < 2 * BUDGET):
+        pass_others()
         times.append(timed())
     return min(times)
 
